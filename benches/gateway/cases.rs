@@ -1,0 +1,76 @@
+//! The three cases, each the same for the floor and for the gateways: only the addresses differ.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use crate::clients::{Client, PARTIES, client, receive, send};
+
+/// `rounds` there and back of 64 B; how long each took. Both sides poll, and count their ids from the same start.
+pub(crate) async fn ping_pong(addresses: [SocketAddr; 2], first: usize, rounds: usize) -> Vec<Duration> {
+    let echo = tokio::spawn(async move {
+        let mut b = client(addresses[1]);
+        for n in first..first + rounds {
+            let ping = receive(&mut b, &format!("ping:{n}")).await;
+            send(&mut b, PARTIES[0], format!("pong:{n}"), ping).await;
+        }
+    });
+    let mut a = client(addresses[0]);
+    let mut times = Vec::with_capacity(rounds);
+    for n in first..first + rounds {
+        let start = Instant::now();
+        send(&mut a, PARTIES[1], format!("ping:{n}"), Bytes::from_static(&[7; 64])).await;
+        let pong = receive(&mut a, &format!("pong:{n}")).await;
+        assert_eq!(pong.len(), 64);
+        times.push(start.elapsed());
+    }
+    echo.await.unwrap();
+    times
+}
+
+/// Sends accepted a second with 64 senders of 64 B, each over a connection of its own.
+pub(crate) async fn sends(senders: &[Client], first: usize, time: Duration) -> (f64, usize) {
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for (sender, client) in senders.iter().enumerate() {
+        let mut client = client.clone();
+        tasks.spawn(async move {
+            let mut n = 0;
+            while start.elapsed() < time {
+                let id = format!("send/{sender}:{}", first + n);
+                send(&mut client, PARTIES[1], id, Bytes::from_static(&[7; 64])).await;
+                n += 1;
+            }
+            n
+        });
+    }
+    let count: usize = tasks.join_all().await.into_iter().sum();
+    (count as f64 / start.elapsed().as_secs_f64(), count)
+}
+
+/// MB/s of 16 MiB messages with four senders, from the first send to the last receive; `each` messages a sender.
+pub(crate) async fn bulk(addresses: [SocketAddr; 2], payload: &Bytes, first: usize, each: usize) -> f64 {
+    const SENDERS: usize = 4;
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for sender in 0..SENDERS {
+        let payload = payload.clone();
+        let id = move |n: usize| format!("bulk/{sender}:{n}");
+        tasks.spawn(async move {
+            let mut a = client(addresses[0]);
+            for n in first..first + each {
+                send(&mut a, PARTIES[1], id(n), payload.clone()).await;
+            }
+        });
+        tasks.spawn(async move {
+            let mut b = client(addresses[1]);
+            for n in first..first + each {
+                assert_eq!(receive(&mut b, &id(n)).await.len(), 16 << 20);
+            }
+        });
+    }
+    tasks.join_all().await;
+    (SENDERS * each * (16 << 20)) as f64 / 1e6 / start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,158 @@
+//! A connection from the command line to a running gateway.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use petnet_storage::{MessageId, PartyId};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
+use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
+
+/// A gateway that does not answer a connection by then is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Large windows: throughput is at most window / round trip.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How long one call waits at the gateway; a wait is made of several, so that a restarted gateway is noticed.
+const WAIT_PER_CALL: Duration = Duration::from_secs(20);
+/// Time for the message itself once the gateway has it.
+const TRANSFER_TIME: Duration = Duration::from_mins(10);
+/// Pause before the next call to a gateway that answered too early or is restarting.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Which gateway.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GatewayAddress {
+    /// Address of the gateway
+    #[arg(long, env = "PETNET_ADDR", value_name = "HOST:PORT", default_value = "localhost:1235")]
+    pub(crate) gateway: String,
+}
+
+pub(crate) type Client = SimpleRequestServerClient<Channel>;
+
+/// The endpoint of a gateway, not connected yet.
+pub(crate) fn endpoint(gateway: &str) -> anyhow::Result<Endpoint> {
+    if gateway.contains("://") || !gateway.contains(':') {
+        bail!("{gateway:?} is not an address of a gateway; expected host:port");
+    }
+    Ok(Endpoint::from_shared(format!("http://{gateway}"))
+        .with_context(|| format!("{gateway:?} is not an address of a gateway; expected host:port"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW))
+}
+
+/// A client on a channel. The gateway's own limit is the one that counts, so there is none here.
+pub(crate) fn client(channel: Channel) -> Client {
+    SimpleRequestServerClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX)
+}
+
+pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> {
+    let gateway = &address.gateway;
+    let channel = endpoint(gateway)?.connect().await.with_context(|| {
+        format!(
+            "cannot reach a gateway at {gateway}; is it running? Give its address with --gateway or PETNET_ADDR"
+        )
+    })?;
+    Ok(client(channel))
+}
+
+/// Sends a message; returns when it is accepted.
+pub(crate) async fn send(
+    client: &mut Client,
+    to: &PartyId,
+    id: &MessageId,
+    payload: Bytes,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let (message_id, receiver_id) = (id.as_str().into(), to.as_str().into());
+    let call = client.client_simple_send(ClientSimpleSendRequest { message_id, receiver_id, payload });
+    let response = match timeout(limit, call).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => bail!("cannot send {id:?} to {to}: the gateway answered {}", failure(&status)),
+        Err(_) => bail!(
+            "no answer from the gateway within {limit:?}; {id:?} may or may not be accepted: sending it again \
+             with the same id is safe"
+        ),
+    };
+    if !response.success {
+        bail!("{id:?} for {to} was not accepted: {}", refusal(&response));
+    }
+    Ok(())
+}
+
+/// Waits for a message, also across restarts of the gateway. `None` when it did not come within `wait`.
+pub(crate) async fn receive(
+    client: &mut Client,
+    id: &MessageId,
+    from: Option<&PartyId>,
+    wait: Duration,
+) -> anyhow::Result<Option<Bytes>> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let asked = Instant::now();
+        let wait = deadline.saturating_duration_since(asked).min(WAIT_PER_CALL);
+        let call = client.client_simple_recv(recv_request(id, from, wait)?);
+        match timeout_at(asked + wait + TRANSFER_TIME, call).await {
+            Ok(Ok(response)) => {
+                let response = response.into_inner();
+                if !response.success {
+                    bail!("cannot receive {id:?}: {}", refusal(&response));
+                }
+                if response.payload.is_some() {
+                    return Ok(response.payload);
+                }
+            }
+            // It was there when we connected: it is restarting, and what we wait for survives that.
+            Ok(Err(status)) if status.code() == Code::Unavailable && Instant::now() < deadline => {}
+            Ok(Err(status)) => bail!("cannot receive {id:?}: the gateway answered {}", failure(&status)),
+            Err(_) => bail!("no answer from the gateway within {:?}", wait + TRANSFER_TIME),
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(None);
+        }
+        // A gateway that does not know waits answers at once; do not hammer it.
+        if now.duration_since(asked) < wait / 2 {
+            sleep(PAUSE.min(deadline - now)).await;
+        }
+    }
+}
+
+fn recv_request(
+    id: &MessageId,
+    from: Option<&PartyId>,
+    wait: Duration,
+) -> anyhow::Result<Request<ClientSimpleRecvRequest>> {
+    let mut request = Request::new(ClientSimpleRecvRequest { message_id: id.as_str().into() });
+    request.metadata_mut().insert("petnet-wait-ms", MetadataValue::from(wait.as_millis() as u64));
+    if let Some(party) = from {
+        let value = MetadataValue::try_from(party.as_str())
+            .with_context(|| format!("only ASCII names of a sender can be asked for, not {party}"))?;
+        request.metadata_mut().insert("petnet-sender", value);
+    }
+    Ok(request)
+}
+
+/// The words of a `success=false` answer.
+fn refusal(response: &Response) -> String {
+    format!(
+        "error {}: {}",
+        response.error_code.unwrap_or_default(),
+        response.error_msg.as_deref().unwrap_or("no reason given")
+    )
+}
+
+/// The words of a failed call.
+fn failure(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}

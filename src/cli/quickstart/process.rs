@@ -1,0 +1,169 @@
+//! A gateway as a child process: start, kill, stop.
+//!
+//! Invariant: it does not outlive this process. It stops when its stdin ends, which the kernel sees to even when we
+//! are killed; and it is killed when its handle is dropped.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use petnet_storage::PartyId;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cli::client::{self, Client};
+use crate::config::SETTINGS;
+use crate::proto::health::HealthCheckRequest;
+use crate::proto::health::health_check_response::ServingStatus;
+use crate::proto::health::health_client::HealthClient;
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Nothing tells from outside that a port is about to be opened, so a starting gateway is asked this often.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+const ONE_ASK: Duration = Duration::from_secs(2);
+/// More than the grace time the gateway itself has.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const TAIL_LINES: usize = 15;
+
+/// One gateway, running or not.
+#[derive(Debug)]
+pub(super) struct GatewayProcess {
+    pub(super) party: PartyId,
+    pub(super) address: String,
+    program: PathBuf,
+    folder: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+    /// Its stdin, which it stops with. Kept apart from the child: waiting for a child closes its stdin.
+    lifeline: Option<ChildStdin>,
+}
+
+impl GatewayProcess {
+    /// Not started yet. Its files will be in `folder`, beside the party file.
+    pub(super) fn new(program: &Path, party: PartyId, port: u16, folder: &Path) -> Self {
+        let log = folder.join(format!("{party}.log"));
+        let address = format!("127.0.0.1:{port}");
+        Self {
+            party,
+            address,
+            program: program.into(),
+            folder: folder.into(),
+            log,
+            child: None,
+            lifeline: None,
+        }
+    }
+
+    /// Starts it and waits until it serves. Returns how long that took.
+    pub(super) async fn start(&mut self) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(|| format!("cannot open {}", self.log.display()))?;
+        let mut command = Command::new(&self.program);
+        for setting in SETTINGS {
+            command.env_remove(setting.name);
+            setting.other_name.map(|name| command.env_remove(name));
+        }
+        let mut child = command
+            .arg("serve")
+            .args(["--party", self.party.as_str(), "--listen-addr", &self.address])
+            .args(["--http-listen-addr", "127.0.0.1:0", "--shutdown-grace", "5s", "--retry-cap", "2s"])
+            .arg("--config-file-path")
+            .arg(self.folder.join("party.json"))
+            .arg("--data-dir")
+            .arg(self.folder.join(self.party.as_str()))
+            .arg("--pem-path")
+            .arg(self.folder.join("no-certificates"))
+            .arg("--stop-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // Ctrl-C in the terminal is for us; we stop the gateways in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        self.lifeline = child.stdin.take();
+        self.child = Some(child);
+        self.serving(started + START_DEADLINE).await?;
+        Ok(started.elapsed())
+    }
+
+    async fn serving(&mut self, deadline: Instant) -> anyhow::Result<()> {
+        loop {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("the gateway of {} ended while starting ({status})", self.party);
+            }
+            if let Ok(true) = timeout(ONE_ASK, is_serving(&self.address)).await {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("the gateway of {} does not serve after {START_DEADLINE:?}", self.party);
+            }
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// A connection to it.
+    pub(super) async fn client(&self) -> anyhow::Result<Client> {
+        let channel = client::endpoint(&self.address)?
+            .connect()
+            .await
+            .with_context(|| format!("cannot reach the gateway of {} at {}", self.party, self.address))?;
+        Ok(client::client(channel))
+    }
+
+    /// SIGKILL: it gets no chance to write anything down.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.with_context(|| format!("cannot kill the gateway of {}", self.party))?;
+        }
+        Ok(())
+    }
+
+    /// Stops it in order; kills it if it does not.
+    pub(super) async fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        drop(self.lifeline.take());
+        if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
+            eprintln!("the gateway of {} does not stop; killing it", self.party);
+            if let Err(why) = child.kill().await {
+                eprintln!("cannot kill it: {why}");
+            }
+        }
+    }
+
+    /// Resolves when it has ended.
+    pub(super) async fn ended(&mut self) {
+        if let Some(child) = &mut self.child {
+            // An error means that there is no such process: ended, too.
+            drop(child.wait().await);
+        }
+    }
+
+    /// The last lines of its log.
+    pub(super) fn log_tail(&self) -> String {
+        match fs::read(&self.log) {
+            Ok(log) => {
+                let log = String::from_utf8_lossy(&log);
+                let lines: Vec<_> = log.lines().collect();
+                lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+            }
+            Err(why) => format!("(cannot read {}: {why})", self.log.display()),
+        }
+    }
+}
+
+async fn is_serving(address: &str) -> bool {
+    let Ok(endpoint) = client::endpoint(address) else { return false };
+    let Ok(channel) = endpoint.connect().await else { return false };
+    HealthClient::new(channel)
+        .check(HealthCheckRequest::default())
+        .await
+        .is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving)
+}

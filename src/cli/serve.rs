@@ -1,0 +1,146 @@
+//! `petnet serve`: settings, logging, the gateway, a signal, the end.
+
+use std::io::Read;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::signals::StopSignals;
+use super::{Exit, block_on};
+use crate::config::{self, Checked, RawSettings};
+use crate::gateway::Gateway;
+use crate::telemetry;
+
+/// Room for the last sync after running calls had their grace time.
+const LAST_SYNC: Duration = Duration::from_secs(30);
+
+/// Run a gateway.
+///
+/// Every setting is a flag and an environment variable of the same name; the flag wins. All mistakes in the settings
+/// and in the party file are reported at once, before anything starts. SIGTERM or Ctrl-C ends it in order; a kill at
+/// any moment loses nothing that was accepted.
+///
+/// Sizes are bytes or carry KiB, MiB, GiB; times are seconds or carry ms, s, m, h, d.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  petnet serve --party party_a --config-file-path party.json --data-dir ./data --listen-addr 127.0.0.1:1235
+
+Exit codes:
+  0  stopped by a signal, everything on disk
+  1  another failure
+  2  settings or party file wrong; nothing was started
+  3  could not start (port or data folder in use, disk error)
+  4  a write to the disk failed; start it again to read back from disk")]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    settings: RawSettings,
+    /// Stop when stdin ends; ties a gateway to the program that started it.
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Exit {
+        let checked = match config::check(&self.settings) {
+            Ok(checked) => checked,
+            Err(mistakes) => {
+                eprintln!("petnet serve: {mistakes}");
+                return Exit::WrongSettings;
+            }
+        };
+        let _telemetry = telemetry::start(checked.logging);
+        block_on(serve(checked, self.stop_with_stdin)).unwrap_or_else(|why| {
+            error!("cannot run: {why:#}");
+            Exit::Failed
+        })
+    }
+}
+
+async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> {
+    let Checked { settings, parties, notices, .. } = checked;
+    let mut signals = StopSignals::listen()?;
+    let orphaned = stdin_end(stop_with_stdin);
+    tokio::pin!(orphaned);
+    for notice in notices {
+        warn!("{notice}");
+    }
+    let (party, folder, grace) = (settings.party.clone(), settings.data_dir.clone(), settings.shutdown_grace);
+    let gateway = tokio::select! {
+        started = Gateway::start(settings, parties) => match started {
+            Ok(gateway) => gateway,
+            Err(why) => {
+                error!("cannot start: {why}");
+                return Ok(Exit::CouldNotStart);
+            }
+        },
+        signal = signals.next() => {
+            info!("{signal} while starting: stopped; nothing accepted is lost");
+            return Ok(Exit::Ok);
+        }
+    };
+    info!(
+        "{party} serves on {}, data folder {}, found {}",
+        gateway.local_addr(),
+        folder.display(),
+        gateway.report()
+    );
+    let poisoned = tokio::select! {
+        signal = signals.next() => {
+            info!("{signal}: stopping; running calls have {grace:?} to end");
+            None
+        }
+        () = &mut orphaned => {
+            info!("the program that started this gateway is gone: stopping");
+            None
+        }
+        why = gateway.failed() => Some(why),
+    };
+    if let Some(why) = &poisoned {
+        error!("the store takes no more, stopping: {why}; start the gateway again to read back from disk");
+    }
+    let ended = tokio::select! {
+        ended = timeout(grace + LAST_SYNC, gateway.shutdown()) => ended,
+        signal = signals.next() => {
+            warn!("second {signal}: stopped at once; nothing accepted is lost");
+            return Ok(if poisoned.is_some() { Exit::Poisoned } else { Exit::Failed });
+        }
+    };
+    Ok(match (poisoned, ended) {
+        (Some(_), _) => Exit::Poisoned,
+        (None, Ok(Ok(()))) => {
+            info!("stopped; everything is on disk");
+            Exit::Ok
+        }
+        (None, Ok(Err(why))) => {
+            error!("the last sync failed: {why}");
+            Exit::Poisoned
+        }
+        (None, Err(_)) => {
+            error!("could not stop in order within {:?}; nothing accepted is lost", grace + LAST_SYNC);
+            Exit::Failed
+        }
+    })
+}
+
+/// Resolves when stdin ends; never when not `wanted`. A thread of its own: a read of stdin cannot be interrupted, and
+/// must not hold the runtime when a signal comes first.
+async fn stdin_end(wanted: bool) {
+    let (ended, end) = oneshot::channel::<()>();
+    if wanted {
+        let watch = move || {
+            let mut stdin = std::io::stdin().lock();
+            let mut bytes = [0; 256];
+            while stdin.read(&mut bytes).is_ok_and(|n| n > 0) {}
+            drop(ended);
+        };
+        if std::thread::Builder::new().name("stdin".into()).spawn(watch).is_ok() {
+            // The sender is only ever dropped: an error is the end.
+            drop(end.await);
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}

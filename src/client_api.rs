@@ -1,0 +1,102 @@
+//! The gRPC face for clients: `petnet.simple.v1` in, rules of the mailbox, `Response` out.
+//!
+//! One service carries the calls of clients and of peers; what a peer calls is in [`crate::peer_api`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use petnet_storage::FromSender;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response as Reply, Status};
+
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::simple::simple_request_server_server::SimpleRequestServer;
+use crate::proto::simple::{
+    ClientSimpleRecvRequest, ClientSimpleSendRequest, Response, ServerSimpleSendRequest,
+};
+use crate::{metadata, peer_api, status};
+
+/// Answer this long before the call's own deadline, or a tenth of it where that is less.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
+
+/// The service `petnet.simple.v1.SimpleRequestServer`.
+#[derive(Debug, Clone)]
+pub(crate) struct SimpleApi {
+    /// The rules.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// `RECV_WAIT_MS`.
+    pub(crate) recv_wait: Duration,
+}
+
+impl SimpleApi {
+    async fn send(&self, request: ClientSimpleSendRequest) -> Result<Response, Refusal> {
+        let ClientSimpleSendRequest { message_id, receiver_id, payload } = request;
+        self.mailbox.accept(&receiver_id, &message_id, payload).await?;
+        Ok(status::done())
+    }
+
+    async fn receive(&self, request: Request<ClientSimpleRecvRequest>) -> Result<Response, Refusal> {
+        let bad = |e: metadata::BadMetadata| Refusal::Invalid(e.to_string());
+        let (headers, _, ClientSimpleRecvRequest { message_id }) = request.into_parts();
+        let wait = metadata::wait(&headers).map_err(bad)?.unwrap_or(self.recv_wait);
+        let from = metadata::sender(&headers).map_err(bad)?.map_or(FromSender::Any, FromSender::Party);
+        let found = self.mailbox.receive(from, &message_id, within_deadline(wait, &headers)).await?;
+        Ok(status::found(found.map(|message| message.payload)))
+    }
+}
+
+fn within_deadline(wait: Duration, headers: &MetadataMap) -> Duration {
+    match metadata::deadline(headers) {
+        Some(left) => wait.min(left.saturating_sub(DEADLINE_MARGIN.min(left / 10))),
+        None => wait,
+    }
+}
+
+fn reply(result: Result<Response, Refusal>) -> Result<Reply<Response>, Status> {
+    result.or_else(|refusal| status::refused(&refusal)).map(Reply::new)
+}
+
+#[tonic::async_trait]
+impl SimpleRequestServer for SimpleApi {
+    async fn client_simple_send(
+        &self,
+        request: Request<ClientSimpleSendRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        reply(self.send(request.into_inner()).await)
+    }
+
+    async fn client_simple_recv(
+        &self,
+        request: Request<ClientSimpleRecvRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        reply(self.receive(request).await)
+    }
+
+    async fn server_simple_send(
+        &self,
+        request: Request<ServerSimpleSendRequest>,
+    ) -> Result<Reply<Response>, Status> {
+        reply(peer_api::deliver(&self.mailbox, request).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_ends_before_the_deadline_of_the_call() {
+        let wait = |wait_ms, timeout: Option<&str>| {
+            let mut headers = MetadataMap::new();
+            if let Some(timeout) = timeout {
+                headers.insert("grpc-timeout", timeout.parse().unwrap());
+            }
+            within_deadline(Duration::from_millis(wait_ms), &headers).as_millis()
+        };
+        assert_eq!(wait(1000, None), 1000);
+        assert_eq!(wait(1000, Some("30S")), 1000);
+        assert_eq!(wait(60_000, Some("30S")), 29_950);
+        assert_eq!(wait(1000, Some("100m")), 90);
+        assert_eq!(wait(1000, Some("0m")), 0);
+    }
+}

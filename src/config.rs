@@ -1,0 +1,381 @@
+//! Settings: raw values from flags and environment become checked ones here, all mistakes at once.
+//!
+//! A gateway that starts with half of its settings wrong loses time one restart per mistake, and one that guesses
+//! loses messages. So [`check`] looks at every setting and at the whole party file before anything starts.
+//!
+//! Invariant: a [`Checked`] exists only if no mistake was found. Secrets (`REDIS_URL`) are never repeated.
+
+mod raw;
+mod values;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use petnet_storage::{IdReuse, PartyId};
+
+pub use raw::{RawSettings, SETTINGS, Setting};
+pub use values::duration;
+
+use crate::parties::Parties;
+
+/// Protobuf's own limit is 2 GiB for a whole message; the rest is room for the id and the field tags.
+const LARGEST_MESSAGE: u64 = (2 << 30) - (1 << 20);
+/// The first pause between attempts; a cap below it would not be one.
+const SHORTEST_RETRY_CAP: Duration = Duration::from_millis(100);
+const DAY: Duration = Duration::from_hours(24);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Checked settings of one gateway.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our own party (`PARTY`).
+    pub party: PartyId,
+    /// Where clients and peers connect (`LISTEN_ADDR`).
+    pub listen_addr: SocketAddr,
+    /// Where metrics and the status page will be served (`HTTP_LISTEN_ADDR`).
+    pub http_listen_addr: SocketAddr,
+    /// The party file (`CONFIG_FILE_PATH`).
+    pub party_file: PathBuf,
+    /// Folder of our certificate and key (`PEM_PATH`).
+    pub pem_path: PathBuf,
+    /// `TLS_CLIENT_AUTH`.
+    pub tls_client_auth: TlsClientAuth,
+    /// The data folder (`DATA_DIR`).
+    pub data_dir: PathBuf,
+    /// `MESSAGE_TTL`; `None` = never.
+    pub message_ttl: Option<Duration>,
+    /// `SEND_TTL`; `None` = never.
+    pub send_ttl: Option<Duration>,
+    /// `RECV_WAIT_MS`.
+    pub recv_wait: Duration,
+    /// `MAX_MESSAGE_BYTES`.
+    pub max_message_bytes: u64,
+    /// `STORE_MAX_BYTES`; 0 = what the disk has.
+    pub store_max_bytes: u64,
+    /// `MESSAGE_ID_REUSE`.
+    pub id_reuse: IdReuse,
+    /// `SHUTDOWN_GRACE`.
+    pub shutdown_grace: Duration,
+    /// `MAX_CONNECTIONS`: connections served at a time.
+    pub max_connections: usize,
+    /// `MAX_IN_FLIGHT`: deliveries under way per peer.
+    pub max_in_flight: usize,
+    /// `MAX_IN_FLIGHT_BYTES`: payload bytes under way per peer (one larger message may always go).
+    pub max_in_flight_bytes: u64,
+    /// `DELIVERY_TIMEOUT`: longest wait for the answer to one delivery attempt.
+    pub delivery_timeout: Duration,
+    /// `RETRY_CAP`: longest pause between attempts at one peer.
+    pub retry_cap: Duration,
+    /// `MAX_WAITING`: receives that may wait at a time; further ones are answered at once.
+    pub max_waiting: usize,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsClientAuth {
+    /// Everyone must.
+    Required,
+    /// Python PETNet peers, which present none, are let in.
+    Optional,
+}
+
+/// Least severe line that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// `DEBUG`
+    Debug,
+    /// `INFO`
+    Info,
+    /// `WARNING`
+    Warning,
+    /// `ERROR` and `CRITICAL`
+    Error,
+}
+
+/// How lines reach stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogMode {
+    /// The thread that logs writes.
+    Direct,
+    /// A thread of its own writes; lines are dropped, and counted, when it cannot keep up.
+    Buffered,
+}
+
+/// How to log; needed before anything else runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logging {
+    /// `LOGGING_LEVEL`
+    pub level: LogLevel,
+    /// `LOGGING_MODE`
+    pub mode: LogMode,
+}
+
+/// Everything a gateway starts with.
+#[derive(Debug)]
+pub struct Checked {
+    /// The settings.
+    pub settings: Settings,
+    /// The parties.
+    pub parties: Parties,
+    /// How to log.
+    pub logging: Logging,
+    /// What the operator should know but need not change; one log line each.
+    pub notices: Vec<String>,
+}
+
+/// All that is wrong with the settings and the party file, each with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0.len();
+        write!(f, "{n} mistake{} in the settings; nothing was started", if n == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Checks everything, the party file included. Creates the data folder when it is all that is missing.
+pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
+    let mut check = Checker { raw, mistakes: Vec::new(), notices: Vec::new() };
+    let party = check.party();
+    let logging = check.logging();
+    let parties = check.parties(party.as_ref());
+    let pem_path = check.transport_security();
+    check.engine();
+    let settings = check.settings(party, pem_path);
+    match settings {
+        Some(settings) if check.mistakes.is_empty() => {
+            make_folder(&settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+            Ok(Checked { settings, parties, logging, notices: check.notices })
+        }
+        _ => Err(Mistakes(check.mistakes)),
+    }
+}
+
+struct Checker<'a> {
+    raw: &'a RawSettings,
+    mistakes: Vec<String>,
+    notices: Vec<String>,
+}
+
+impl Checker<'_> {
+    /// Reads one setting. On a mistake it is noted and `stand_in` returned, which nobody will see.
+    fn value<T>(&mut self, name: &str, stand_in: T, read: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let Some(given) = self.raw.get(name) else { return stand_in };
+        read(&given.value).unwrap_or_else(|why| {
+            self.mistakes.push(format!("{}: {:?}: {why}", given.place, given.value));
+            stand_in
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.raw.get(name).map(|given| PathBuf::from(&given.value)).unwrap_or_default()
+    }
+
+    fn party(&mut self) -> Option<PartyId> {
+        if self.raw.get("PARTY").is_none() {
+            self.mistakes.push("PARTY: not set; give our own party id with PARTY or --party".into());
+            return None;
+        }
+        self.value("PARTY", None, |text| PartyId::new(text).map(Some).map_err(|e| e.to_string()))
+    }
+
+    fn logging(&mut self) -> Logging {
+        let levels = [
+            ("DEBUG", LogLevel::Debug),
+            ("INFO", LogLevel::Info),
+            ("WARNING", LogLevel::Warning),
+            ("ERROR", LogLevel::Error),
+            ("CRITICAL", LogLevel::Error),
+        ];
+        let modes = [("default", LogMode::Direct), ("async", LogMode::Buffered)];
+        Logging {
+            level: self.value("LOGGING_LEVEL", LogLevel::Info, |text| values::choice(text, &levels)),
+            mode: self.value("LOGGING_MODE", LogMode::Direct, |text| values::choice(text, &modes)),
+        }
+    }
+
+    fn parties(&mut self, own: Option<&PartyId>) -> Parties {
+        let path = self.path("CONFIG_FILE_PATH");
+        match Parties::load(&path) {
+            Ok((parties, notices)) => {
+                self.notices.extend(notices);
+                let others = parties.parties.iter().filter(|(party, _)| Some(*party) != own);
+                for (party, _) in others.filter(|(_, connections)| connections.is_empty()) {
+                    let file = path.display();
+                    self.notices.push(format!(
+                        "{file}: {party} has no connections; it may deliver to us, but nothing can be delivered to it"
+                    ));
+                }
+                if let Some(own) = own.filter(|own| !parties.contains(own)) {
+                    let known: Vec<_> = parties.parties.keys().map(PartyId::as_str).collect();
+                    self.mistakes.push(format!(
+                        "PARTY: \"{own}\" is not in the party file {}, which has: {}",
+                        path.display(),
+                        if known.is_empty() { "nobody".into() } else { known.join(", ") }
+                    ));
+                }
+                parties
+            }
+            Err(mistakes) => {
+                self.mistakes.extend(mistakes);
+                Parties::default()
+            }
+        }
+    }
+
+    /// The place of TLS. Until it is built, certificates are refused: an operator who put them there counts on them.
+    fn transport_security(&mut self) -> PathBuf {
+        let folder = self.path("PEM_PATH");
+        let mut found = false;
+        for name in ["server.crt", "server.key"] {
+            let file = folder.join(name);
+            match file.try_exists() {
+                Ok(false) => {}
+                Ok(true) => {
+                    found = true;
+                    self.mistakes.push(format!(
+                        "PEM_PATH: {} exists, but this build cannot serve TLS yet and will not silently serve \
+                         plaintext; point PEM_PATH at a folder without certificates to serve plaintext",
+                        file.display()
+                    ));
+                }
+                Err(why) => {
+                    found = true;
+                    self.mistakes.push(format!("PEM_PATH: cannot look for {}: {why}", file.display()));
+                }
+            }
+        }
+        let env = self.raw.get("ENV");
+        match env.filter(|env| env.value.to_ascii_lowercase().starts_with("prod")) {
+            Some(env) => self.mistakes.push(format!(
+                "{}: {:?} demands TLS, and this build cannot serve TLS yet; use another ENV to serve plaintext",
+                env.place, env.value
+            )),
+            None if !found => self.notices.push(
+                "serving PLAINTEXT: no TLS in this build; whoever reaches the port can read and send messages. \
+                 Keep it on a trusted network"
+                    .into(),
+            ),
+            None => {}
+        }
+        folder
+    }
+
+    fn engine(&mut self) {
+        if let Some(given) = self.raw.get("REDIS_URL") {
+            self.mistakes.push(format!(
+                "{}: this build has only the embedded store; unset it (the value is not shown, it may hold a password)",
+                given.place
+            ));
+        }
+    }
+
+    /// Reads every other setting, also when there is no party.
+    fn settings(&mut self, party: Option<PartyId>, pem_path: PathBuf) -> Option<Settings> {
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let second = Duration::from_secs(1);
+        let auth = [("required", TlsClientAuth::Required), ("optional", TlsClientAuth::Optional)];
+        let reuse = [("replace", IdReuse::Replace), ("reject", IdReuse::Reject)];
+        Some(Settings {
+            listen_addr: self.value("LISTEN_ADDR", anywhere, values::address),
+            http_listen_addr: self.value("HTTP_LISTEN_ADDR", anywhere, values::address),
+            party_file: self.path("CONFIG_FILE_PATH"),
+            pem_path,
+            tls_client_auth: self
+                .value("TLS_CLIENT_AUTH", TlsClientAuth::Required, |text| values::choice(text, &auth)),
+            data_dir: self.data_dir(),
+            message_ttl: self.value("MESSAGE_TTL", None, values::lifetime),
+            send_ttl: self.value("SEND_TTL", None, values::lifetime),
+            recv_wait: self.value("RECV_WAIT_MS", second, |text| {
+                values::milliseconds(text)
+                    .and_then(|wait| if wait <= HOUR { Ok(wait) } else { Err("must be at most 1h".into()) })
+            }),
+            max_message_bytes: self
+                .value("MAX_MESSAGE_BYTES", 1, |text| values::size_within(text, 1, LARGEST_MESSAGE)),
+            store_max_bytes: self.value("STORE_MAX_BYTES", 0, values::size),
+            id_reuse: self.value("MESSAGE_ID_REUSE", IdReuse::Replace, |text| values::choice(text, &reuse)),
+            shutdown_grace: self
+                .value("SHUTDOWN_GRACE", second, |text| values::duration_within(text, Duration::ZERO, HOUR)),
+            max_connections: self.value("MAX_CONNECTIONS", 1, |text| values::count(text, 1 << 20)),
+            max_in_flight: self.value("MAX_IN_FLIGHT", 1, |text| values::count(text, 1 << 16)),
+            max_in_flight_bytes: self
+                .value("MAX_IN_FLIGHT_BYTES", 1, |text| values::size_within(text, 1, 64 << 30)),
+            delivery_timeout: self
+                .value("DELIVERY_TIMEOUT", second, |text| values::duration_within(text, second, DAY)),
+            retry_cap: self
+                .value("RETRY_CAP", second, |text| values::duration_within(text, SHORTEST_RETRY_CAP, HOUR)),
+            max_waiting: self.value("MAX_WAITING", 1, |text| values::count(text, 1 << 24)),
+            // Last: whatever stands after it would not be checked without a party.
+            party: party?,
+        })
+    }
+
+    fn data_dir(&mut self) -> PathBuf {
+        self.value("DATA_DIR", PathBuf::new(), |text| {
+            let path = PathBuf::from(text);
+            check_folder(&path).map(|()| path)
+        })
+    }
+}
+
+/// The parent of a folder; that of a relative name is the working folder.
+fn parent_of(folder: &Path) -> &Path {
+    match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Looks at the data folder without changing anything.
+fn check_folder(folder: &Path) -> Result<(), String> {
+    match std::fs::metadata(folder) {
+        Ok(found) if found.is_dir() => check_writable(folder),
+        Ok(_) => Err("exists and is not a folder; choose another data folder".into()),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let parent = parent_of(folder);
+            if parent.is_dir() {
+                check_writable(parent)
+            } else {
+                Err(format!(
+                    "does not exist, and neither does {}; create it, or choose another data folder",
+                    parent.display()
+                ))
+            }
+        }
+        Err(why) => Err(format!("cannot be looked at: {why}")),
+    }
+}
+
+/// A full disk passes: the gateway must start on it and go on delivering.
+fn check_writable(folder: &Path) -> Result<(), String> {
+    match tempfile::tempfile_in(folder) {
+        Err(why)
+            if matches!(why.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Err(format!("cannot write in {}: {why}; give this user write access", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Creates the data folder if missing. Its name is synced: a power loss must not take the folder with everything
+/// accepted in it.
+fn make_folder(folder: &Path) -> Result<(), String> {
+    let fail = |why: io::Error| format!("DATA_DIR: cannot create {}: {why}", folder.display());
+    match std::fs::create_dir(folder) {
+        Ok(()) => File::open(parent_of(folder)).and_then(|parent| parent.sync_all()).map_err(fail),
+        Err(_) if folder.is_dir() => Ok(()),
+        Err(why) => Err(fail(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! The settings as given: one table makes the flags, the environment variables, their help and their defaults.
+//!
+//! Invariant: nothing is judged here. A value is text with the place it came from, so that `config` can report
+//! every mistake at once; clap would stop at the first.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+
+/// One setting: an environment variable and the flag of the same name.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Name of the environment variable; the flag is the same in lower case with dashes.
+    pub name: &'static str,
+    /// Other name of the environment variable, looked up when the first is not set.
+    pub other_name: Option<&'static str>,
+    /// What holds when nothing is given.
+    pub default: Option<&'static str>,
+    /// Placeholder in the help.
+    pub value: &'static str,
+    /// One line for the help.
+    pub help: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    default: Option<&'static str>,
+    value: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { name, other_name: None, default, value, help }
+}
+
+/// All settings, in the order of the help.
+pub const SETTINGS: &[Setting] = &[
+    setting("PARTY", None, "ID", "Our own party id; must be in the party file (required)"),
+    setting("CONFIG_FILE_PATH", Some("/app/parties/party.json"), "FILE", "The party file"),
+    setting(
+        "DATA_DIR",
+        Some("/app/data"),
+        "DIR",
+        "The data folder; created if only its last part is missing",
+    ),
+    setting(
+        "LISTEN_ADDR",
+        Some("[::]:1235"),
+        "IP:PORT",
+        "Where clients and peers connect; port 0 picks a free one",
+    ),
+    setting(
+        "HTTP_LISTEN_ADDR",
+        Some("127.0.0.1:1236"),
+        "IP:PORT",
+        "Metrics and status page (not served yet)",
+    ),
+    setting("MESSAGE_TTL", Some("3600"), "TIME", "How long an arrived message stays; 0 = for ever"),
+    setting("SEND_TTL", Some("604800"), "TIME", "How long a message may wait for its peer; 0 = for ever"),
+    setting(
+        "RECV_WAIT_MS",
+        Some("1000"),
+        "MS",
+        "How long a receive waits for its message; 0 = answer at once",
+    ),
+    setting("MAX_MESSAGE_BYTES", Some("256MiB"), "SIZE", "Largest message"),
+    setting(
+        "STORE_MAX_BYTES",
+        Some("0"),
+        "SIZE",
+        "Bytes that messages may take; 0 = what the disk has, less a reserve",
+    ),
+    setting(
+        "MESSAGE_ID_REUSE",
+        Some("replace"),
+        "WORD",
+        "The same id again: `replace`, or `reject` other bytes",
+    ),
+    setting("SHUTDOWN_GRACE", Some("10"), "TIME", "How long running calls may take to end at shutdown"),
+    setting("MAX_CONNECTIONS", Some("1024"), "N", "Connections served at a time"),
+    setting(
+        "MAX_WAITING",
+        Some("16384"),
+        "N",
+        "Receives that may wait at a time; further ones are answered at once",
+    ),
+    setting("MAX_IN_FLIGHT", Some("128"), "N", "Deliveries under way per peer"),
+    setting(
+        "MAX_IN_FLIGHT_BYTES",
+        Some("64MiB"),
+        "SIZE",
+        "Payload bytes under way per peer; one larger message may always go",
+    ),
+    setting("DELIVERY_TIMEOUT", Some("60"), "TIME", "Longest wait for the answer to one delivery attempt"),
+    setting("RETRY_CAP", Some("30"), "TIME", "Longest pause between attempts at one peer"),
+    setting(
+        "PEM_PATH",
+        Some("/app/certs"),
+        "DIR",
+        "Folder of server.crt and server.key (this build has no TLS yet and refuses them)",
+    ),
+    setting(
+        "TLS_CLIENT_AUTH",
+        Some("required"),
+        "WORD",
+        "Client certificates: `required` or `optional` (no effect without TLS)",
+    ),
+    setting(
+        "ENV",
+        None,
+        "NAME",
+        "Name of the environment; one that starts with `prod` refuses to start without TLS",
+    ),
+    setting("REDIS_URL", None, "URL", "Keep messages in Redis (not in this build: must be unset)"),
+    setting(
+        "LOGGING_LEVEL",
+        Some("INFO"),
+        "LEVEL",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL; RUST_LOG overrides it",
+    ),
+    Setting {
+        name: "LOGGING_MODE",
+        other_name: Some("LOGGING_STYLE"),
+        default: Some("default"),
+        value: "MODE",
+        help: "`default`, or `async` for buffered logging; LOGGING_STYLE is read too",
+    },
+];
+
+impl Setting {
+    fn flag(&self) -> String {
+        self.name.to_ascii_lowercase().replace('_', "-")
+    }
+
+    fn arg(&self) -> Arg {
+        let arg = Arg::new(self.name)
+            .long(self.flag())
+            .env(self.name)
+            // A value may be a secret, and help that differs by machine helps nobody.
+            .hide_env_values(true)
+            .value_name(self.value)
+            .value_parser(clap::value_parser!(OsString))
+            .help(self.help);
+        match self.default {
+            Some(default) => arg.default_value(default),
+            None => arg,
+        }
+    }
+}
+
+/// A value and where it was given.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    pub(crate) value: String,
+    /// `LISTEN_ADDR`, `--listen-addr`, or `LISTEN_ADDR (default)`.
+    pub(crate) place: String,
+}
+
+/// The settings as given on the command line and in the environment.
+#[derive(Debug, Clone, Default)]
+pub struct RawSettings {
+    given: BTreeMap<&'static str, Given>,
+}
+
+impl RawSettings {
+    /// The defaults with `values` on top, for tests and programs that embed a gateway.
+    pub fn from_values<'a>(values: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut raw = Self::default();
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                raw.put(setting.name, default.into(), format!("{} (default)", setting.name));
+            }
+        }
+        for (name, value) in values {
+            if let Some(setting) = SETTINGS.iter().find(|s| s.name == name) {
+                raw.put(setting.name, value.into(), name.into());
+            }
+        }
+        raw
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Given> {
+        self.given.get(name)
+    }
+
+    /// An empty value counts as not given: compose files often pass `REDIS_URL=`.
+    fn put(&mut self, name: &'static str, value: String, place: String) {
+        if !value.is_empty() {
+            self.given.insert(name, Given { value, place });
+        }
+    }
+
+    fn read(&mut self, matches: &ArgMatches) {
+        for setting in SETTINGS {
+            let default = || setting.default.map(|d| (d.to_string(), format!("{} (default)", setting.name)));
+            let text = |value: &OsString| value.to_string_lossy().into_owned();
+            let given = matches.get_one::<OsString>(setting.name).map(text);
+            let found = match (matches.value_source(setting.name), given) {
+                (Some(ValueSource::CommandLine), Some(value)) => {
+                    Some((value, format!("--{}", setting.flag())))
+                }
+                (Some(ValueSource::EnvVariable), Some(value)) if !value.is_empty() => {
+                    Some((value, setting.name.to_string()))
+                }
+                _ => setting
+                    .other_name
+                    .and_then(|name| Some((text(&std::env::var_os(name)?), name.to_string())))
+                    .filter(|(value, _)| !value.is_empty())
+                    .or_else(default),
+            };
+            if let Some((value, place)) = found {
+                self.put(setting.name, value, place);
+            }
+        }
+    }
+}
+
+impl clap::FromArgMatches for RawSettings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut raw = Self::default();
+        raw.read(matches);
+        Ok(raw)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.read(matches);
+        Ok(())
+    }
+}
+
+impl clap::Args for RawSettings {
+    fn augment_args(command: Command) -> Command {
+        command.args(SETTINGS.iter().map(Setting::arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}

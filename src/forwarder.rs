@@ -1,0 +1,400 @@
+//! Forwarders: what is pending for a peer -> deliver -> settle, or try again later.
+//!
+//! The store is the queue; a hint only says that a look into it may be worth it. Starting up, resuming after an outage
+//! and the next message are one code path: read on in the store's list. So memory is bounded with millions pending:
+//! there are at most [`FRESH_HIGH`] messages read ahead, [`RETRIES`] waiting for another attempt, and the window under
+//! way. What finds no room is forgotten here and read again later.
+//!
+//! Each peer has two lanes, small and bulk, each a task with its own connection: on one connection a small message
+//! would wait behind the megabytes of a big one, and what breaks a connection by its size would stop all others.
+//!
+//! Invariants: of one message id at most one delivery is under way, over both lanes ([`Wakes`]); while a peer is down
+//! there is one probe per lane at most ([`Reach`]); a message that fails waits alone, the others go on.
+
+mod lanes;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use petnet_storage::{DeadReason, Engine, MessageId, Outcome, PartyId, Pending, Sequence, StoreError};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::lanes::UnderWay;
+pub(crate) use self::lanes::{Lane, Wakes};
+use crate::backoff;
+use crate::peer_link::{Deliver, Verdict};
+use crate::reach::{Reach, Room};
+use crate::retry_queue::{RetryQueue, Work};
+
+/// Messages read from the store's list at a time.
+const PAGE: usize = 256;
+/// Read on when fewer than this are read ahead.
+const FRESH_LOW: usize = 128;
+/// Most messages read ahead.
+const FRESH_HIGH: usize = FRESH_LOW + PAGE;
+/// Most messages that wait for another attempt.
+const RETRIES: usize = 4096;
+/// Pause after the store failed to read its list.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// At shutdown, attempts under way get this long to end; those cut off are repeated after the restart.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// A message that fails this often is worth a line in the log.
+const TELL_AFTER: u32 = 4;
+
+/// Limits of one forwarder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// Deliveries under way.
+    pub(crate) messages: usize,
+    /// Their payload bytes; a larger message goes alone.
+    pub(crate) bytes: u64,
+    /// Longest pause between attempts.
+    pub(crate) retry_cap: Duration,
+}
+
+/// Delivers what is pending for one peer in one lane.
+pub(crate) struct Forwarder<L> {
+    peer: PartyId,
+    lane: Lane,
+    engine: Arc<dyn Engine>,
+    link: Arc<L>,
+    wakes: Arc<Wakes>,
+    window: Window,
+    reach: Reach,
+    /// Read up to here in the store's list.
+    cursor: Sequence,
+    /// The list was read to its end.
+    read_all: bool,
+    last_full_look: Instant,
+    /// The store failed to read the list.
+    read_not_before: Option<Instant>,
+    /// A message was forgotten: look at the whole list once there is room.
+    forgotten: bool,
+    fresh: BTreeMap<Sequence, Work>,
+    retries: RetryQueue,
+    running: JoinSet<End>,
+    works: HashMap<Id, Work>,
+    in_flight: HashSet<Sequence>,
+    in_flight_bytes: u64,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+enum End {
+    /// The peer answered, and the message is settled.
+    Settled,
+    /// It was pending no more.
+    Gone,
+    /// Not delivered.
+    Again { id: MessageId, reason: String, whole_peer: bool },
+    /// Our own store failed; says nothing about the peer.
+    Store(StoreError),
+}
+
+impl<L: Deliver> Forwarder<L> {
+    /// A forwarder that has looked at nothing yet.
+    pub(crate) fn new(
+        peer: PartyId,
+        lane: Lane,
+        engine: Arc<dyn Engine>,
+        link: L,
+        wakes: Arc<Wakes>,
+        window: Window,
+    ) -> Self {
+        Self {
+            peer,
+            lane,
+            engine,
+            link: Arc::new(link),
+            wakes,
+            window,
+            reach: Reach::new(window.retry_cap),
+            cursor: Sequence(0),
+            read_all: false,
+            last_full_look: Instant::now(),
+            read_not_before: None,
+            forgotten: false,
+            fresh: BTreeMap::new(),
+            retries: RetryQueue::new(RETRIES),
+            running: JoinSet::new(),
+            works: HashMap::new(),
+            in_flight: HashSet::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Runs until `stop`; then gives attempts under way a moment to end.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let wakes = self.wakes.clone();
+        while !stop.is_cancelled() {
+            self.look();
+            if self.wants_page()
+                && let Err(error) = self.read_page().await
+            {
+                if matches!(error, StoreError::Closed | StoreError::Poisoned(_)) {
+                    break;
+                }
+                tracing::warn!(peer = %self.peer, %error, "cannot read what is pending; trying again");
+                self.read_not_before = Some(Instant::now() + READ_PAUSE);
+            }
+            self.start_what_may();
+            let again = self.wants_page();
+            let alarm = self.alarm();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = self.running.join_next_with_id() => {
+                    self.ended(ended);
+                    // Many end together; taking them together saves looking around after each.
+                    while let Some(ended) = self.running.try_join_next_with_id() {
+                        self.ended(ended);
+                    }
+                }
+                () = wakes.of(self.lane).notified() => {}
+                () = std::future::ready(()), if again => {}
+                () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+            }
+        }
+        let last = async { while self.running.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ANSWERS, last).await.is_err() {
+            tracing::debug!(peer = %self.peer, lane = self.lane.name(), "attempts cut off by shutdown");
+        }
+    }
+
+    /// Decides where to read on. A message may become pending after one with a higher number (a large one, written in
+    /// slices): then reading goes back to it. What was forgotten leads to a look at the whole list when there is room
+    /// again, or after the longest pause.
+    fn look(&mut self) {
+        if let Some(lowest) = self.wakes.take_lowest(self.lane) {
+            self.cursor = self.cursor.min(Sequence(lowest.0.saturating_sub(1)));
+            self.read_all = false;
+        }
+        let idle = self.running.is_empty() && self.fresh.is_empty();
+        let room_again = self.forgotten && self.retries.len() < RETRIES / 2;
+        let due = self.look_at().is_some_and(|at| at <= Instant::now());
+        if (self.read_all || idle) && (room_again || due) {
+            self.forgotten = false;
+            self.read_all = false;
+            self.cursor = Sequence(0);
+            self.last_full_look = Instant::now();
+        }
+    }
+
+    /// When the whole list is to be looked at for what was forgotten.
+    fn look_at(&self) -> Option<Instant> {
+        self.forgotten.then(|| self.last_full_look + self.window.retry_cap)
+    }
+
+    fn wants_page(&self) -> bool {
+        !self.read_all
+            && self.fresh.len() < FRESH_LOW
+            && self.read_not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    async fn read_page(&mut self) -> Result<(), StoreError> {
+        let page = self.engine.pending(&self.peer, self.cursor, PAGE).await?;
+        self.read_all = page.len() < PAGE;
+        if let Some(last) = page.last() {
+            self.cursor = last.sequence;
+        }
+        for pending in page {
+            let Pending { sequence, len, .. } = pending;
+            if self.lane.takes(len) && !self.in_flight.contains(&sequence) && !self.retries.contains(sequence)
+            {
+                self.fresh.entry(sequence).or_insert(Work { pending, failures: 0 });
+            }
+        }
+        debug_assert!(self.fresh.len() <= FRESH_HIGH);
+        Ok(())
+    }
+
+    fn start_what_may(&mut self) {
+        loop {
+            let now = Instant::now();
+            let room = self.reach.room(now.into_std());
+            let work = match room {
+                Room::Window if self.running.len() < self.window.messages => self.next_in_turn(now),
+                Room::Probe => self.next_probe(now),
+                Room::Window | Room::Nothing => None,
+            };
+            let Some(work) = work else { break };
+            let Some(guard) = self.wakes.begin(work.pending.id_key) else {
+                // The other lane was quicker; its end wakes us.
+                self.fresh.insert(work.pending.sequence, work);
+                break;
+            };
+            if room == Room::Probe {
+                self.reach.probing(work.pending.sequence);
+            }
+            self.start(work, guard);
+        }
+    }
+
+    /// What waited for another attempt and is due goes first, then the order of acceptance. Taken out when it fits.
+    fn next_in_turn(&mut self, now: Instant) -> Option<Work> {
+        let free = |work: &&Work| self.wakes.is_free(work.pending.id_key);
+        let work = *self.retries.due(now.into_std()).find(free).or_else(|| self.fresh.values().find(free))?;
+        let fits = self.running.is_empty() || self.in_flight_bytes + work.pending.len <= self.window.bytes;
+        fits.then(|| self.take(work))
+    }
+
+    /// Any message that was not tried yet, else what failed least. Were it always the oldest, a few messages that
+    /// break every connection would keep all others from showing that the peer is there.
+    fn next_probe(&mut self, now: Instant) -> Option<Work> {
+        let free = |work: &&Work| self.wakes.is_free(work.pending.id_key);
+        let start = (backoff::random() % (self.fresh.len() as u64).max(1)) as usize;
+        let mut fresh = self.fresh.values().skip(start).chain(self.fresh.values().take(start));
+        let work = *fresh
+            .find(free)
+            .or_else(|| self.retries.due(now.into_std()).filter(free).min_by_key(|work| work.failures))?;
+        Some(self.take(work))
+    }
+
+    fn take(&mut self, work: Work) -> Work {
+        self.fresh.remove(&work.pending.sequence);
+        self.retries.remove(work.pending.sequence);
+        work
+    }
+
+    fn start(&mut self, work: Work, guard: UnderWay) {
+        let Pending { sequence, len, .. } = work.pending;
+        let attempt = attempt(self.engine.clone(), self.link.clone(), self.peer.clone(), sequence);
+        let handle = self.running.spawn(async move {
+            let end = attempt.await;
+            drop(guard);
+            end
+        });
+        self.works.insert(handle.id(), work);
+        self.in_flight.insert(sequence);
+        self.in_flight_bytes += len;
+    }
+
+    fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
+        let (id, end) = match ended {
+            Ok((id, end)) => (id, Some(end)),
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %error, "delivery attempt failed");
+                (error.id(), None)
+            }
+        };
+        let Some(work) = self.works.remove(&id) else { return };
+        let sequence = work.pending.sequence;
+        self.in_flight.remove(&sequence);
+        self.in_flight_bytes -= work.pending.len;
+        match end {
+            Some(End::Settled) => self.answered(),
+            Some(End::Gone) => self.reach.nothing_learnt(sequence),
+            Some(End::Again { id, reason, whole_peer }) => self.again(work, &id, &reason, whole_peer),
+            Some(End::Store(StoreError::Closed | StoreError::Poisoned(_))) => {
+                // Nothing more can be settled by this process; the next one reads it from the store.
+                self.reach.nothing_learnt(sequence);
+            }
+            Some(End::Store(error)) => {
+                tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
+                self.reach.nothing_learnt(sequence);
+                self.put_off(
+                    work,
+                    backoff::pause(work.failures + 1, self.window.retry_cap, backoff::random()),
+                );
+            }
+            None => {
+                self.reach.nothing_learnt(sequence);
+                self.put_off(work, backoff::longest(self.window.retry_cap, backoff::random()));
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        if let Some(outage) = self.reach.answered(Instant::now().into_std()) {
+            tracing::info!(
+                peer = %self.peer, lane = self.lane.name(), attempts = outage.failures, after = ?outage.lasted,
+                "peer takes messages again"
+            );
+        }
+    }
+
+    /// A message that fails while the way is open, after it failed before, is under suspicion to be the reason itself
+    /// (others came through meanwhile). It then waits alone and the peer does not count as down.
+    fn again(&mut self, work: Work, id: &MessageId, reason: &str, whole_peer: bool) {
+        let failures = work.failures + 1;
+        if failures == TELL_AFTER {
+            tracing::warn!(peer = %self.peer, id = %id, failures, reason, "message is hard to deliver; going on trying");
+        } else {
+            tracing::debug!(peer = %self.peer, id = %id, failures, reason, "delivery failed; trying again");
+        }
+        let random = backoff::random();
+        let alone = if !whole_peer {
+            self.answered();
+            true
+        } else if self.reach.failures() == 0 && failures > 1 {
+            true
+        } else {
+            if self.reach.failed(work.pending.sequence, Instant::now().into_std(), random) {
+                tracing::warn!(
+                    peer = %self.peer, lane = self.lane.name(), reason,
+                    "peer takes no messages; going on trying"
+                );
+            }
+            failures > self.reach.failures()
+        };
+        let pause =
+            if alone { backoff::pause(failures, self.window.retry_cap, random) } else { Duration::ZERO };
+        self.put_off(work, pause);
+    }
+
+    fn put_off(&mut self, mut work: Work, pause: Duration) {
+        work.failures = work.failures.saturating_add(1);
+        let due = (Instant::now() + pause).into_std();
+        if !self.retries.push(due, work) {
+            self.forgotten = true;
+        }
+    }
+
+    /// When something becomes possible by time alone.
+    fn alarm(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let after_pause = match self.reach.opens_at().map(Instant::from_std) {
+            // Closed: what becomes due meanwhile makes no difference.
+            Some(opens) if opens > now => Some(opens),
+            _ => self.retries.next_after(now.into_std()).map(Instant::from_std),
+        };
+        let look = self.look_at().filter(|_| self.read_all);
+        let read = self.read_not_before.filter(|at| *at > now);
+        after_pause.into_iter().chain(look).chain(read).min()
+    }
+}
+
+/// One attempt at one message, up to its settling.
+async fn attempt(engine: Arc<dyn Engine>, link: Arc<impl Deliver>, peer: PartyId, sequence: Sequence) -> End {
+    let outcome = match engine.load(&peer, sequence).await {
+        Ok(None) => return End::Gone,
+        Ok(Some(message)) => match link.deliver(&message).await {
+            Verdict::Delivered => Outcome::Delivered,
+            Verdict::RefusedForGood(why) => Outcome::Dead(DeadReason::Refused(why)),
+            Verdict::TryAgain { reason, whole_peer } => {
+                return End::Again { id: message.id, reason, whole_peer };
+            }
+        },
+        Err(StoreError::Damaged { id, segment, offset, what }) => {
+            let damage = StoreError::Damaged { id, segment, offset, what };
+            return match engine
+                .settle(&peer, sequence, Outcome::Dead(DeadReason::Damaged(damage.to_string())))
+                .await
+            {
+                Ok(_) => End::Gone,
+                Err(error) => End::Store(error),
+            };
+        }
+        Err(error) => return End::Store(error),
+    };
+    match engine.settle(&peer, sequence, outcome).await {
+        Ok(_) => End::Settled,
+        Err(error) => End::Store(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! The only place where the parts meet: start, running, shutdown.
+//!
+//! Start: open the store, then the forwarders, then listen, so that a gateway that can be reached is a healthy one.
+//! Shutdown goes the other way round, and the store closes when nobody can use it any more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use petnet_storage::{
+    Engine, Observer, OpenError, OpenReport, PartyId, Store, StoreError, StoreOptions, StoreState,
+};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client_api::SimpleApi;
+use crate::config::Settings;
+use crate::forwarder::{Forwarder, Lane, Window};
+use crate::health::HealthApi;
+use crate::hub::Hub;
+use crate::listen::Connections;
+use crate::mailbox::Mailbox;
+use crate::parties::Parties;
+use crate::peer_link::PeerLink;
+use crate::server::Server;
+
+/// Connections that the kernel keeps for us until we accept them.
+const BACKLOG: u32 = 1024;
+/// Forwarders end by themselves within this time; then the store is closed in any case.
+const FORWARDERS_END: Duration = Duration::from_secs(2);
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The address could not be bound.
+    #[error("cannot listen on {addr}: {source}; choose another LISTEN_ADDR or stop what uses it")]
+    Listen {
+        /// `LISTEN_ADDR`
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    addr: SocketAddr,
+    report: OpenReport,
+    engine: Arc<dyn Engine>,
+    #[cfg(test)]
+    waiters: Arc<crate::waiting::Waiters>,
+    server: Server,
+    forwarders: TaskTracker,
+    stop_forwarders: CancellationToken,
+    draining: CancellationToken,
+    grace: Duration,
+}
+
+impl Gateway {
+    /// Opens the store, starts the forwarders, listens; returns when it serves.
+    pub async fn start(settings: Settings, parties: Parties) -> Result<Self, StartError> {
+        // Before the store: opening a large one only to find the port in use would be a waste.
+        let listener = listen(settings.listen_addr)?;
+        let hub = Hub::new(&settings, &parties);
+        let options = StoreOptions {
+            message_ttl: settings.message_ttl,
+            send_ttl: settings.send_ttl,
+            max_bytes: settings.store_max_bytes,
+            id_reuse: settings.id_reuse,
+            ..StoreOptions::new(&settings.data_dir)
+        };
+        let observer: Arc<dyn Observer> = hub.clone();
+        let opening = tokio::task::spawn_blocking(move || Store::open(options, observer));
+        let (engine, report) = match opening.await {
+            Ok(opened) => opened?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        Ok(Self::assemble(settings, parties, hub, engine, report, listener).await)
+    }
+
+    /// A whole gateway over an engine that is open already and reports to `hub`.
+    #[cfg(test)]
+    pub(crate) async fn start_with_engine(
+        settings: Settings,
+        parties: Parties,
+        hub: Arc<Hub>,
+        engine: Arc<dyn Engine>,
+        report: OpenReport,
+    ) -> Result<Self, StartError> {
+        let listener = listen(settings.listen_addr)?;
+        Ok(Self::assemble(settings, parties, hub, engine, report, listener).await)
+    }
+
+    /// Receives that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Calls that run.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> usize {
+        self.server.calls()
+    }
+
+    async fn assemble(
+        settings: Settings,
+        parties: Parties,
+        hub: Arc<Hub>,
+        engine: Arc<dyn Engine>,
+        report: OpenReport,
+        listener: TcpListener,
+    ) -> Self {
+        let addr = listener.local_addr().unwrap_or(settings.listen_addr);
+        let draining = CancellationToken::new();
+        let stop_forwarders = CancellationToken::new();
+        let forwarders = start_forwarders(&settings, &parties, &hub, &engine, &stop_forwarders);
+        tell_of_strangers(&engine, &hub).await;
+        let mailbox = Mailbox {
+            party: settings.party.clone(),
+            parties: Arc::new(parties),
+            engine: engine.clone(),
+            waiters: hub.waiters.clone(),
+            max_message_bytes: settings.max_message_bytes,
+            draining: draining.clone(),
+        };
+        let simple = SimpleApi { mailbox: Arc::new(mailbox), recv_wait: settings.recv_wait };
+        let health = HealthApi { store: engine.state(), draining: draining.clone() };
+        let connections = Connections::new(settings.max_connections, draining.clone());
+        let server = Server::start(listener, connections, simple, health);
+        let grace = settings.shutdown_grace;
+        Self {
+            addr,
+            report,
+            engine,
+            #[cfg(test)]
+            waiters: hub.waiters.clone(),
+            server,
+            forwarders,
+            stop_forwarders,
+            draining,
+            grace,
+        }
+    }
+
+    /// Where it listens (the real port when 0 was asked for).
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What opening the store found.
+    pub fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// The store, for status and statistics.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Resolves with the reason when the store is poisoned and the process must end.
+    pub async fn failed(&self) -> String {
+        let mut state = self.engine.state();
+        loop {
+            if let StoreState::Poisoned(why) = &*state.borrow_and_update() {
+                return why.to_string();
+            }
+            if state.changed().await.is_err() {
+                // The store is gone without having failed.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Not healthy, refuse new calls, finish running ones within the grace time, last sync.
+    pub async fn shutdown(self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.grace;
+        tracing::info!(grace = ?self.grace, "shutting down");
+        // One token: health turns NOT_SERVING, new calls are refused, waiting receives are answered, the listener
+        // closes.
+        self.draining.cancel();
+        self.server.stop(deadline).await;
+        self.stop_forwarders.cancel();
+        if tokio::time::timeout(FORWARDERS_END, self.forwarders.wait()).await.is_err() {
+            tracing::warn!("a forwarder did not end in time");
+        }
+        let closed = self.engine.close().await;
+        tracing::info!("shut down");
+        closed
+    }
+}
+
+fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart must not wait for the old connections to leave the kernel.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| StartError::Listen { addr, source })
+}
+
+fn start_forwarders(
+    settings: &Settings,
+    parties: &Parties,
+    hub: &Hub,
+    engine: &Arc<dyn Engine>,
+    stop: &CancellationToken,
+) -> TaskTracker {
+    let tracker = TaskTracker::new();
+    for (peer, wakes) in &hub.peers {
+        let connections = parties.parties.get(peer).map_or(&[][..], Vec::as_slice);
+        for lane in [Lane::Small, Lane::Bulk] {
+            let link = PeerLink::new(settings.party.clone(), connections, settings.delivery_timeout);
+            let window = Window {
+                messages: settings.max_in_flight.max(1),
+                bytes: lane.share(settings.max_in_flight_bytes),
+                retry_cap: settings.retry_cap,
+            };
+            let forwarder = Forwarder::new(peer.clone(), lane, engine.clone(), link, wakes.clone(), window);
+            tracker.spawn(forwarder.run(stop.clone()));
+        }
+    }
+    tracker.close();
+    tracker
+}
+
+/// Messages for parties that the party file does not have any more stay pending.
+async fn tell_of_strangers(engine: &Arc<dyn Engine>, hub: &Hub) {
+    let peers: Vec<PartyId> = match engine.peers_with_pending().await {
+        Ok(peers) => peers,
+        Err(error) => {
+            tracing::warn!(%error, "cannot list the peers with pending messages");
+            return;
+        }
+    };
+    for peer in peers.iter().filter(|peer| !hub.peers.contains_key(*peer)) {
+        tracing::warn!(%peer, "messages are pending for a party that is not in the party file; they wait for it");
+    }
+}

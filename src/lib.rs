@@ -1,0 +1,41 @@
+//! PETNet: a data-proxy gateway for privacy computing that loses nothing it accepted.
+
+mod backoff;
+pub mod cli;
+mod client_api;
+pub mod config;
+mod forwarder;
+pub mod gateway;
+mod health;
+mod hub;
+mod listen;
+mod mailbox;
+mod metadata;
+pub mod parties;
+mod peer_api;
+mod peer_link;
+mod reach;
+mod retry_queue;
+mod server;
+pub mod status;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+pub use server::{CONNECTION_WINDOW, STREAM_WINDOW, server_settings};
+
+/// Generated from `protos/`.
+#[allow(missing_docs, clippy::pedantic, reason = "generated code")]
+pub mod proto {
+    /// `petnet.simple.v1`
+    pub mod simple {
+        tonic::include_proto!("petnet.simple.v1");
+    }
+    /// `petnet.health.v1`
+    pub mod health {
+        tonic::include_proto!("petnet.health.v1");
+    }
+}

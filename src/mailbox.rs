@@ -1,0 +1,328 @@
+//! The rules: who may send what to whom, limits, waiting, and what goes to the store.
+//!
+//! Knows nothing of the wire. Invariant: [`Mailbox::accept`] and [`Mailbox::store`] return `Ok` only after the
+//! engine did, that is after the sync that covers the message.
+//!
+//! A caller may go away while it waits; then these futures are dropped half-way. That is harmless and needs no task
+//! of its own: the caller was told nothing, so the message may come to be accepted or not; a client sends it
+//! again, and a peer's repetition is known by its identity.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use petnet_storage::{
+    Arrival, DeliveryIdentity, Engine, FromSender, InvalidId, Message, MessageId, PartyId, Sequence,
+    StoreError, Stored,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::parties::Parties;
+use crate::waiting::Waiters;
+
+/// Payloads below this are copied out of the buffer they came in: a slice keeps all of it alive (8 KiB at least).
+const COPY_BELOW: usize = 4096;
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// It cannot be right, however often it is sent.
+    #[error("invalid request: {0}")]
+    Invalid(String),
+    /// The receiver is not in the party file.
+    #[error("receiver {id:?} is not in the party file")]
+    UnknownReceiver {
+        /// As the client wrote it.
+        id: String,
+    },
+    /// The receiver is our own party.
+    #[error("receiver {id:?} is this gateway's own party; messages go to other parties")]
+    OwnParty {
+        /// Our own party.
+        id: PartyId,
+    },
+    /// Above the limit.
+    #[error("the message has {len} bytes; at most {limit} (MAX_MESSAGE_BYTES) are allowed")]
+    TooLarge {
+        /// Payload bytes.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The sender may not deliver here.
+    #[error("access denied: {0}")]
+    Denied(String),
+    /// The gateway is shutting down.
+    #[error("the gateway is shutting down; try again")]
+    Draining,
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<InvalidId> for Refusal {
+    fn from(invalid: InvalidId) -> Self {
+        Self::Invalid(invalid.to_string())
+    }
+}
+
+/// The rules of one gateway over its store.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// Our own party.
+    pub(crate) party: PartyId,
+    /// Who there is.
+    pub(crate) parties: Arc<Parties>,
+    /// Where messages are kept.
+    pub(crate) engine: Arc<dyn Engine>,
+    /// Receives that wait.
+    pub(crate) waiters: Arc<Waiters>,
+    /// `MAX_MESSAGE_BYTES`.
+    pub(crate) max_message_bytes: u64,
+    /// Cancelled when shutdown begins.
+    pub(crate) draining: CancellationToken,
+}
+
+impl Mailbox {
+    /// Takes a client's message for another party. `Ok` means accepted.
+    pub(crate) async fn accept(&self, receiver: &str, id: &str, payload: Bytes) -> Result<Sequence, Refusal> {
+        self.open()?;
+        let id = MessageId::new(id)?;
+        let unknown = || Refusal::UnknownReceiver { id: shortened(receiver) };
+        // An id that cannot be a party's is merely one that nobody has.
+        let receiver = PartyId::new(receiver).map_err(|_| unknown())?;
+        if receiver == self.party {
+            return Err(Refusal::OwnParty { id: receiver });
+        }
+        if !self.parties.parties.contains_key(&receiver) {
+            return Err(unknown());
+        }
+        self.check_size(&payload)?;
+        Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
+    }
+
+    /// Keeps what a peer delivers. `Ok` means it is durable here, or was already.
+    pub(crate) async fn store(
+        &self,
+        sender: Option<PartyId>,
+        id: &str,
+        payload: Bytes,
+        identity: Option<DeliveryIdentity>,
+    ) -> Result<Stored, Refusal> {
+        self.open()?;
+        self.admit(sender.as_ref())?;
+        let id = MessageId::new(id)?;
+        self.check_size(&payload)?;
+        Ok(self.engine.store(Arrival { sender, id, payload: kept(payload), identity }).await?)
+    }
+
+    /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet.
+    pub(crate) async fn receive(
+        &self,
+        from: FromSender,
+        id: &str,
+        wait: Duration,
+    ) -> Result<Option<Message>, Refusal> {
+        self.open()?;
+        let id = MessageId::new(id)?;
+        if wait.is_zero() {
+            return Ok(self.engine.read(&from, &id).await?);
+        }
+        let until = Instant::now() + wait;
+        // Registered before the read: what arrives between the two wakes us.
+        let waiter = self.waiters.register(from.clone(), id.clone());
+        if let Some(message) = self.engine.read(&from, &id).await? {
+            return Ok(Some(message));
+        }
+        // Too many wait already: this one asks again, as it would have to with an old gateway.
+        let Some(mut waiter) = waiter else { return Ok(None) };
+        tokio::select! {
+            biased;
+            message = waiter.message() => Ok(Some(message)),
+            () = self.draining.cancelled() => Ok(None),
+            () = tokio::time::sleep_until(until) => Ok(None),
+        }
+    }
+
+    fn open(&self) -> Result<(), Refusal> {
+        if self.draining.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
+    }
+
+    fn check_size(&self, payload: &Bytes) -> Result<(), Refusal> {
+        let (len, limit) = (payload.len() as u64, self.max_message_bytes);
+        if len > limit { Err(Refusal::TooLarge { len, limit }) } else { Ok(()) }
+    }
+
+    /// Our own entry in the party file says who may deliver. `None`: a peer that does not name itself.
+    fn admit(&self, sender: Option<&PartyId>) -> Result<(), Refusal> {
+        let denied = |why: String| Err(Refusal::Denied(why));
+        if let Some(sender) = sender {
+            if *sender == self.party {
+                return denied(format!("sender {sender:?} is the party of the receiving gateway itself"));
+            }
+            if !self.parties.parties.contains_key(sender) {
+                return denied(format!("sender {sender:?} is not in the party file of {:?}", self.party));
+            }
+        }
+        let own = self.parties.parties.get(&self.party).map_or(&[][..], Vec::as_slice);
+        let mut listed = own.iter().flat_map(|connection| &connection.whitelist);
+        if listed.any(|name| name == "*" || sender.is_some_and(|sender| name == sender.as_str())) {
+            return Ok(());
+        }
+        match sender {
+            Some(sender) => denied(format!("the whitelist of {:?} does not name {sender:?}", self.party)),
+            None => denied(format!(
+                "the delivery names no sender and the whitelist of {:?} does not admit everybody (\"*\")",
+                self.party
+            )),
+        }
+    }
+}
+
+fn kept(payload: Bytes) -> Bytes {
+    if payload.len() < COPY_BELOW { Bytes::copy_from_slice(&payload) } else { payload }
+}
+
+/// Enough of an id for an error text, however long it is.
+fn shortened(id: &str) -> String {
+    match id.char_indices().nth(200) {
+        Some((at, _)) => format!("{}…", &id[..at]),
+        None => id.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parties::{Connection, ConnectionType};
+    use crate::testing::{FakeEngine, party};
+
+    const LIMIT: u64 = 100;
+
+    fn mailbox(own_whitelist: &[&str]) -> Mailbox {
+        let connection = |whitelist: &[&str]| Connection {
+            kind: ConnectionType::Direct,
+            url: "localhost:1".into(),
+            certificates: String::new(),
+            whitelist: whitelist.iter().map(ToString::to_string).collect(),
+        };
+        let waiters = Arc::new(Waiters::new(2));
+        Mailbox {
+            party: party("party_a"),
+            parties: Arc::new(Parties {
+                parties: [
+                    (party("party_a"), vec![connection(own_whitelist)]),
+                    (party("party_b"), vec![connection(&["*"])]),
+                    (party("party_c"), vec![connection(&["*"])]),
+                ]
+                .into(),
+            }),
+            engine: FakeEngine::new(Arc::new(petnet_storage::NoObserver)),
+            waiters,
+            max_message_bytes: LIMIT,
+            draining: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn over_long_and_empty_ids_are_refused_with_length_and_limit() {
+        let mailbox = mailbox(&["*"]);
+        let error = mailbox.accept("party_b", &"x".repeat(1025), Bytes::new()).await.unwrap_err();
+        assert!(error.to_string().contains("1025") && error.to_string().contains("1024"), "{error}");
+        let error = mailbox.accept("party_b", "", Bytes::new()).await.unwrap_err();
+        assert!(matches!(&error, Refusal::Invalid(text) if text.contains("empty")), "{error}");
+        let error = mailbox.receive(FromSender::Any, "", Duration::ZERO).await.unwrap_err();
+        assert!(matches!(error, Refusal::Invalid(_)));
+        assert!(mailbox.accept("party_b", &"x".repeat(1024), Bytes::new()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn receiver_must_be_another_known_party() {
+        let mailbox = mailbox(&["*"]);
+        let long = "z".repeat(5000);
+        for unknown in ["party_z", "", "bad\nid", &long] {
+            let error = mailbox.accept(unknown, "m", Bytes::new()).await.unwrap_err();
+            assert!(matches!(error, Refusal::UnknownReceiver { .. }), "{error}");
+            assert!(error.to_string().len() < 400);
+        }
+        let error = mailbox.accept("party_a", "m", Bytes::new()).await.unwrap_err();
+        assert!(matches!(&error, Refusal::OwnParty { .. }) && error.to_string().contains("party_a"));
+    }
+
+    #[tokio::test]
+    async fn message_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+        let mailbox = mailbox(&["*"]);
+        let payload = |len: u64| Bytes::from(vec![7; len as usize]);
+        assert!(mailbox.accept("party_b", "m", payload(LIMIT)).await.is_ok());
+        let error = mailbox.accept("party_b", "m", payload(LIMIT + 1)).await.unwrap_err();
+        assert!(matches!(error, Refusal::TooLarge { len: 101, limit: LIMIT }), "{error}");
+        let error = mailbox.store(Some(party("party_b")), "m", payload(LIMIT + 1), None).await.unwrap_err();
+        assert!(matches!(error, Refusal::TooLarge { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_the_whitelisted_deliver() {
+        let deliver = async |whitelist: &[&str], sender: Option<&str>| {
+            mailbox(whitelist).store(sender.map(party), "m", Bytes::new(), None).await
+        };
+        assert!(deliver(&["*"], Some("party_b")).await.is_ok());
+        assert!(deliver(&["party_b"], Some("party_b")).await.is_ok());
+        assert!(deliver(&["*"], None).await.is_ok());
+        for (whitelist, sender) in [
+            (&["party_b"][..], Some("party_c")),
+            (&["party_b"], None),
+            (&[], Some("party_b")),
+            (&["*"], Some("party_a")),
+            (&["*"], Some("stranger")),
+        ] {
+            let result = deliver(whitelist, sender).await;
+            assert!(matches!(result, Err(Refusal::Denied(_))), "{whitelist:?} {sender:?} {result:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn receive_beyond_the_waiting_limit_is_answered_at_once() {
+        let mailbox = Arc::new(mailbox(&["*"]));
+        let waiting = |n: u32| {
+            let mailbox = mailbox.clone();
+            async move { mailbox.receive(FromSender::Any, &n.to_string(), Duration::from_mins(1)).await }
+        };
+        let first = tokio::spawn(waiting(1));
+        let second = tokio::spawn(waiting(2));
+        while mailbox.waiters.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let start = Instant::now();
+        assert!(waiting(3).await.unwrap().is_none());
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert!(first.await.unwrap().unwrap().is_none());
+        assert!(second.await.unwrap().unwrap().is_none());
+        assert_eq!(start.elapsed(), Duration::from_mins(1));
+        assert_eq!(mailbox.waiters.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn cancelled_receive_leaves_nothing_behind() {
+        let mailbox = mailbox(&["*"]);
+        let receive = mailbox.receive(FromSender::Any, "m", Duration::from_mins(1));
+        assert!(tokio::time::timeout(Duration::from_millis(1), receive).await.is_err());
+        assert_eq!(mailbox.waiters.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn draining_answers_waiting_receives_and_refuses_new_calls() {
+        let mailbox = Arc::new(mailbox(&["*"]));
+        let waiting = tokio::spawn({
+            let mailbox = mailbox.clone();
+            async move { mailbox.receive(FromSender::Any, "m", Duration::from_mins(10)).await }
+        });
+        while mailbox.waiters.len() < 1 {
+            tokio::task::yield_now().await;
+        }
+        mailbox.draining.cancel();
+        assert!(waiting.await.unwrap().unwrap().is_none());
+        let error = mailbox.accept("party_b", "m", Bytes::new()).await.unwrap_err();
+        assert!(matches!(error, Refusal::Draining));
+    }
+}

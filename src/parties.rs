@@ -1,0 +1,83 @@
+//! The party file: who the parties are and where their gateways listen.
+//!
+//! The file is PETNet's own, so that an existing one works unchanged. `file` reads it.
+//!
+//! Invariant: every [`Connection`] here has a usable `host:port`, and certificates given as a path were read.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use petnet_storage::PartyId;
+
+/// In a whitelist: everybody.
+const EVERYBODY: &str = "*";
+
+/// All parties of the party file, our own included.
+#[derive(Debug, Clone, Default)]
+pub struct Parties {
+    /// By party id.
+    pub parties: BTreeMap<PartyId, Vec<Connection>>,
+}
+
+/// How a connection reaches its party.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionType {
+    /// Type 1.
+    Direct,
+    /// Type 2.
+    Proxy,
+    /// Type 0.
+    Other,
+}
+
+/// One way to reach a party's gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `type`.
+    pub kind: ConnectionType,
+    /// `url`, host:port.
+    pub url: String,
+    /// `certificates`: PEM text (a path in the file was read); empty where none.
+    pub certificates: String,
+    /// `whitelist`: party ids, or `*`.
+    pub whitelist: Vec<String>,
+}
+
+impl Parties {
+    /// Reads a party file. Gives the parties and what was ignored, or every mistake with its place.
+    pub fn load(path: &Path) -> Result<(Self, Vec<String>), Vec<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(why) => {
+                Err(vec![format!("CONFIG_FILE_PATH: cannot read the party file {}: {why}", path.display())])
+            }
+        }
+    }
+
+    /// Reads the text of a party file. `path` names it in errors; relative certificate paths start at its folder.
+    pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<String>), Vec<String>> {
+        file::parse(text, path)
+    }
+
+    /// The connections of a party in the order of the file; none for a party that is not in it.
+    pub fn connections(&self, party: &PartyId) -> &[Connection] {
+        self.parties.get(party).map_or(&[], Vec::as_slice)
+    }
+
+    /// True when the party is in the file.
+    pub fn contains(&self, party: &PartyId) -> bool {
+        self.parties.contains_key(party)
+    }
+
+    /// True when the whitelist of `own` lets `sender` deliver. Without connections there is no whitelist: everybody.
+    pub fn whitelist_admits(&self, own: &PartyId, sender: &PartyId) -> bool {
+        let connections = self.connections(own);
+        connections.is_empty()
+            || connections
+                .iter()
+                .flat_map(|connection| &connection.whitelist)
+                .any(|entry| entry == EVERYBODY || entry == sender.as_str())
+    }
+}

@@ -1,0 +1,38 @@
+//! The gRPC face for peers: `ServerSimpleSend`, from our own gateways (which name themselves and the delivery in the
+//! metadata) and from Python PETNet (which does neither).
+
+use petnet_storage::Stored;
+use tonic::Request;
+
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::simple::{Response, ServerSimpleSendRequest};
+use crate::{metadata, status};
+
+/// Keeps a delivery. A repeated or stale one is acknowledged like a new one: the peer is to settle it.
+pub(crate) async fn deliver(
+    mailbox: &Mailbox,
+    request: Request<ServerSimpleSendRequest>,
+) -> Result<Response, Refusal> {
+    let bad = |e: metadata::BadMetadata| Refusal::Invalid(e.to_string());
+    let sender = metadata::sender(request.metadata()).map_err(bad)?;
+    let identity = metadata::identity(request.metadata()).map_err(bad)?;
+    if identity.is_some() && sender.is_none() {
+        return Err(Refusal::Invalid(format!(
+            "a delivery with an identity must name its sender ({})",
+            metadata::SENDER
+        )));
+    }
+    let ServerSimpleSendRequest { message_id, payload } = request.into_inner();
+    let stored = mailbox.store(sender.clone(), &message_id, payload, identity).await;
+    match &stored {
+        Ok(Stored::New(_)) => {}
+        Ok(Stored::Repeated | Stored::Stale) => {
+            tracing::debug!(?sender, id = message_id, ?stored, "delivery changed nothing");
+        }
+        Err(refusal @ Refusal::Denied(_)) => {
+            tracing::warn!(?sender, id = message_id, %refusal, "delivery refused");
+        }
+        Err(refusal) => tracing::debug!(?sender, id = message_id, %refusal, "delivery refused"),
+    }
+    stored.map(|_| status::done())
+}

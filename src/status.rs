@@ -1,0 +1,73 @@
+//! What callers are told: the only place that makes a gRPC status, and the error codes and texts of `Response`.
+//!
+//! A `Response` with `success = false` makes old clients give up; the gRPC status UNAVAILABLE makes them try again.
+//! So whatever passes by itself (starting, draining) and whatever a restart mends (poisoned) is UNAVAILABLE.
+
+use bytes::Bytes;
+use petnet_storage::StoreError;
+use tonic::Status;
+
+use crate::mailbox::Refusal;
+use crate::proto::simple::Response;
+
+/// `Response.error_code`: PETNet's own and ours.
+pub mod code {
+    /// PETNet's: anything else.
+    pub const UNKNOWN: i32 = 10001;
+    /// PETNet's: its store failed.
+    pub const REDIS: i32 = 10002;
+    /// The store failed this call.
+    pub const STORAGE: i32 = 10003;
+    /// The request cannot be right, however often it is sent.
+    pub const INVALID_REQUEST: i32 = 20002;
+    /// PETNet's: the server failed.
+    pub const SERVER_INTERNAL: i32 = 30001;
+    /// Nobody to deliver to: unknown receiver, or our own party.
+    pub const NO_AVAILABLE_CONNECTION: i32 = 30003;
+    /// Not among those who may.
+    pub const ACCESS_DENIED: i32 = 30004;
+    /// No room for new messages for the time being.
+    pub const STORE_FULL: i32 = 30005;
+    /// Above `MAX_MESSAGE_BYTES`.
+    pub const MESSAGE_TOO_LARGE: i32 = 30006;
+    /// The id is in use with other bytes and `MESSAGE_ID_REUSE=reject`.
+    pub const MESSAGE_ID_CONFLICT: i32 = 30007;
+}
+
+/// Done, nothing to hand over.
+pub(crate) fn done() -> Response {
+    Response { success: true, payload: None, error_code: None, error_msg: None }
+}
+
+/// The message, or not there yet. An empty message is a present, empty field.
+pub(crate) fn found(payload: Option<Bytes>) -> Response {
+    Response { payload, ..done() }
+}
+
+/// How a refusal reaches the caller.
+pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
+    let code = match refusal {
+        Refusal::Draining | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed) => {
+            return Err(Status::unavailable(refusal.to_string()));
+        }
+        Refusal::Invalid(_) => code::INVALID_REQUEST,
+        Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => code::NO_AVAILABLE_CONNECTION,
+        Refusal::TooLarge { .. } => code::MESSAGE_TOO_LARGE,
+        Refusal::Denied(_) => code::ACCESS_DENIED,
+        Refusal::Store(StoreError::Full { .. }) => code::STORE_FULL,
+        Refusal::Store(StoreError::Conflict { .. }) => code::MESSAGE_ID_CONFLICT,
+        Refusal::Store(StoreError::Damaged { .. } | StoreError::Io { .. }) => code::STORAGE,
+    };
+    let error_msg = Some(refusal.to_string());
+    Ok(Response { success: false, payload: None, error_code: Some(code), error_msg })
+}
+
+/// A health check for a service that is not served here.
+pub(crate) fn unknown_service(name: &str) -> Status {
+    Status::not_found(format!("no service {name:?} is served here"))
+}
+
+/// What an attempt to deliver counts as when no answer came in time.
+pub(crate) fn no_answer(within: std::time::Duration) -> Status {
+    Status::deadline_exceeded(format!("no answer within {within:?}"))
+}

@@ -1,0 +1,380 @@
+//! For tests: an engine in memory that behaves like the real one and can be told to fail, random numbers with a seed
+//! that is printed, small helpers.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use petnet_storage::{
+    Arrival, DeadLetter, DeliveryIdentity, Engine, FromSender, IdReuse, Incarnation, Message, MessageId,
+    Observer, Outcome, Outgoing, PartyId, Pending, Result, Sequence, StoreError, StoreState, StoreStats,
+    Stored,
+};
+use tokio::sync::watch;
+
+pub(crate) fn party(name: &str) -> PartyId {
+    PartyId::new(name).unwrap()
+}
+
+pub(crate) fn message_id(name: &str) -> MessageId {
+    MessageId::new(name).unwrap()
+}
+
+/// Waits for `ready`, which something else brings about; fails after ten seconds.
+pub(crate) async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !ready().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(),
+        "waited in vain until {what}"
+    );
+}
+
+/// Reproducible random numbers. `PETNET_SEED` replays a run; the seed is in the `Debug` form.
+pub(crate) struct Random {
+    seed: u64,
+    state: u64,
+}
+
+impl Random {
+    pub(crate) fn new() -> Self {
+        let seed = match std::env::var("PETNET_SEED") {
+            Ok(seed) => seed.parse().unwrap(),
+            Err(_) => getrandom::u64().unwrap(),
+        };
+        Self { seed, state: seed }
+    }
+
+    /// Steele and others' `SplitMix64`.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PETNET_SEED={}", self.seed)
+    }
+}
+
+/// What the next acceptances come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    Full,
+    Io,
+    Poisoned,
+}
+
+/// A store without a disk.
+pub(crate) struct FakeEngine {
+    observer: Arc<dyn Observer>,
+    incarnation: Incarnation,
+    state: watch::Sender<StoreState>,
+    list_reads: AtomicUsize,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    fault: Fault,
+    sync_takes: Duration,
+    id_reuse: IdReuse,
+    last: u64,
+    numbers: HashMap<PartyId, u64>,
+    pending: BTreeMap<(PartyId, Sequence), Outgoing>,
+    damaged: HashSet<Sequence>,
+    mailbox: HashMap<(Option<PartyId>, MessageId), (Message, Option<DeliveryIdentity>)>,
+    delivered: HashSet<(Incarnation, u64)>,
+    letters: BTreeMap<Sequence, (DeadLetter, Bytes)>,
+    stats: StoreStats,
+}
+
+impl FakeEngine {
+    pub(crate) fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
+        let inner = Inner {
+            fault: Fault::None,
+            sync_takes: Duration::ZERO,
+            id_reuse: IdReuse::Replace,
+            last: 0,
+            numbers: HashMap::new(),
+            pending: BTreeMap::new(),
+            damaged: HashSet::new(),
+            mailbox: HashMap::new(),
+            delivered: HashSet::new(),
+            letters: BTreeMap::new(),
+            stats: StoreStats::default(),
+        };
+        Arc::new(Self {
+            observer,
+            incarnation: Incarnation { started_ms: 1, random: getrandom::u64().unwrap() },
+            state: watch::channel(StoreState::Serving).0,
+            list_reads: AtomicUsize::new(0),
+            inner: Mutex::new(inner),
+        })
+    }
+
+    pub(crate) fn set_fault(&self, fault: Fault) {
+        self.lock().fault = fault;
+    }
+
+    pub(crate) fn set_sync_time(&self, takes: Duration) {
+        self.lock().sync_takes = takes;
+    }
+
+    pub(crate) fn set_id_reuse(&self, id_reuse: IdReuse) {
+        self.lock().id_reuse = id_reuse;
+    }
+
+    pub(crate) fn poison(&self, why: &str) {
+        self.state.send_replace(StoreState::Poisoned(why.into()));
+    }
+
+    pub(crate) fn damage(&self, sequence: Sequence) {
+        self.lock().damaged.insert(sequence);
+    }
+
+    pub(crate) fn pending_count(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Takes a pending message out of sight, as one that is still being written.
+    pub(crate) fn hide(&self, peer: &PartyId, sequence: Sequence) -> Outgoing {
+        self.lock().pending.remove(&(peer.clone(), sequence)).unwrap()
+    }
+
+    /// Makes a hidden message pending.
+    pub(crate) fn show(&self, message: Outgoing) {
+        let peer = message.receiver.clone();
+        let (sequence, len) = (message.sequence, message.payload.len() as u64);
+        self.lock().pending.insert((peer.clone(), sequence), message);
+        self.observer.pending(&peer, sequence, len);
+    }
+
+    /// How often the list of pending messages was read.
+    pub(crate) fn list_reads(&self) -> usize {
+        self.list_reads.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn letters(&self) -> Vec<DeadLetter> {
+        self.lock().letters.values().map(|(letter, _)| letter.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*self.state.borrow() {
+            StoreState::Serving => Ok(()),
+            StoreState::Poisoned(why) => Err(StoreError::Poisoned(why.clone())),
+            StoreState::Closed => Err(StoreError::Closed),
+        }
+    }
+
+    /// The faults, then the time a sync takes.
+    async fn sync(&self) -> Result<()> {
+        self.check()?;
+        let (fault, takes) = {
+            let inner = self.lock();
+            (inner.fault, inner.sync_takes)
+        };
+        match fault {
+            Fault::None => {}
+            Fault::Full => return Err(StoreError::Full { used: 9, limit: 10, remedy: "make room" }),
+            Fault::Io => {
+                let source = Arc::new(std::io::Error::other("a test"));
+                return Err(StoreError::Io { action: "write", path: "fake".into(), source });
+            }
+            Fault::Poisoned => {
+                self.poison("a sync failed");
+                return self.check();
+            }
+        }
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        Ok(())
+    }
+}
+
+fn key(id: &MessageId) -> u128 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish().into()
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn accept(&self, receiver: &PartyId, id: &MessageId, payload: Bytes) -> Result<Sequence> {
+        self.sync().await?;
+        let (sequence, len) = {
+            let mut inner = self.lock();
+            let held = inner.pending.values().find(|held| held.receiver == *receiver && held.id == *id);
+            if let Some(held) = held.cloned() {
+                if inner.id_reuse == IdReuse::Reject {
+                    return if held.payload == payload {
+                        Ok(held.sequence)
+                    } else {
+                        Err(StoreError::Conflict { id: id.to_string() })
+                    };
+                }
+                inner.pending.remove(&(receiver.clone(), held.sequence));
+            }
+            inner.last += 1;
+            let sequence = Sequence(inner.last);
+            let number = inner.numbers.entry(receiver.clone()).or_default();
+            *number += 1;
+            let identity = DeliveryIdentity { incarnation: self.incarnation, number: *number, low_water: 0 };
+            let len = payload.len() as u64;
+            let message =
+                Outgoing { receiver: receiver.clone(), id: id.clone(), payload, sequence, identity };
+            inner.pending.insert((receiver.clone(), sequence), message);
+            (sequence, len)
+        };
+        self.observer.pending(receiver, sequence, len);
+        Ok(sequence)
+    }
+
+    async fn store(&self, arrival: Arrival) -> Result<Stored> {
+        self.sync().await?;
+        let Arrival { sender, id, payload, identity } = arrival;
+        let message = {
+            let mut inner = self.lock();
+            if let Some(identity) = identity {
+                if !inner.delivered.insert((identity.incarnation, identity.number)) {
+                    inner.stats.repeated += 1;
+                    return Ok(Stored::Repeated);
+                }
+                let held = inner.mailbox.get(&(sender.clone(), id.clone())).and_then(|(_, held)| *held);
+                if held.is_some_and(|held| {
+                    held.incarnation == identity.incarnation && held.number > identity.number
+                }) {
+                    return Ok(Stored::Stale);
+                }
+            }
+            inner.last += 1;
+            let message =
+                Message { sender: sender.clone(), id: id.clone(), payload, sequence: Sequence(inner.last) };
+            inner.mailbox.insert((sender, id), (message.clone(), identity));
+            message
+        };
+        self.observer.arrived(&message);
+        Ok(Stored::New(message.sequence))
+    }
+
+    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>> {
+        let inner = self.lock();
+        let messages = inner.mailbox.values().map(|(message, _)| message).filter(|message| message.id == *id);
+        let wanted = messages.filter(|message| match from {
+            FromSender::Any => true,
+            FromSender::Party(party) => message.sender.as_ref() == Some(party),
+            FromSender::Unnamed => message.sender.is_none(),
+        });
+        Ok(wanted.max_by_key(|message| message.sequence).cloned())
+    }
+
+    async fn release(&self, _: &FromSender, id: &MessageId) -> Result<bool> {
+        let mut inner = self.lock();
+        let before = inner.mailbox.len();
+        inner.mailbox.retain(|(_, held), _| held != id);
+        Ok(inner.mailbox.len() < before)
+    }
+
+    async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>> {
+        self.check()?;
+        self.list_reads.fetch_add(1, Ordering::Relaxed);
+        let inner = self.lock();
+        let from = (peer.clone(), Sequence(after.0 + 1));
+        let to = (peer.clone(), Sequence(u64::MAX));
+        Ok(inner.pending.range(from..=to).take(limit).map(|(_, message)| as_pending(message)).collect())
+    }
+
+    async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
+        let mut peers: Vec<_> = self.lock().pending.keys().map(|(peer, _)| peer.clone()).collect();
+        peers.dedup();
+        Ok(peers)
+    }
+
+    async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>> {
+        let inner = self.lock();
+        let message = inner.pending.get(&(peer.clone(), sequence)).cloned();
+        match message {
+            Some(message) if inner.damaged.contains(&sequence) => Err(StoreError::Damaged {
+                id: message.id.to_string(),
+                segment: "fake".into(),
+                offset: 0,
+                what: "a test".into(),
+            }),
+            message => Ok(message),
+        }
+    }
+
+    async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool> {
+        self.check()?;
+        let letter = {
+            let mut inner = self.lock();
+            let Some(message) = inner.pending.remove(&(peer.clone(), sequence)) else { return Ok(false) };
+            let Outcome::Dead(reason) = outcome else { return Ok(true) };
+            let len = message.payload.len() as u64;
+            let letter = DeadLetter { sequence, receiver: message.receiver, id: message.id, len, reason };
+            inner.letters.insert(sequence, (letter.clone(), message.payload));
+            letter
+        };
+        self.observer.died(&letter);
+        Ok(true)
+    }
+
+    async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
+        let letters = self.letters().into_iter();
+        Ok(letters.filter(|letter| letter.sequence > after).take(limit).collect())
+    }
+
+    async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
+        let Some((letter, payload)) = self.lock().letters.remove(&sequence) else { return Ok(None) };
+        self.accept(&letter.receiver, &letter.id, payload).await.map(Some)
+    }
+
+    async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool> {
+        Ok(self.lock().letters.remove(&sequence).is_some())
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.lock().stats.clone()
+    }
+
+    fn state(&self) -> watch::Receiver<StoreState> {
+        self.state.subscribe()
+    }
+
+    async fn close(&self) -> Result<()> {
+        if *self.state.borrow() == StoreState::Serving {
+            self.state.send_replace(StoreState::Closed);
+        }
+        Ok(())
+    }
+}
+
+fn as_pending(message: &Outgoing) -> Pending {
+    Pending {
+        sequence: message.sequence,
+        id_key: key(&message.id),
+        len: message.payload.len() as u64,
+        expires_in: None,
+    }
+}

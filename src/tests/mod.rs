@@ -1,0 +1,188 @@
+//! Whole gateways in one process over engines in memory: what clients and peers see on the wire.
+
+mod calls;
+mod delivery;
+mod health;
+mod shutdown;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use petnet_storage::{Engine, IdReuse, Incarnation, IndexFound, OpenReport};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::config::Settings;
+use crate::gateway::Gateway;
+use crate::hub::Hub;
+use crate::parties::{Connection, ConnectionType, Parties};
+use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
+use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
+use crate::testing::{FakeEngine, party};
+
+/// No step of a test takes longer.
+const LIMIT: Duration = Duration::from_secs(10);
+const MAX_MESSAGE: u64 = 3 << 20;
+
+fn settings(name: &str) -> Settings {
+    Settings {
+        party: party(name),
+        listen_addr: "127.0.0.1:0".parse().unwrap(),
+        http_listen_addr: "127.0.0.1:0".parse().unwrap(),
+        party_file: "unused".into(),
+        pem_path: "unused".into(),
+        tls_client_auth: crate::config::TlsClientAuth::Required,
+        data_dir: "unused".into(),
+        message_ttl: None,
+        send_ttl: None,
+        recv_wait: Duration::from_millis(50),
+        max_message_bytes: MAX_MESSAGE,
+        store_max_bytes: 0,
+        id_reuse: IdReuse::Replace,
+        shutdown_grace: Duration::from_secs(5),
+        max_connections: 100,
+        max_in_flight: 16,
+        max_in_flight_bytes: 16 << 20,
+        delivery_timeout: Duration::from_secs(5),
+        retry_cap: Duration::from_millis(500),
+        max_waiting: 1000,
+    }
+}
+
+/// A party file of `entries`: party and urls.
+fn parties(entries: &[(&str, &[String])]) -> Parties {
+    let connection = |url: &String| Connection {
+        kind: ConnectionType::Direct,
+        url: url.clone(),
+        certificates: String::new(),
+        whitelist: vec!["*".into()],
+    };
+    Parties {
+        parties: entries
+            .iter()
+            .map(|(name, urls)| (party(name), urls.iter().map(connection).collect()))
+            .collect(),
+    }
+}
+
+/// An address on which nothing listens.
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+struct Running {
+    gateway: Gateway,
+    engine: Arc<FakeEngine>,
+    addr: SocketAddr,
+}
+
+impl Running {
+    async fn start(settings: Settings, parties: Parties) -> Self {
+        let hub = Hub::new(&settings, &parties);
+        let engine = FakeEngine::new(hub.clone());
+        let report = OpenReport {
+            incarnation: Incarnation { started_ms: 1, random: 1 },
+            pending: 0,
+            mailbox: 0,
+            dead_letters: 0,
+            replayed: 0,
+            torn_bytes: 0,
+            damaged: 0,
+            index: IndexFound::New,
+            took: Duration::ZERO,
+        };
+        let as_trait: Arc<dyn Engine> = engine.clone();
+        let gateway = Gateway::start_with_engine(settings, parties, hub, as_trait, report).await.unwrap();
+        let addr = gateway.local_addr();
+        Self { gateway, engine, addr }
+    }
+
+    /// `a` alone, with a party `b` that nobody answers for.
+    async fn alone() -> Self {
+        Self::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]))
+            .await
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.addr).await
+    }
+
+    async fn shutdown(self) {
+        tokio::time::timeout(LIMIT, self.gateway.shutdown()).await.unwrap().unwrap();
+    }
+}
+
+/// Two gateways that know each other.
+async fn pair() -> (Running, Running) {
+    let b_addr = free_address();
+    let a = Running::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]))
+        .await;
+    let b = start_b(b_addr, a.addr).await;
+    (a, b)
+}
+
+async fn start_b(addr: SocketAddr, a: SocketAddr) -> Running {
+    let settings = Settings { listen_addr: addr, ..settings("b") };
+    Running::start(settings, parties(&[("a", &[a.to_string()]), ("b", &[String::new()])])).await
+}
+
+#[derive(Clone)]
+struct Client(SimpleRequestServerClient<Channel>);
+
+impl Client {
+    async fn connect(addr: SocketAddr) -> Self {
+        let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
+        let limit = 64 << 20;
+        Self(
+            SimpleRequestServerClient::new(channel)
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+    }
+
+    async fn send(&self, to: &str, id: &str, payload: impl Into<Bytes>) -> Result<Response, Status> {
+        let request = ClientSimpleSendRequest {
+            message_id: id.into(),
+            receiver_id: to.into(),
+            payload: payload.into(),
+        };
+        let mut client = self.0.clone();
+        let answer = tokio::time::timeout(LIMIT, client.client_simple_send(request)).await.unwrap();
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// A receive with metadata and a deadline.
+    async fn receive_with(
+        &self,
+        id: &str,
+        metadata: &[(&'static str, &str)],
+        deadline: Option<Duration>,
+    ) -> Result<Response, Status> {
+        let mut request = Request::new(ClientSimpleRecvRequest { message_id: id.into() });
+        for (key, value) in metadata {
+            request.metadata_mut().insert(*key, value.parse().unwrap());
+        }
+        if let Some(deadline) = deadline {
+            request.set_timeout(deadline);
+        }
+        let mut client = self.0.clone();
+        let answer = tokio::time::timeout(LIMIT, client.client_simple_recv(request)).await.unwrap();
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// Waits for a message up to the limit.
+    async fn receive(&self, id: &str) -> Option<Bytes> {
+        let response = self.receive_with(id, &[("petnet-wait-ms", "9000")], None).await.unwrap();
+        assert!(response.success, "{response:?}");
+        response.payload
+    }
+}
+
+#[track_caller]
+fn assert_refused(response: &Response, code: i32, text: &str) {
+    assert!(!response.success, "{response:?}");
+    assert_eq!(response.error_code, Some(code), "{response:?}");
+    assert!(response.error_msg.as_ref().is_some_and(|words| words.contains(text)), "{response:?}");
+}

@@ -1,0 +1,175 @@
+//! Receives that wait for a message which is not there yet.
+//!
+//! A waiting receive is a slot that the store's observer fills; nothing polls. Invariants: a slot exists exactly as
+//! long as its [`Waiter`] (a cancelled call leaves nothing behind), there are at most `max` of them, and whoever
+//! registers before reading the store misses no message.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use petnet_storage::{FromSender, Message, MessageId};
+use tokio::sync::oneshot;
+
+/// All waiting receives of a gateway.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    max: usize,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_id: HashMap<MessageId, Vec<Slot>>,
+    count: usize,
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    ticket: u64,
+    from: FromSender,
+    tell: oneshot::Sender<Message>,
+}
+
+/// One waiting receive.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    waiters: Arc<Waiters>,
+    id: MessageId,
+    ticket: u64,
+    told: oneshot::Receiver<Message>,
+}
+
+impl Waiters {
+    /// Room for `max` waiting receives.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, slots: Mutex::default() }
+    }
+
+    /// Registers a receive; `None` when too many wait already.
+    pub(crate) fn register(self: &Arc<Self>, from: FromSender, id: MessageId) -> Option<Waiter> {
+        let (tell, told) = oneshot::channel();
+        let mut slots = self.lock();
+        if slots.count >= self.max {
+            return None;
+        }
+        let ticket = slots.next_ticket;
+        slots.next_ticket += 1;
+        slots.count += 1;
+        slots.by_id.entry(id.clone()).or_default().push(Slot { ticket, from, tell });
+        Some(Waiter { waiters: self.clone(), id, ticket, told })
+    }
+
+    /// Hands an arrived message to all who wait for it. Called by the store's threads: short, never blocks on I/O.
+    pub(crate) fn arrived(&self, message: &Message) {
+        let mut slots = self.lock();
+        let Some(waiting) = slots.by_id.get_mut(&message.id) else { return };
+        let before = waiting.len();
+        for slot in waiting.extract_if(.., |slot| wants(&slot.from, message)) {
+            // The receive may just have been cancelled; then nobody is owed anything.
+            drop(slot.tell.send(message.clone()));
+        }
+        let woken = before - waiting.len();
+        if waiting.is_empty() {
+            slots.by_id.remove(&message.id);
+        }
+        slots.count -= woken;
+    }
+
+    /// Receives that wait now.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        let slots = self.lock();
+        assert_eq!(slots.count, slots.by_id.values().map(Vec::len).sum::<usize>());
+        slots.count
+    }
+
+    /// No code under this lock can panic half-way through a change, so a poisoned lock means nothing.
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiter {
+    /// Resolves with the message when it arrives.
+    pub(crate) async fn message(&mut self) -> Message {
+        match (&mut self.told).await {
+            Ok(message) => message,
+            // The slot lives as long as we do; only a hand-over already made gets here.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut slots = self.waiters.lock();
+        let Entry::Occupied(mut waiting) = slots.by_id.entry(self.id.clone()) else { return };
+        let Some(at) = waiting.get().iter().position(|slot| slot.ticket == self.ticket) else { return };
+        waiting.get_mut().swap_remove(at);
+        if waiting.get().is_empty() {
+            waiting.remove();
+        }
+        slots.count -= 1;
+    }
+}
+
+fn wants(from: &FromSender, message: &Message) -> bool {
+    match from {
+        FromSender::Any => true,
+        FromSender::Party(party) => message.sender.as_ref() == Some(party),
+        FromSender::Unnamed => message.sender.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use petnet_storage::{PartyId, Sequence};
+
+    use super::*;
+
+    fn id(text: &str) -> MessageId {
+        MessageId::new(text).unwrap()
+    }
+
+    fn message(sender: Option<&str>, name: &str) -> Message {
+        Message {
+            sender: sender.map(|party| PartyId::new(party).unwrap()),
+            id: id(name),
+            payload: Bytes::from_static(b"x"),
+            sequence: Sequence(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn arrival_wakes_all_who_wait_for_it_and_no_others() {
+        let waiters = Arc::new(Waiters::new(10));
+        let party = |name| FromSender::Party(PartyId::new(name).unwrap());
+        let mut any = waiters.register(FromSender::Any, id("m")).unwrap();
+        let mut from_a = waiters.register(party("a"), id("m")).unwrap();
+        let _from_b = waiters.register(party("b"), id("m")).unwrap();
+        let _unnamed = waiters.register(FromSender::Unnamed, id("m")).unwrap();
+        let _other = waiters.register(FromSender::Any, id("other")).unwrap();
+        waiters.arrived(&message(Some("a"), "m"));
+        assert_eq!(any.message().await.id, id("m"));
+        assert_eq!(from_a.message().await.id, id("m"));
+        assert_eq!(waiters.len(), 3);
+    }
+
+    #[test]
+    fn dropped_waiter_leaves_nothing_behind() {
+        let waiters = Arc::new(Waiters::new(2));
+        let first = waiters.register(FromSender::Any, id("m")).unwrap();
+        let second = waiters.register(FromSender::Any, id("m")).unwrap();
+        assert!(waiters.register(FromSender::Any, id("n")).is_none(), "no more than max");
+        drop(first);
+        assert_eq!(waiters.len(), 1);
+        waiters.arrived(&message(None, "m"));
+        assert_eq!(waiters.len(), 0);
+        drop(second);
+        assert_eq!(waiters.len(), 0);
+        assert!(waiters.lock().by_id.is_empty());
+    }
+}

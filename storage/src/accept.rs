@@ -1,0 +1,386 @@
+//! Takes new messages: checks, identity, sequence number, and into a lane's queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::engine::IdReuse;
+use crate::error::{Result, StoreError};
+use crate::frame::{Class, Kind, MessageFields, Place, SLICE_BYTES};
+use crate::job::{Append, Effect, Job, Large, NewMessage, Reply};
+use crate::keys;
+use crate::log::lock;
+use crate::message::{Arrival, DeliveryIdentity, Incarnation, MessageId, PartyId, Sequence, Stored};
+use crate::segment::{BULK_FROM_BYTES, Lane};
+use crate::shared::Shared;
+use crate::space::cost;
+use crate::state::{Entry, State};
+
+/// Payload bytes whose checksum is computed off the async workers.
+const OFF_WORKER_BYTES: usize = 1 << 20;
+/// Unit of the semaphore that bounds what waits for the writers.
+pub(crate) const PERMIT_BYTES: u64 = 1024;
+/// Entries in memory, as a multiple of `index_memory_entries`, at which new messages wait for the index on disk.
+const CROWDED: usize = 4;
+
+/// Checksums of a large payload's slices.
+pub(crate) fn slice_crcs(payload: &[u8]) -> Vec<u32> {
+    payload.chunks(SLICE_BYTES).map(crc32fast::hash).collect()
+}
+
+/// A message before it has a sequence number.
+struct Draft<'a> {
+    class: Class,
+    party: Option<&'a PartyId>,
+    id: &'a MessageId,
+    payload: Bytes,
+    slice_crcs: Vec<u32>,
+    payload_crc: crc32fast::Hasher,
+}
+
+/// What queueing gave.
+enum Queued {
+    New(Sequence, oneshot::Receiver<Result<()>>),
+    Repeated,
+    InProgress,
+    Stale,
+    Crowded,
+}
+
+/// Takes new messages for a store.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) shared: Arc<Shared>,
+    /// One per lane: a large message that waits for room must not hold up small ones.
+    pub(crate) room: [Arc<Semaphore>; 2],
+    /// Permits there are in each.
+    pub(crate) permits: u32,
+    /// With `IdReuse::Reject`: one at a time, so that what is compared does not change meanwhile.
+    pub(crate) one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+impl Intake {
+    /// See [`Engine::accept`](crate::Engine::accept).
+    pub(crate) async fn accept(
+        &self,
+        receiver: &PartyId,
+        id: &MessageId,
+        payload: Bytes,
+    ) -> Result<Sequence> {
+        let draft = self.draft(Class::Outgoing, Some(receiver), id, payload).await?;
+        let (permit, cost) = self.admit(&draft).await?;
+        match self.queue(draft, None, permit, cost) {
+            Queued::New(sequence, synced) => {
+                synced.await.map_err(|_| StoreError::Closed)??;
+                Ok(sequence)
+            }
+            // Only deliveries can be any of these.
+            Queued::Repeated | Queued::InProgress | Queued::Stale | Queued::Crowded => {
+                Err(StoreError::Closed)
+            }
+        }
+    }
+
+    /// See [`Engine::store`](crate::Engine::store).
+    pub(crate) async fn store(&self, arrival: Arrival) -> Result<Stored> {
+        let Arrival { sender, id, payload, identity } = arrival;
+        // Numbers count from 1; 0 stands for none in the log, and the last one has no successor.
+        let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
+        let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
+        loop {
+            let draft = self.draft(class, sender.as_ref(), &id, payload.clone()).await?;
+            if let Some(identity) = &identity {
+                if self.is_known(sender.as_ref(), identity) {
+                    return self.repeated().await;
+                }
+                if self.is_stale_on_disk(sender.as_ref(), &id, identity).await? {
+                    return Ok(Stored::Stale);
+                }
+            }
+            let (permit, cost) = self.admit(&draft).await?;
+            match self.queue(draft, identity, permit, cost) {
+                Queued::New(sequence, synced) => {
+                    synced.await.map_err(|_| StoreError::Closed)??;
+                    return Ok(Stored::New(sequence));
+                }
+                Queued::Repeated => return self.repeated().await,
+                Queued::Stale => {
+                    self.barrier().await?;
+                    return Ok(Stored::Stale);
+                }
+                Queued::Crowded => {
+                    let gaps = crate::delivered::MAX_RANGES as u64;
+                    let remedy = "the sender has too many gaps in what it delivered and must fill some first";
+                    return Err(StoreError::Full { used: gaps, limit: gaps, remedy });
+                }
+                // Its first copy is on its way: what becomes of it decides about this one.
+                Queued::InProgress => self.barrier().await?,
+            }
+        }
+    }
+
+    /// A straggler: something newer of this sender is indexed on disk under the id. Asked only for deliveries that
+    /// are not the sender's newest, which few are.
+    async fn is_stale_on_disk(
+        &self,
+        sender: Option<&PartyId>,
+        id: &MessageId,
+        identity: &DeliveryIdentity,
+    ) -> Result<bool> {
+        let (class, name) = sender.map_or((Class::IncomingUnnamed, ""), |s| (Class::Incoming, s.as_str()));
+        let ordinal = {
+            let mut state = lock(&self.shared.state);
+            let party = sender.map_or(0, |s| state.parties.intern(s));
+            if state.cold_mail == 0 || state.delivered.is_newest(party, identity) {
+                return Ok(false);
+            }
+            state.delivered.ordinal(party, identity.incarnation)
+        };
+        let key = keys::key(self.shared.key_secret, class, name, id.as_str());
+        let shared = self.shared.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let Some(cold) = shared.cold() else { return Ok(None) };
+            let found = cold.mail(key).map_err(|e| shared.cold_failed(&e))?;
+            Ok(found.filter(|e| lock(&shared.state).is_valid(e.place)))
+        });
+        let held: Option<Entry> = found.await.map_err(|_| StoreError::Closed)??;
+        Ok(held.is_some_and(|e| e.number > 0 && (e.incarnation, e.number) > (ordinal, identity.number)))
+    }
+
+    pub(crate) fn is_known(&self, sender: Option<&PartyId>, identity: &DeliveryIdentity) -> bool {
+        let state = lock(&self.shared.state);
+        let sender = sender.map_or(Some(0), |s| state.parties.find(s));
+        sender.is_some_and(|s| state.delivered.has(s, identity))
+    }
+
+    /// A repetition is acknowledged once the first copy is synced.
+    async fn repeated(&self) -> Result<Stored> {
+        self.shared.counters.repeated.fetch_add(1, Ordering::Relaxed);
+        self.barrier().await?;
+        Ok(Stored::Repeated)
+    }
+
+    /// Waits until all that is queued now is synced.
+    pub(crate) async fn barrier(&self) -> Result<()> {
+        let waiting = self.shared.queues.each_ref().map(|queue| {
+            let (reply, done) = Reply::new(None);
+            queue.push(Job::Barrier(reply));
+            done
+        });
+        for done in waiting {
+            done.await.map_err(|_| StoreError::Closed)??;
+        }
+        Ok(())
+    }
+
+    async fn draft<'a>(
+        &self,
+        class: Class,
+        party: Option<&'a PartyId>,
+        id: &'a MessageId,
+        payload: Bytes,
+    ) -> Result<Draft<'a>> {
+        let mut draft = Draft {
+            class,
+            party,
+            id,
+            slice_crcs: Vec::new(),
+            payload_crc: crc32fast::Hasher::new(),
+            payload,
+        };
+        if draft.payload.len() < BULK_FROM_BYTES {
+            draft.payload_crc.update(&draft.payload);
+        } else if draft.payload.len() < OFF_WORKER_BYTES {
+            draft.slice_crcs = slice_crcs(&draft.payload);
+        } else {
+            let payload = draft.payload.clone();
+            let crcs = tokio::task::spawn_blocking(move || slice_crcs(&payload)).await;
+            draft.slice_crcs = crcs.map_err(|_| StoreError::Closed)?;
+        }
+        Ok(draft)
+    }
+
+    /// Room on the disk, in the queue and in the index.
+    async fn admit(&self, draft: &Draft<'_>) -> Result<(OwnedSemaphorePermit, u64)> {
+        if let Some(error) = self.shared.state_error() {
+            return Err(error);
+        }
+        let max = self.shared.options.index_memory_entries * CROWDED;
+        while self.shared.counters.in_memory.load(Ordering::Relaxed) > max {
+            if self.shared.disk_low.load(Ordering::Relaxed) || self.shared.cold().is_none() {
+                let remedy = "the index cannot move to the disk: free disk space";
+                return Err(StoreError::Full { used: max as u64, limit: max as u64, remedy });
+            }
+            self.shared.wake_keeper.notify_all();
+            // The pause is only for the case that the notice came just before.
+            let pause = Duration::from_millis(100);
+            drop(tokio::time::timeout(pause, self.shared.spilled.notified()).await);
+            if let Some(error) = self.shared.state_error() {
+                return Err(error);
+            }
+        }
+        let len = draft.payload.len();
+        let permits = u32::try_from(len as u64 / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.permits);
+        let permit = self.room[draft.lane().index()]
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let cost = cost(len, draft.id.as_str().len());
+        self.shared.space.admit(draft.lane(), cost)?;
+        Ok((permit, cost))
+    }
+
+    /// Gives the message its place in the order and queues it. Nothing is awaited from here on: either all of this
+    /// happens or none.
+    fn queue(
+        &self,
+        draft: Draft<'_>,
+        identity: Option<DeliveryIdentity>,
+        permit: OwnedSemaphorePermit,
+        cost: u64,
+    ) -> Queued {
+        let shared = &self.shared;
+        let lane = draft.lane();
+        let party_name = draft.party.map_or("", PartyId::as_str);
+        let key = keys::key(shared.key_secret, draft.class, party_name, draft.id.as_str());
+        let time = shared.now();
+        let mut state = lock(&shared.state);
+        let party = draft.party.map_or(0, |p| state.parties.intern(p));
+        let mut entry = Entry {
+            sequence: 0,
+            len: draft.payload.len() as u64,
+            number: 0,
+            place: Place::default(),
+            frame_len: 0,
+            first_segment: 0,
+            time,
+            incarnation: 0,
+            party,
+            class: draft.class,
+        };
+        let (incarnation, low_water) = match (draft.class, identity) {
+            (Class::Outgoing, _) => number_outgoing(&mut state, &mut entry),
+            (_, Some(identity)) => match admit_delivery(&mut state, key, &mut entry, &identity) {
+                Ok(()) => (identity.incarnation, identity.low_water),
+                Err(known) => {
+                    drop(state);
+                    shared.space.leave(lane, cost);
+                    return known;
+                }
+            },
+            (_, None) => (Incarnation { started_ms: 0, random: 0 }, 0),
+        };
+        state.last_sequence += 1;
+        entry.sequence = state.last_sequence;
+        let mut fields = Vec::with_capacity(96 + party_name.len() + draft.id.as_str().len());
+        MessageFields {
+            class: draft.class,
+            party: party_name,
+            id: draft.id.as_str(),
+            incarnation,
+            number: entry.number,
+            low_water,
+            ordinal: if draft.class == Class::Outgoing { 0 } else { entry.incarnation },
+            len: entry.len,
+            first_segment: 0,
+        }
+        .encode(&mut fields);
+        let (reply, synced) = Reply::new(Some(permit));
+        let new = NewMessage {
+            key,
+            entry,
+            id: draft.id.clone(),
+            party: draft.party.cloned(),
+            payload: draft.payload.clone(),
+            identity,
+        };
+        let job = draft.job(entry, fields, cost, new, reply);
+        // Still under the lock: within a lane the order of sequence numbers is the order of the queue.
+        shared.queues[lane.index()].push(job);
+        Queued::New(Sequence(entry.sequence), synced)
+    }
+
+    /// With `IdReuse::Reject`: runs `take` alone if `held` is no other message than `payload`.
+    pub(crate) fn rejects_reuse(&self) -> bool {
+        self.shared.options.id_reuse == IdReuse::Reject
+    }
+}
+
+fn number_outgoing(state: &mut State, entry: &mut Entry) -> (Incarnation, u64) {
+    let current = state.incarnations.len() - 1;
+    let counts = state.parties.count(entry.party);
+    counts.last_number += 1;
+    counts.held.insert((current as u32, counts.last_number));
+    entry.number = counts.last_number;
+    entry.incarnation = current as u32;
+    (state.incarnations[current], 0)
+}
+
+/// Whether a delivery is new; notes that it is on its way.
+fn admit_delivery(
+    state: &mut State,
+    key: u128,
+    entry: &mut Entry,
+    identity: &DeliveryIdentity,
+) -> std::result::Result<(), Queued> {
+    if state.delivered.has(entry.party, identity) {
+        return Err(Queued::Repeated);
+    }
+    if state.delivered.is_crowded(entry.party, identity) {
+        return Err(Queued::Crowded);
+    }
+    if state.in_progress.contains(&(entry.party, identity.incarnation, identity.number)) {
+        return Err(Queued::InProgress);
+    }
+    entry.number = identity.number;
+    entry.incarnation = state.delivered.ordinal(entry.party, identity.incarnation);
+    // A straggler: something newer of this sender is here under the id.
+    let this = (entry.incarnation, entry.number);
+    if state.live.get(&key).is_some_and(|held| held.number > 0 && (held.incarnation, held.number) > this) {
+        return Err(Queued::Stale);
+    }
+    if state.newest_in_progress.get(&key).is_some_and(|newest| *newest > this) {
+        return Err(Queued::InProgress);
+    }
+    state.newest_in_progress.insert(key, this);
+    state.in_progress.insert((entry.party, identity.incarnation, identity.number));
+    Ok(())
+}
+
+impl Draft<'_> {
+    fn lane(&self) -> Lane {
+        if self.payload.len() < BULK_FROM_BYTES { Lane::Small } else { Lane::Bulk }
+    }
+
+    fn job(self, entry: Entry, fields: Vec<u8>, cost: u64, new: NewMessage, reply: Reply) -> Job {
+        let small = self.lane() == Lane::Small;
+        let crc = if small {
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&fields);
+            crc.combine(&self.payload_crc);
+            crc.finalize()
+        } else {
+            0
+        };
+        let append = Append {
+            kind: if small { Kind::Message } else { Kind::Commit },
+            sequence: entry.sequence,
+            time: entry.time,
+            fields,
+            payload: if small { self.payload.clone() } else { Bytes::new() },
+            crc,
+            cost,
+            effect: Effect::Message(Box::new(new)),
+            reply,
+        };
+        if small {
+            Job::Append(append)
+        } else {
+            Job::Large(Box::new(Large { commit: append, payload: self.payload, slice_crcs: self.slice_crcs }))
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What each segment still holds: which frames are dead, how many messages need it, and what the index on disk must
+//! say about it.
+//!
+//! Invariants: a frame in the dead set is never served, whatever the index says; a segment's live counts are those
+//! of the messages that are indexed, in memory or on disk.
+
+use roaring::RoaringBitmap;
+
+use crate::frame::{ALIGN, Place};
+use crate::segment::Lane;
+
+/// Count and checksum of a set of index entries; order does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Digest {
+    pub(crate) count: u32,
+    pub(crate) sum: u64,
+}
+
+impl Digest {
+    pub(crate) fn add(&mut self, sequence: u64, place: Place) {
+        self.count = self.count.wrapping_add(1);
+        self.sum ^= fingerprint(sequence, place);
+    }
+
+    pub(crate) fn remove(&mut self, sequence: u64, place: Place) {
+        self.count = self.count.wrapping_sub(1);
+        self.sum ^= fingerprint(sequence, place);
+    }
+}
+
+/// Mixes the bits (the finaliser of `MurmurHash3`, public domain, twice).
+fn fingerprint(sequence: u64, place: Place) -> u64 {
+    let mix = |mut x: u64| {
+        x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        x ^ (x >> 33)
+    };
+    mix(mix(sequence.wrapping_add(0x9e37_79b9_7f4a_7c15))
+        ^ (u64::from(place.segment) << 32 | u64::from(place.offset)))
+}
+
+/// One segment's account.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub(crate) lane: Lane,
+    /// Size of the file in bytes.
+    pub(crate) size: u32,
+    /// Where the next frame goes.
+    pub(crate) tail: u32,
+    /// Mailbox messages that need it.
+    pub(crate) incoming: u32,
+    /// Pending messages and dead letters that need it.
+    pub(crate) owed: u32,
+    /// Bytes of the frames counted above, each at its last segment.
+    pub(crate) live_bytes: u64,
+    /// Service time of the newest mailbox message.
+    pub(crate) newest_incoming: u32,
+    /// Offsets (in units of [`ALIGN`]) of frames that are no longer valid.
+    pub(crate) dead: RoaringBitmap,
+    /// What the index on disk must hold for it.
+    pub(crate) cold: Digest,
+    /// A later segment of the lane is in use.
+    pub(crate) sealed: bool,
+    /// Generation of the first checkpoint that found it without live messages.
+    pub(crate) empty_since: Option<u64>,
+    /// As of the checkpoint that this account was read from: nothing in it was needed.
+    pub(crate) was_empty: bool,
+    /// Moving its few live messages freed nothing; not tried again.
+    pub(crate) pinned: bool,
+}
+
+impl Account {
+    pub(crate) fn new(lane: Lane, size: u32, tail: u32) -> Self {
+        Self {
+            lane,
+            size,
+            tail,
+            incoming: 0,
+            owed: 0,
+            live_bytes: 0,
+            newest_incoming: 0,
+            dead: RoaringBitmap::new(),
+            cold: Digest::default(),
+            sealed: false,
+            empty_since: None,
+            was_empty: false,
+            pinned: false,
+        }
+    }
+
+    pub(crate) fn is_dead(&self, offset: u32) -> bool {
+        self.dead.contains(offset / ALIGN as u32)
+    }
+
+    pub(crate) fn mark_dead(&mut self, offset: u32) {
+        self.dead.insert(offset / ALIGN as u32);
+    }
+
+    /// Nothing in it is needed at service time `now`.
+    pub(crate) fn is_empty(&self, now: u32, message_ttl: Option<u32>) -> bool {
+        let expired = || message_ttl.is_some_and(|ttl| self.newest_incoming.saturating_add(ttl) <= now);
+        self.owed == 0 && (self.incoming == 0 || expired())
+    }
+}

@@ -1,0 +1,362 @@
+//! The index on disk: sled, holding where older messages are. It is a convenience, never the truth.
+//!
+//! Entries come here after some seconds, by plain inserts from one thread; the payloads stay in the log. Rules for
+//! sled 0.34: its `flush` does not sync, so the file is synced through our own descriptor; no batches, no
+//! transactions, no `flush_async`; values stay small; an unreadable index is set aside and made anew.
+//!
+//! Trees: `mail` key -> entry (mailbox), `pending` (party, sequence) -> key, entry; `latest` key -> (party, sequence)
+//! of the newest pending one; `dead` sequence -> key, entry, death. All keys are big-endian, so that they sort.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sled::{Config, Db, IVec, Tree};
+
+use crate::codec::{Fields, Put, Short};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::frame::{Class, Place};
+use crate::state::{DeadEntry, Death, Entry};
+
+const CACHE_BYTES: u64 = 48 << 20;
+/// What sled says when another one has the index open.
+const LOCKED: &str = "could not acquire lock";
+/// How long to wait for a lock that a dying process may still hold.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An error of the index. The store goes on without it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("index on disk: {0}")]
+pub(crate) struct ColdError(pub(crate) String);
+
+impl ColdError {
+    /// Trouble of the machine, not of the index: full disk, too many open files.
+    pub(crate) fn is_passing(&self) -> bool {
+        ["os error 28", "os error 24", "os error 23", "os error 12"].iter().any(|e| self.0.contains(e))
+    }
+
+    /// Somebody else has it open.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.0.contains(LOCKED)
+    }
+}
+
+impl From<sled::Error> for ColdError {
+    fn from(error: sled::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<Short> for ColdError {
+    fn from(_: Short) -> Self {
+        Self("an entry does not decode".into())
+    }
+}
+
+type Result<T> = std::result::Result<T, ColdError>;
+
+/// The open index.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    db: Db,
+    mail: Tree,
+    pending: Tree,
+    latest: Tree,
+    dead: Tree,
+    /// sled's file, through a descriptor of our own.
+    file: Arc<dyn DiskFile>,
+}
+
+fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
+    out.put_u64(entry.sequence);
+    out.put_u64(entry.len);
+    out.put_u64(entry.number);
+    out.put_u32(entry.place.segment);
+    out.put_u32(entry.place.offset);
+    out.put_u32(entry.frame_len);
+    out.put_u32(entry.first_segment);
+    out.put_u32(entry.time);
+    out.put_u32(entry.incarnation);
+    out.put_u16(entry.party);
+    out.put_u8(entry.class as u8);
+}
+
+fn decode_entry(f: &mut Fields<'_>) -> std::result::Result<Entry, Short> {
+    Ok(Entry {
+        sequence: f.u64()?,
+        len: f.u64()?,
+        number: f.u64()?,
+        place: Place { segment: f.u32()?, offset: f.u32()? },
+        frame_len: f.u32()?,
+        first_segment: f.u32()?,
+        time: f.u32()?,
+        incarnation: f.u32()?,
+        party: f.u16()?,
+        class: Class::from_byte(f.u8()?)?,
+    })
+}
+
+fn keyed_entry(value: &[u8]) -> Result<(u128, Entry)> {
+    let mut f = Fields(value);
+    Ok((f.u128()?, decode_entry(&mut f)?))
+}
+
+fn pending_key(party: u16, sequence: u64) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..2].copy_from_slice(&party.to_be_bytes());
+    key[2..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+fn decode_dead(value: &[u8]) -> Result<DeadEntry> {
+    let mut f = Fields(value);
+    let key = f.u128()?;
+    let entry = decode_entry(&mut f)?;
+    let death = Death {
+        reason: f.u8()?,
+        place: Place { segment: f.u32()?, offset: f.u32()? },
+        frame_len: f.u32()?,
+        text: f.text()?.into(),
+    };
+    Ok(DeadEntry { key, entry, death })
+}
+
+impl Cold {
+    /// Opens the index at `path`; an unreadable one is renamed and a new one made. True: it was there and opened.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, bool)> {
+        let existed = path.join("conf").exists();
+        match Self::try_open(disk, path) {
+            Ok(cold) => Ok((cold, existed)),
+            // Not damage: somebody has it open.
+            Err(error) if error.is_locked() || error.is_passing() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "the index is unreadable; it is set aside and made anew from the log");
+                set_aside(disk, path)
+                    .map_err(|e| ColdError(format!("cannot set {} aside: {e}", path.display())))?;
+                Ok((Self::try_open(disk, path)?, false))
+            }
+        }
+    }
+
+    fn try_open(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        // A half-written snapshot of a killed process makes sled's open fail.
+        if let Ok(names) = disk.list(path) {
+            for name in names.iter().filter(|n| n.ends_with(".generating")) {
+                disk.remove(&path.join(name)).map_err(|e| ColdError(e.to_string()))?;
+            }
+        }
+        let patience = Instant::now() + LOCK_PATIENCE;
+        let db = loop {
+            let config = Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+            // sled panics on some damaged files.
+            match catch_unwind(AssertUnwindSafe(|| config.open())) {
+                Ok(Ok(db)) => break db,
+                Ok(Err(sled::Error::Io(e)))
+                    if e.to_string().contains(LOCKED) && Instant::now() < patience =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Ok(Err(e)) => return Err(e.into()),
+                Err(_) => return Err(ColdError("sled panicked while opening".into())),
+            }
+        };
+        let tree = |name: &str| -> Result<Tree> {
+            catch_unwind(AssertUnwindSafe(|| db.open_tree(name)))
+                .map_err(|_| ColdError("sled panicked while opening a tree".into()))?
+                .map_err(ColdError::from)
+        };
+        let file = disk.open(&path.join("db"), OpenMode::Existing).map_err(|e| ColdError(e.to_string()))?;
+        Ok(Self {
+            mail: tree("mail")?,
+            pending: tree("pending")?,
+            latest: tree("latest")?,
+            dead: tree("dead")?,
+            db,
+            file,
+        })
+    }
+
+    /// Empties it.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for tree in [&self.mail, &self.pending, &self.latest, &self.dead] {
+            tree.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Enters a message. Returns the one that it replaces under its key, if that is another one.
+    pub(crate) fn put(&self, key: u128, entry: &Entry) -> Result<Option<Entry>> {
+        let mut value = Vec::with_capacity(72);
+        if entry.class != Class::Outgoing {
+            encode_entry(entry, &mut value);
+            let old = self.mail.insert(key.to_be_bytes(), value)?;
+            let old = old.map(|v| decode_entry(&mut Fields(&v))).transpose()?;
+            return Ok(old.filter(|o| o.sequence != entry.sequence));
+        }
+        value.put_u128(key);
+        encode_entry(entry, &mut value);
+        let at = pending_key(entry.party, entry.sequence);
+        self.pending.insert(at, value)?;
+        let old = self.latest.insert(key.to_be_bytes(), &at)?;
+        match old.filter(|o| **o != at) {
+            Some(at) => Ok(self.pending.get(&at)?.map(|v| keyed_entry(&v)).transpose()?.map(|(_, e)| e)),
+            None => Ok(None),
+        }
+    }
+
+    /// The mailbox message under a key.
+    pub(crate) fn mail(&self, key: u128) -> Result<Option<Entry>> {
+        Ok(self.mail.get(key.to_be_bytes())?.map(|v| decode_entry(&mut Fields(&v))).transpose()?)
+    }
+
+    /// The newest pending message under a key.
+    pub(crate) fn latest_pending(&self, key: u128) -> Result<Option<Entry>> {
+        match self.latest.get(key.to_be_bytes())? {
+            Some(at) => Ok(self.pending.get(&at)?.map(|v| keyed_entry(&v)).transpose()?.map(|(_, e)| e)),
+            None => Ok(None),
+        }
+    }
+
+    /// One pending message.
+    pub(crate) fn pending(&self, party: u16, sequence: u64) -> Result<Option<(u128, Entry)>> {
+        self.pending.get(pending_key(party, sequence))?.map(|v| keyed_entry(&v)).transpose()
+    }
+
+    /// Pending messages of a party after a sequence, in order.
+    pub(crate) fn pending_after(
+        &self,
+        party: u16,
+        after: u64,
+    ) -> impl Iterator<Item = Result<(u128, Entry)>> + use<> {
+        let from = pending_key(party, after.saturating_add(1));
+        self.pending.range(from..=pending_key(party, u64::MAX)).map(|item| keyed_entry(&item?.1))
+    }
+
+    /// Takes a message out.
+    pub(crate) fn remove(&self, key: u128, entry: &Entry) -> Result<()> {
+        if entry.class == Class::Outgoing {
+            let at = pending_key(entry.party, entry.sequence);
+            self.pending.remove(at)?;
+            let is_latest = self.latest.get(key.to_be_bytes())?.is_some_and(|l| *l == at);
+            if is_latest {
+                self.latest.remove(key.to_be_bytes())?;
+            }
+        } else if self.mail(key)?.is_some_and(|e| e.sequence == entry.sequence) {
+            self.mail.remove(key.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Enters a dead letter.
+    pub(crate) fn put_dead(&self, letter: &DeadEntry) -> Result<()> {
+        let mut value = Vec::with_capacity(128);
+        value.put_u128(letter.key);
+        encode_entry(&letter.entry, &mut value);
+        value.put_u8(letter.death.reason);
+        value.put_u32(letter.death.place.segment);
+        value.put_u32(letter.death.place.offset);
+        value.put_u32(letter.death.frame_len);
+        value.put_text(&letter.death.text);
+        self.dead.insert(letter.entry.sequence.to_be_bytes(), value)?;
+        Ok(())
+    }
+
+    /// One dead letter.
+    pub(crate) fn dead(&self, sequence: u64) -> Result<Option<DeadEntry>> {
+        self.dead.get(sequence.to_be_bytes())?.map(|v| decode_dead(&v)).transpose()
+    }
+
+    /// Dead letters after a sequence.
+    pub(crate) fn dead_after(&self, after: u64) -> impl Iterator<Item = Result<DeadEntry>> + use<> {
+        self.dead.range(after.saturating_add(1).to_be_bytes()..).map(|item| decode_dead(&item?.1))
+    }
+
+    /// Takes a dead letter out.
+    pub(crate) fn remove_dead(&self, sequence: u64) -> Result<()> {
+        self.dead.remove(sequence.to_be_bytes())?;
+        Ok(())
+    }
+
+    /// Every mailbox message.
+    pub(crate) fn all_mail(&self) -> impl Iterator<Item = Result<(u128, Entry)>> + use<> {
+        self.mail.iter().map(|item| {
+            let (key, value): (IVec, IVec) = item?;
+            let key: [u8; 16] = key.as_ref().try_into().map_err(|_| Short)?;
+            Ok((u128::from_be_bytes(key), decode_entry(&mut Fields(&value))?))
+        })
+    }
+
+    /// Every pending message.
+    pub(crate) fn all_pending(&self) -> impl Iterator<Item = Result<(u128, Entry)>> + use<> {
+        self.pending.iter().map(|item| keyed_entry(&item?.1))
+    }
+
+    /// Makes it durable, as far as sled lets us.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.db.flush()?;
+        self.file.sync_data().map_err(|e| ColdError(e.to_string()))
+    }
+}
+
+/// Renames an unreadable index; the copy before that goes.
+pub(crate) fn set_aside(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let aside = path.with_extension("bad");
+    disk.remove_tree(&aside)?;
+    disk.rename(path, &aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    fn entry(sequence: u64, class: Class) -> Entry {
+        Entry {
+            sequence,
+            len: 5,
+            number: sequence,
+            place: Place { segment: 1, offset: 4096 },
+            frame_len: 80,
+            first_segment: 0,
+            time: 3,
+            incarnation: 0,
+            party: 2,
+            class,
+        }
+    }
+
+    #[test]
+    fn entries_are_found_replaced_and_removed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index")).expect("opens");
+        assert!(!existed);
+        assert_eq!(cold.put(7, &entry(1, Class::Incoming)).expect("puts"), None);
+        assert_eq!(cold.put(7, &entry(2, Class::Incoming)).expect("puts"), Some(entry(1, Class::Incoming)));
+        assert_eq!(cold.mail(7).expect("reads"), Some(entry(2, Class::Incoming)));
+        for sequence in [3, 4, 300] {
+            cold.put(u128::from(sequence), &entry(sequence, Class::Outgoing)).expect("puts");
+        }
+        let found: Vec<_> = cold.pending_after(2, 3).map(|r| r.expect("reads").1.sequence).collect();
+        assert_eq!(found, [4, 300]);
+        cold.remove(4, &entry(4, Class::Outgoing)).expect("removes");
+        assert_eq!(cold.latest_pending(4).expect("reads"), None);
+        cold.sync().expect("syncs");
+    }
+
+    #[test]
+    fn an_unreadable_index_is_set_aside_or_opens_empty() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (file, content) in [("conf", 20), ("db", 100_000)] {
+            let path = dir.path().join(file);
+            let (cold, _) = Cold::open(&RealDisk, &path).expect("opens");
+            cold.put(7, &entry(1, Class::Incoming)).expect("puts");
+            cold.sync().expect("syncs");
+            drop(cold);
+            std::fs::write(path.join(file), vec![0xa5; content]).expect("writes");
+            let (cold, _) = Cold::open(&RealDisk, &path).expect("opens");
+            assert_eq!(cold.all_mail().count(), 0, "damaged {file}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The memory of what peers have already delivered, so that a repeated or late delivery changes nothing even after
+//! the message was read, released or expired.
+//!
+//! Per sender and incarnation: the low-water mark, and the numbers above it as ranges. Numbers are dense per sender
+//! and receiver, so ranges are as many as the sender has gaps: what it has pending, not what it has sent.
+//!
+//! Invariant: a number is remembered as had only once its message is in the log.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::codec::{Fields, Put, Short};
+use crate::message::{DeliveryIdentity, Incarnation};
+
+/// Incarnations remembered per sender; beyond it the one not heard of for longest is forgotten.
+pub(crate) const MAX_INCARNATIONS: usize = 4096;
+
+/// Ranges remembered per incarnation; a sender with more gaps is refused until it fills some.
+pub(crate) const MAX_RANGES: usize = 65_536;
+
+/// Numbers of one incarnation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Numbers {
+    ordinal: u32,
+    /// Rises with every delivery of the sender: which incarnation was heard of last.
+    touched: u64,
+    low_water: u64,
+    /// First number -> one past the last, disjoint, not adjacent, all at or above the mark.
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl Numbers {
+    fn has(&self, number: u64) -> bool {
+        number < self.low_water
+            || self.ranges.range(..=number).next_back().is_some_and(|(_, end)| number < *end)
+    }
+
+    fn add(&mut self, number: u64) {
+        if self.has(number) {
+            return;
+        }
+        let mut start = number;
+        // Numbers are checked where they come in; one that slipped into a log must not stop a start.
+        let mut end = number.saturating_add(1);
+        if let Some((s, e)) = self.ranges.range(..=number).next_back()
+            && *e == number
+        {
+            start = *s;
+        }
+        if let Some(e) = self.ranges.remove(&end) {
+            end = e;
+        }
+        self.ranges.insert(start, end);
+    }
+
+    fn raise(&mut self, mark: u64) {
+        if mark <= self.low_water {
+            return;
+        }
+        self.low_water = mark;
+        while let Some((start, end)) = self.ranges.pop_first() {
+            if end <= self.low_water {
+                continue;
+            }
+            if start <= self.low_water {
+                // Contiguous with the mark: the mark says it all.
+                self.low_water = end;
+            } else {
+                self.ranges.insert(start, end);
+                break;
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct SenderMemory {
+    next_ordinal: u32,
+    clock: u64,
+    incarnations: HashMap<Incarnation, Numbers>,
+}
+
+/// The memory, by sender (index of the party in the store's table).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    senders: HashMap<u16, SenderMemory>,
+}
+
+impl Delivered {
+    /// Whether this delivery is known already.
+    pub(crate) fn has(&self, sender: u16, identity: &DeliveryIdentity) -> bool {
+        self.senders
+            .get(&sender)
+            .and_then(|s| s.incarnations.get(&identity.incarnation))
+            .is_some_and(|n| n.has(identity.number))
+    }
+
+    /// Whether nothing newer of this sender is known.
+    pub(crate) fn is_newest(&self, sender: u16, identity: &DeliveryIdentity) -> bool {
+        let Some(memory) = self.senders.get(&sender) else { return true };
+        let Some(known) = memory.incarnations.get(&identity.incarnation) else { return true };
+        let last = known.ranges.last_key_value().map_or(known.low_water, |(_, end)| *end);
+        known.ordinal == memory.next_ordinal && identity.number >= last
+    }
+
+    /// Whether one more gap of this incarnation would be too many.
+    pub(crate) fn is_crowded(&self, sender: u16, identity: &DeliveryIdentity) -> bool {
+        let known = self.senders.get(&sender).and_then(|s| s.incarnations.get(&identity.incarnation));
+        let next = identity.number.saturating_add(1);
+        known.is_some_and(|n| n.ranges.len() >= MAX_RANGES && !n.ranges.contains_key(&next))
+    }
+
+    /// The order in which this sender's incarnation was first met, from 1 on.
+    pub(crate) fn ordinal(&mut self, sender: u16, incarnation: Incarnation) -> u32 {
+        let memory = self.senders.entry(sender).or_default();
+        if let Some(known) = memory.incarnations.get(&incarnation) {
+            return known.ordinal;
+        }
+        memory.next_ordinal += 1;
+        let ordinal = memory.next_ordinal;
+        memory.make_room();
+        memory.clock += 1;
+        let numbers = Numbers { ordinal, touched: memory.clock, ..Numbers::default() };
+        memory.incarnations.insert(incarnation, numbers);
+        ordinal
+    }
+
+    /// Remembers a delivery and the sender's low-water mark; `ordinal` as it was when the message was stored.
+    pub(crate) fn add(&mut self, sender: u16, identity: &DeliveryIdentity, ordinal: u32) {
+        let memory = self.senders.entry(sender).or_default();
+        memory.clock += 1;
+        memory.next_ordinal = memory.next_ordinal.max(ordinal);
+        if !memory.incarnations.contains_key(&identity.incarnation) {
+            memory.make_room();
+        }
+        let clock = memory.clock;
+        let numbers = memory.incarnations.entry(identity.incarnation).or_default();
+        numbers.ordinal = ordinal;
+        numbers.touched = clock;
+        numbers.add(identity.number);
+        numbers.raise(identity.low_water);
+    }
+
+    /// Appends the whole memory to a checkpoint.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.senders.len() as u32);
+        for (sender, memory) in &self.senders {
+            out.put_u16(*sender);
+            out.put_u32(memory.next_ordinal);
+            out.put_u64(memory.clock);
+            out.put_u32(memory.incarnations.len() as u32);
+            for (incarnation, numbers) in &memory.incarnations {
+                out.put_u64(incarnation.started_ms);
+                out.put_u64(incarnation.random);
+                out.put_u32(numbers.ordinal);
+                out.put_u64(numbers.touched);
+                out.put_u64(numbers.low_water);
+                out.put_u32(numbers.ranges.len() as u32);
+                for (start, end) in &numbers.ranges {
+                    out.put_u64(*start);
+                    out.put_u64(*end);
+                }
+            }
+        }
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub(crate) fn decode(f: &mut Fields<'_>) -> Result<Self, Short> {
+        let mut all = Self::default();
+        for _ in 0..f.u32()? {
+            let sender = f.u16()?;
+            let mut memory =
+                SenderMemory { next_ordinal: f.u32()?, clock: f.u64()?, incarnations: HashMap::new() };
+            for _ in 0..f.u32()? {
+                let incarnation = Incarnation { started_ms: f.u64()?, random: f.u64()? };
+                let mut numbers = Numbers {
+                    ordinal: f.u32()?,
+                    touched: f.u64()?,
+                    low_water: f.u64()?,
+                    ranges: BTreeMap::new(),
+                };
+                for _ in 0..f.u32()? {
+                    numbers.ranges.insert(f.u64()?, f.u64()?);
+                }
+                memory.incarnations.insert(incarnation, numbers);
+            }
+            all.senders.insert(sender, memory);
+        }
+        Ok(all)
+    }
+}
+
+impl SenderMemory {
+    fn make_room(&mut self) {
+        while self.incarnations.len() >= MAX_INCARNATIONS {
+            let oldest = self.incarnations.iter().min_by_key(|(_, n)| n.touched).map(|(i, _)| *i);
+            match oldest {
+                Some(incarnation) => self.incarnations.remove(&incarnation),
+                None => return,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(number: u64, low_water: u64) -> DeliveryIdentity {
+        DeliveryIdentity { incarnation: Incarnation { started_ms: 1, random: 1 }, number, low_water }
+    }
+
+    #[test]
+    fn what_was_delivered_is_known_and_nothing_else() {
+        let mut memory = Delivered::default();
+        for number in [5, 3, 4, 9] {
+            memory.add(1, &identity(number, 2), 1);
+        }
+        let known: Vec<_> = (0..12).filter(|n| memory.has(1, &identity(*n, 0))).collect();
+        assert_eq!(known, [0, 1, 3, 4, 5, 9]);
+        assert!(!memory.has(2, &identity(3, 0)));
+    }
+
+    #[test]
+    fn a_risen_mark_swallows_the_ranges_below_it() {
+        let mut memory = Delivered::default();
+        for number in 2..1000 {
+            memory.add(1, &identity(number, 1), 1);
+        }
+        memory.add(1, &identity(1000, 2), 1);
+        let numbers = &memory.senders[&1].incarnations[&identity(0, 0).incarnation];
+        assert_eq!((numbers.low_water, numbers.ranges.len()), (1001, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded_by_gaps_and_incarnations() {
+        let mut memory = Delivered::default();
+        for number in (1..100_000).filter(|n| n % 50_000 != 0) {
+            memory.add(1, &identity(number, 0), 1);
+        }
+        assert_eq!(memory.senders[&1].incarnations[&identity(0, 0).incarnation].ranges.len(), 2);
+        for started_ms in 0..2 * MAX_INCARNATIONS as u64 {
+            memory.ordinal(2, Incarnation { started_ms, random: 0 });
+        }
+        assert_eq!(memory.senders[&2].incarnations.len(), MAX_INCARNATIONS);
+    }
+
+    #[test]
+    fn the_memory_is_read_back_from_a_checkpoint() {
+        let mut memory = Delivered::default();
+        for number in [5, 3, 4, 9] {
+            memory.add(1, &identity(number, 2), 1);
+        }
+        let mut out = Vec::new();
+        memory.encode(&mut out);
+        assert_eq!(Delivered::decode(&mut Fields(&out)), Ok(memory));
+    }
+
+    #[test]
+    fn incarnations_are_ordered_by_first_contact() {
+        let mut memory = Delivered::default();
+        let later = Incarnation { started_ms: 1, random: 9 };
+        let first = Incarnation { started_ms: 50, random: 2 };
+        assert_eq!((memory.ordinal(1, first), memory.ordinal(1, later), memory.ordinal(1, first)), (1, 2, 1));
+    }
+}

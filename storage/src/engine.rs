@@ -1,0 +1,168 @@
+//! The face of a store: one trait, so that the gateway does not know which engine keeps its messages.
+//!
+//! Invariant of every implementation: a future that promises acceptance ([`Engine::accept`], [`Engine::store`])
+//! resolves to `Ok` only after the sync that covers the message.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::error::{Result, StoreError};
+use crate::message::{
+    Arrival, DeadLetter, FromSender, Message, MessageId, Outcome, Outgoing, PartyId, Pending, Sequence,
+    Stored,
+};
+
+/// What the store does when an id that is still held is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IdReuse {
+    /// The newer message replaces the older one, as in PETNet.
+    #[default]
+    Replace,
+    /// The same bytes are accepted again as a repetition, other bytes are a [`StoreError::Conflict`].
+    Reject,
+}
+
+/// Told of what becomes visible. Called from the store's own threads: must return at once and never block.
+pub trait Observer: Send + Sync + 'static {
+    /// A message is readable (its sync may still be running).
+    fn arrived(&self, message: &Message);
+    /// A message of `len` payload bytes for `peer` is pending. Sequences need not come in order: a large message is
+    /// pending when its last slice is written. A hint; the store is the truth.
+    fn pending(&self, peer: &PartyId, sequence: Sequence, len: u64);
+    /// A message became a dead letter.
+    fn died(&self, letter: &DeadLetter);
+}
+
+/// An [`Observer`] that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn arrived(&self, _: &Message) {}
+    fn pending(&self, _: &PartyId, _: Sequence, _: u64) {}
+    fn died(&self, _: &DeadLetter) {}
+}
+
+/// Whether the store takes and gives messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// Accepts and serves.
+    Serving,
+    /// A write or sync failed: accepts nothing until the process is started anew. Final.
+    Poisoned(Arc<str>),
+    /// [`Engine::close`] was called. Final.
+    Closed,
+}
+
+/// Pending messages of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPending {
+    /// The peer.
+    pub peer: PartyId,
+    /// Messages accepted for it and not settled.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+}
+
+/// Counters since start and gauges of now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Pending messages by peer.
+    pub pending: Vec<PeerPending>,
+    /// Messages in the mailbox, newest per (sender, id); may count expired ones until their space is given back.
+    pub mailbox_messages: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Bytes that files of the store take on the disk.
+    pub disk_bytes: u64,
+    /// Bytes that count against the quota.
+    pub used_bytes: u64,
+    /// Bytes that new messages may use, 0 = what the disk has.
+    pub quota_bytes: u64,
+    /// Segment files in use.
+    pub segments: u64,
+    /// Recycled segment files that wait for use.
+    pub spare_segments: u64,
+    /// Records appended since start.
+    pub appends: u64,
+    /// Syncs of the log since start.
+    pub syncs: u64,
+    /// Repeated deliveries that changed nothing.
+    pub repeated: u64,
+    /// Damaged frames set aside, found at start or on a read.
+    pub damaged: u64,
+    /// Index entries held in memory.
+    pub index_in_memory: u64,
+    /// Seconds of service time.
+    pub service_seconds: u64,
+}
+
+/// A durable store of pending messages, mailbox and dead letters of one party.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// Accepts a message for `receiver`. A pending one with the same id to the same receiver is superseded.
+    /// Errors: [`StoreError::Full`], [`StoreError::Conflict`], [`StoreError::Poisoned`], [`StoreError::Closed`].
+    async fn accept(&self, receiver: &PartyId, id: &MessageId, payload: Bytes) -> Result<Sequence>;
+
+    /// Keeps what a peer delivered. A repetition resolves only when the first copy is durable.
+    /// Errors as [`accept`](Engine::accept).
+    async fn store(&self, arrival: Arrival) -> Result<Stored>;
+
+    /// Reads a message; `None` when there is none (yet, or no more). Reading does not remove.
+    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>>;
+
+    /// The reader needs the message(s) no more. True when there was one.
+    async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool>;
+
+    /// Pending messages for `peer` after `after` in order of acceptance, at most `limit`.
+    async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>>;
+
+    /// Peers that have pending messages.
+    async fn peers_with_pending(&self) -> Result<Vec<PartyId>>;
+
+    /// Loads a pending message for delivery; `None` when it is pending no more (superseded, settled, expired).
+    /// [`StoreError::Damaged`]: settle it as dead.
+    async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>>;
+
+    /// Ends a pending message. Lazy: rides on the next sync, and losing it costs a repeated delivery at most.
+    /// Returns false when it was pending no more.
+    async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool>;
+
+    /// Dead letters after `after`, oldest first, at most `limit`.
+    async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Accepts a dead letter's message anew and removes the letter. `None` when there is no such letter.
+    async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>>;
+
+    /// Removes a dead letter for good. False when there is no such letter.
+    async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool>;
+
+    /// Counters and gauges.
+    fn stats(&self) -> StoreStats;
+
+    /// The state, now and on change.
+    fn state(&self) -> watch::Receiver<StoreState>;
+
+    /// Takes nothing more, syncs what is queued, and returns when the disk has it.
+    async fn close(&self) -> Result<()>;
+}
+
+impl fmt::Debug for dyn Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dyn Engine")
+    }
+}
+
+/// The error of a state that takes nothing.
+pub(crate) fn state_error(state: &StoreState) -> Option<StoreError> {
+    match state {
+        StoreState::Serving => None,
+        StoreState::Poisoned(why) => Some(StoreError::Poisoned(why.clone())),
+        StoreState::Closed => Some(StoreError::Closed),
+    }
+}

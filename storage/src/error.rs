@@ -1,0 +1,92 @@
+//! What can go wrong in the store, by what the caller should do about it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Result of a store operation.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Why a store operation failed. Cheap to clone: one failed sync answers many callers.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The quota or the disk leaves no room for a new message. Passing: receives, deliveries and settling go on.
+    #[error("the store is full: {used} bytes used of {limit}; {remedy}")]
+    Full {
+        /// Bytes in use when the message came.
+        used: u64,
+        /// Bytes that new messages may use.
+        limit: u64,
+        /// What the operator can do.
+        remedy: &'static str,
+    },
+    /// A write or a sync failed; this process writes no more (promise 6).
+    #[error("the store is poisoned and accepts nothing: {0}; restart the gateway to read back from disk")]
+    Poisoned(Arc<str>),
+    /// The store is closing or closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The same message id was used before with other bytes and `MESSAGE_ID_REUSE=reject` is set.
+    #[error("message id {id:?} is held already with other bytes")]
+    Conflict {
+        /// The id in question.
+        id: String,
+    },
+    /// The message is stored but its bytes do not match their checksum; it was set aside.
+    #[error("message {id:?} is damaged in {segment} at offset {offset}: {what}")]
+    Damaged {
+        /// The message id, as far as it is known.
+        id: String,
+        /// File name of the segment.
+        segment: String,
+        /// Offset of the damaged frame in bytes.
+        offset: u64,
+        /// What did not match.
+        what: String,
+    },
+    /// An operation on a file failed. The call it belongs to failed, nothing else.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: Arc<std::io::Error>,
+    },
+}
+
+/// Why a store could not be opened. Each message names the path and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has the folder.
+    #[error(
+        "data folder {path} is in use by another process (lock file {lock}); stop that one first or choose another folder"
+    )]
+    InUse {
+        /// The data folder.
+        path: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// The folder was written by a newer version, or is not a store at all.
+    #[error("{path}: {what}; nothing was changed")]
+    Format {
+        /// The offending file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}; check that the folder exists, is writable and has room")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Reading the log failed with an error of the disk (not damage).
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,385 @@
+//! The bytes of one frame: a header with its own checksum, then a body (fields, then payload), padded to 8.
+//!
+//! ```text
+//! offset  size  header
+//!      0     4  magic "PNF1"
+//!      4     1  kind
+//!      5     1  reserved, 0
+//!      6     2  length of the fields in bytes
+//!      8     4  length of the body in bytes (fields + payload)
+//!     12     4  CRC-32 (IEEE) of the body
+//!     16     8  sequence: of the message, or of the message a record is about
+//!     24     4  service time in seconds
+//!     28     4  reserved, 0
+//!     32     4  id of the segment
+//!     36     4  CRC-32 of bytes 0..36 and of the frame's offset in the segment (u32)
+//! ```
+//!
+//! Invariant: a frame that decodes was written at this offset of this segment. Old bytes in a recycled segment and
+//! misplaced frames do not pass, since segment id and offset are in the checksum.
+
+use crate::codec::{Fields, Put, Short};
+use crate::message::Incarnation;
+
+/// Bytes of a frame header.
+pub(crate) const HEADER_BYTES: usize = 40;
+const MAGIC: u32 = u32::from_le_bytes(*b"PNF1");
+/// Frames start at multiples of this.
+pub(crate) const ALIGN: u64 = 8;
+/// Payload bytes of one slice of a large message.
+pub(crate) const SLICE_BYTES: usize = 256 << 10;
+/// Longest body: a slice, or the extents of the largest message, and the fields.
+pub(crate) const MAX_BODY_BYTES: u32 = 4 << 20;
+
+/// What a frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// A whole message.
+    Message = 1,
+    /// A slice of a large message.
+    Part = 2,
+    /// The end of a large message: its fields, and where its slices are. It counts from here on.
+    Commit = 3,
+    /// Nothing more is owed for a message, or its reader needs it no more.
+    Settle = 4,
+    /// A message became a dead letter.
+    Dead = 5,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Message,
+            2 => Self::Part,
+            3 => Self::Commit,
+            4 => Self::Settle,
+            5 => Self::Dead,
+            _ => return None,
+        })
+    }
+}
+
+/// Where a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Place {
+    /// Segment id.
+    pub(crate) segment: u32,
+    /// Offset in it, in bytes.
+    pub(crate) offset: u32,
+}
+
+/// A decoded header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) fields_len: u16,
+    pub(crate) body_len: u32,
+    pub(crate) body_crc: u32,
+    pub(crate) sequence: u64,
+    pub(crate) time: u32,
+}
+
+/// Why bytes are not a frame header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotAFrame {
+    /// All zero: nothing was written here.
+    Zero,
+    /// Anything else.
+    Garbage,
+    /// Checks out, but its kind is not known to this version.
+    UnknownKind(u8),
+}
+
+fn header_crc(bytes: &[u8], offset: u32) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[..36]);
+    crc.update(&offset.to_le_bytes());
+    crc.finalize()
+}
+
+impl Header {
+    /// Appends the header as it stands at `place`.
+    pub(crate) fn encode(&self, place: Place, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.put_u32(MAGIC);
+        out.put_u8(self.kind as u8);
+        out.put_u8(0);
+        out.put_u16(self.fields_len);
+        out.put_u32(self.body_len);
+        out.put_u32(self.body_crc);
+        out.put_u64(self.sequence);
+        out.put_u32(self.time);
+        out.put_u32(0);
+        out.put_u32(place.segment);
+        let crc = header_crc(&out[start..], place.offset);
+        out.put_u32(crc);
+    }
+
+    /// Decodes the header at `place`.
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES], place: Place) -> Result<Self, NotAFrame> {
+        if bytes.iter().all(|b| *b == 0) {
+            return Err(NotAFrame::Zero);
+        }
+        let (header, segment) = Self::fields(bytes).map_err(|Short| NotAFrame::Garbage)?;
+        let kind = Kind::from_byte(bytes[4]);
+        let crc = u32::from_le_bytes([bytes[36], bytes[37], bytes[38], bytes[39]]);
+        if bytes[..4] != MAGIC.to_le_bytes()
+            || segment != place.segment
+            || crc != header_crc(bytes, place.offset)
+            || header.body_len > MAX_BODY_BYTES
+            || u32::from(header.fields_len) > header.body_len
+        {
+            return Err(NotAFrame::Garbage);
+        }
+        match kind {
+            Some(kind) => Ok(Self { kind, ..header }),
+            None => Err(NotAFrame::UnknownKind(bytes[4])),
+        }
+    }
+
+    fn fields(bytes: &[u8; HEADER_BYTES]) -> Result<(Self, u32), Short> {
+        let mut f = Fields(&bytes[6..]);
+        let header = Self {
+            kind: Kind::Message,
+            fields_len: f.u16()?,
+            body_len: f.u32()?,
+            body_crc: f.u32()?,
+            sequence: f.u64()?,
+            time: f.u32()?,
+        };
+        f.u32()?;
+        Ok((header, f.u32()?))
+    }
+
+    /// Bytes of the frame on disk, padding included.
+    pub(crate) fn frame_len(&self) -> u64 {
+        frame_len(self.body_len)
+    }
+}
+
+/// Bytes on disk of a frame with a body of `body_len` bytes.
+pub(crate) fn frame_len(body_len: u32) -> u64 {
+    (HEADER_BYTES as u64 + u64::from(body_len)).next_multiple_of(ALIGN)
+}
+
+/// First bytes of every frame, to search for.
+pub(crate) fn magic() -> [u8; 4] {
+    MAGIC.to_le_bytes()
+}
+
+/// Direction of a message, and whether its sender named itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Class {
+    /// Accepted for a peer.
+    Outgoing = 0,
+    /// Delivered by a peer that said who it is.
+    Incoming = 1,
+    /// Delivered by a peer that did not.
+    IncomingUnnamed = 2,
+}
+
+impl Class {
+    pub(crate) fn from_byte(byte: u8) -> Result<Self, Short> {
+        match byte {
+            0 => Ok(Self::Outgoing),
+            1 => Ok(Self::Incoming),
+            2 => Ok(Self::IncomingUnnamed),
+            _ => Err(Short),
+        }
+    }
+}
+
+/// The fields of a message or commit frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MessageFields<'a> {
+    pub(crate) class: Class,
+    /// Receiver of an outgoing message, sender of an incoming one; empty where unnamed.
+    pub(crate) party: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) incarnation: Incarnation,
+    /// 0: no identity.
+    pub(crate) number: u64,
+    pub(crate) low_water: u64,
+    /// Order in which this sender's incarnations were first met.
+    pub(crate) ordinal: u32,
+    /// Payload bytes of the whole message.
+    pub(crate) len: u64,
+    /// For a large message, the segment of its first slice; else 0.
+    pub(crate) first_segment: u32,
+}
+
+impl<'a> MessageFields<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.class as u8);
+        out.put_text(self.party);
+        out.put_text(self.id);
+        out.put_u64(self.incarnation.started_ms);
+        out.put_u64(self.incarnation.random);
+        out.put_u64(self.number);
+        out.put_u64(self.low_water);
+        out.put_u32(self.ordinal);
+        out.put_u64(self.len);
+        out.put_u32(self.first_segment);
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Short> {
+        let mut f = Fields(bytes);
+        Ok(Self {
+            class: Class::from_byte(f.u8()?)?,
+            party: f.text()?,
+            id: f.text()?,
+            incarnation: Incarnation { started_ms: f.u64()?, random: f.u64()? },
+            number: f.u64()?,
+            low_water: f.u64()?,
+            ordinal: f.u32()?,
+            len: f.u64()?,
+            first_segment: f.u32()?,
+        })
+    }
+}
+
+/// Where one slice of a large message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) place: Place,
+    /// Payload bytes in it.
+    pub(crate) len: u32,
+}
+
+pub(crate) fn encode_extents(extents: &[Extent], out: &mut Vec<u8>) {
+    for extent in extents {
+        out.put_u32(extent.place.segment);
+        out.put_u32(extent.place.offset);
+        out.put_u32(extent.len);
+    }
+}
+
+pub(crate) fn decode_extents(bytes: &[u8]) -> Result<Vec<Extent>, Short> {
+    let mut f = Fields(bytes);
+    let mut extents = Vec::with_capacity(bytes.len() / 12);
+    while !f.0.is_empty() {
+        let place = Place { segment: f.u32()?, offset: f.u32()? };
+        extents.push(Extent { place, len: f.u32()? });
+    }
+    Ok(extents)
+}
+
+/// The fields of a settle frame; its sequence is that of the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SettleFields {
+    pub(crate) key: u128,
+    pub(crate) place: Place,
+    /// The message was a dead letter.
+    pub(crate) dead_letter: bool,
+}
+
+impl SettleFields {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u128(self.key);
+        out.put_u32(self.place.segment);
+        out.put_u32(self.place.offset);
+        out.put_u8(u8::from(self.dead_letter));
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Short> {
+        let mut f = Fields(bytes);
+        Ok(Self {
+            key: f.u128()?,
+            place: Place { segment: f.u32()?, offset: f.u32()? },
+            dead_letter: f.u8()? != 0,
+        })
+    }
+}
+
+/// The fields of a dead-letter frame; its sequence is that of the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeadFields<'a> {
+    pub(crate) key: u128,
+    /// Of the message.
+    pub(crate) place: Place,
+    /// 0 expired, 1 refused, 2 damaged.
+    pub(crate) reason: u8,
+    pub(crate) text: &'a str,
+}
+
+impl<'a> DeadFields<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u128(self.key);
+        out.put_u32(self.place.segment);
+        out.put_u32(self.place.offset);
+        out.put_u8(self.reason);
+        out.put_text(self.text);
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Short> {
+        let mut f = Fields(bytes);
+        Ok(Self {
+            key: f.u128()?,
+            place: Place { segment: f.u32()?, offset: f.u32()? },
+            reason: f.u8()?,
+            text: f.text()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header { kind: Kind::Settle, fields_len: 7, body_len: 9, body_crc: 3, sequence: 77, time: 5 }
+    }
+
+    fn encoded(place: Place) -> [u8; HEADER_BYTES] {
+        let mut out = Vec::new();
+        header().encode(place, &mut out);
+        out.try_into().expect("a header")
+    }
+
+    #[test]
+    fn a_header_is_read_back_where_it_was_written() {
+        let place = Place { segment: 3, offset: 4096 };
+        assert_eq!(Header::decode(&encoded(place), place), Ok(header()));
+    }
+
+    #[test]
+    fn a_header_elsewhere_is_garbage() {
+        let bytes = encoded(Place { segment: 3, offset: 4096 });
+        for place in [Place { segment: 4, offset: 4096 }, Place { segment: 3, offset: 4104 }] {
+            assert_eq!(Header::decode(&bytes, place), Err(NotAFrame::Garbage));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_seen() {
+        let place = Place { segment: 3, offset: 4096 };
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bytes = encoded(place);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bytes, place), Err(NotAFrame::Garbage), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn message_fields_are_read_back_and_never_past_their_end() {
+        let fields = MessageFields {
+            class: Class::Incoming,
+            party: "party_a",
+            id: "topic:1",
+            incarnation: Incarnation { started_ms: 1, random: 2 },
+            number: 3,
+            low_water: 4,
+            ordinal: 5,
+            len: 6,
+            first_segment: 7,
+        };
+        let mut out = Vec::new();
+        fields.encode(&mut out);
+        assert_eq!(MessageFields::decode(&out), Ok(fields));
+        for cut in 0..out.len() {
+            assert_eq!(MessageFields::decode(&out[..cut]), Err(Short));
+        }
+    }
+}

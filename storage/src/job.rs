@@ -1,0 +1,199 @@
+//! What waits for a lane's writer, and the queue it waits in.
+//!
+//! Invariant: whoever waits for a job gets exactly one answer: from the sync that covers it, from the failure that
+//! ended it, or, when the job is dropped unwritten, [`StoreError::Closed`].
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::error::{Result, StoreError};
+use crate::frame::Kind;
+use crate::log::lock;
+use crate::message::{DeliveryIdentity, MessageId, PartyId};
+use crate::state::{DeadEntry, Entry};
+
+/// Lazy records are written at the latest after this time, when no other write takes them along.
+const LAZY_DELAY: Duration = Duration::from_millis(200);
+/// Lazy records that make a write of their own at once.
+const LAZY_MAX: usize = 4096;
+
+/// What becomes visible when the frame is in the file.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// A message enters the index. The place is filled in when it is known.
+    Message(Box<NewMessage>),
+    /// A live message moved here from `entry.place`.
+    Moved { key: u128, entry: Entry },
+    /// A pending message becomes a dead letter.
+    Dead(Box<DeadEntry>),
+}
+
+/// A message that enters the index.
+#[derive(Debug)]
+pub(crate) struct NewMessage {
+    pub(crate) key: u128,
+    pub(crate) entry: Entry,
+    pub(crate) id: MessageId,
+    pub(crate) party: Option<PartyId>,
+    pub(crate) payload: Bytes,
+    pub(crate) identity: Option<DeliveryIdentity>,
+}
+
+/// Answers whoever waits for a job.
+#[derive(Debug, Default)]
+pub(crate) struct Reply {
+    waiting: Option<oneshot::Sender<Result<()>>>,
+    /// Held until the job is done: bounds what waits for the writers.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Reply {
+    /// A reply and where it arrives.
+    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> (Self, oneshot::Receiver<Result<()>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { waiting: Some(sender), permit }, receiver)
+    }
+
+    /// Nobody waits.
+    pub(crate) fn nobody() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn send(mut self, result: Result<()>) {
+        if let Some(waiting) = self.waiting.take() {
+            // The caller may have gone; its message is kept all the same.
+            drop(waiting.send(result));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            drop(waiting.send(Err(StoreError::Closed)));
+        }
+        self.permit.take();
+    }
+}
+
+/// One frame to append.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) kind: Kind,
+    pub(crate) sequence: u64,
+    pub(crate) time: u32,
+    pub(crate) fields: Vec<u8>,
+    pub(crate) payload: Bytes,
+    /// Of fields and payload.
+    pub(crate) crc: u32,
+    /// Admitted room; 0 for records.
+    pub(crate) cost: u64,
+    pub(crate) effect: Effect,
+    pub(crate) reply: Reply,
+}
+
+/// A large message, written in slices.
+#[derive(Debug)]
+pub(crate) struct Large {
+    /// The commit frame without its extents.
+    pub(crate) commit: Append,
+    pub(crate) payload: Bytes,
+    /// Checksum of each slice.
+    pub(crate) slice_crcs: Vec<u32>,
+}
+
+/// Work for a lane's writer.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Append(Append),
+    Large(Box<Large>),
+    /// Answered once all that came before is synced.
+    Barrier(Reply),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    urgent: bool,
+    closed: bool,
+}
+
+/// What waits for one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+impl Queue {
+    /// Queues a job; the writer starts at once.
+    pub(crate) fn push(&self, job: Job) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            // Dropped, and so answered.
+            return;
+        }
+        waiting.jobs.push_back(job);
+        if !waiting.urgent {
+            waiting.urgent = true;
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Queues a record that rides on the next write.
+    pub(crate) fn push_lazy(&self, append: Append) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return;
+        }
+        waiting.jobs.push_back(Job::Append(append));
+        let many = waiting.jobs.len() >= LAZY_MAX;
+        if waiting.jobs.len() == 1 || many && !waiting.urgent {
+            waiting.urgent |= many;
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes all that waits; blocks while that is nothing and `block` is set. `None`: closed and empty.
+    pub(crate) fn take(&self, block: bool, into: &mut VecDeque<Job>) -> Option<()> {
+        let mut waiting = lock(&self.waiting);
+        let mut ripe = false;
+        while block && !waiting.urgent && !waiting.closed && !ripe {
+            let has_lazy = !waiting.jobs.is_empty();
+            let pause = if has_lazy { LAZY_DELAY } else { Duration::from_secs(3600) };
+            let (guard, timeout) =
+                self.arrived.wait_timeout(waiting, pause).unwrap_or_else(std::sync::PoisonError::into_inner);
+            waiting = guard;
+            ripe = has_lazy && timeout.timed_out();
+        }
+        waiting.urgent = false;
+        let closed = waiting.closed && waiting.jobs.is_empty();
+        into.append(&mut waiting.jobs);
+        (!closed).then_some(())
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn close(&self) {
+        lock(&self.waiting).closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Nothing more comes, and nobody takes what is there: it is dropped, and so answered.
+    pub(crate) fn close_and_drop(&self) {
+        self.close();
+        let jobs = std::mem::take(&mut lock(&self.waiting).jobs);
+        drop(jobs);
+    }
+
+    /// Lets the writer look at the state of the store.
+    pub(crate) fn wake(&self) {
+        lock(&self.waiting).urgent = true;
+        self.arrived.notify_one();
+    }
+}

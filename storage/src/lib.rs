@@ -1,0 +1,66 @@
+//! The durable message store of PETNet: pending messages, mailbox and dead letters of one party.
+//!
+//! A segmented write-ahead log is the truth and holds the payloads; sled is the index of older messages. Callers hand
+//! messages to [`Engine::accept`] and [`Engine::store`]; both resolve only after the sync that covers the message.
+//!
+//! ```text
+//! store -> accept, reader, settle -> job -> writer -> batch -> frame        (append, sync, publish)
+//! store -> recovery -> inventory, replay, verify -> scan -> frame           (open)
+//! keeper -> checkpoint, cold, compact                                       (housekeeping)
+//! all   -> state -> account, cache, delivered                               (index in memory, pure)
+//! ```
+//!
+//! What is not here: gRPC, retries, waiting readers. Only `disk` touches files.
+
+mod accept;
+mod account;
+mod batch;
+mod cache;
+mod checkpoint;
+mod clock;
+mod codec;
+mod cold;
+mod compact;
+mod corrupt;
+mod delivered;
+mod disk;
+mod ends;
+mod engine;
+mod error;
+mod format;
+mod frame;
+mod inventory;
+mod job;
+mod keeper;
+mod keys;
+mod log;
+mod message;
+mod operations;
+mod options;
+mod parties;
+mod publish;
+mod reader;
+mod recovery;
+mod replay;
+mod scan;
+mod segment;
+mod settle;
+mod shared;
+mod space;
+mod spares;
+mod state;
+mod store;
+mod verify;
+mod writer;
+
+pub use clock::{Clock, ManualClock, MonotonicClock};
+pub use disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
+pub use engine::{Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats};
+pub use error::{OpenError, Result, StoreError};
+pub use message::{
+    Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Incarnation, InvalidId,
+    InvalidIncarnation, MAX_MESSAGE_ID_BYTES, MAX_PARTY_ID_BYTES, Message, MessageId, Outcome, Outgoing,
+    PartyId, Pending, Sequence, Stored,
+};
+pub use options::{IndexFound, OpenReport, StoreOptions};
+pub use store::Store;

@@ -1,0 +1,118 @@
+//! Settings of the embedded store, and what opening it found.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, MonotonicClock};
+use crate::disk::{Disk, RealDisk};
+use crate::engine::IdReuse;
+use crate::message::Incarnation;
+
+/// Settings of the embedded store. [`StoreOptions::new`] gives the defaults of a gateway.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The data folder. It must exist.
+    pub data_dir: PathBuf,
+    /// How long an arrived message stays, in service time; `None` = for ever.
+    pub message_ttl: Option<Duration>,
+    /// How long a message may be pending, in service time; `None` = for ever.
+    pub send_ttl: Option<Duration>,
+    /// Bytes that messages may take; 0 = what the disk has, less a reserve.
+    pub max_bytes: u64,
+    /// What the same id again means.
+    pub id_reuse: IdReuse,
+    /// Size of a segment file in bytes.
+    pub segment_bytes: u64,
+    /// Bytes of recent payloads kept in memory.
+    pub cache_bytes: u64,
+    /// Index entries kept in memory before the older ones move to the index on disk.
+    pub index_memory_entries: usize,
+    /// Bytes that may wait for each lane's writer before callers wait.
+    pub queue_bytes: u64,
+    /// Pause between checkpoints while something changes.
+    pub checkpoint_every: Duration,
+    /// How long a message is indexed in memory only, before the index on disk takes it.
+    pub spill_after: Duration,
+    /// Source of service time.
+    pub clock: Arc<dyn Clock>,
+    /// Where the files are.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl StoreOptions {
+    /// The defaults of a gateway, on `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            message_ttl: Some(Duration::from_secs(3600)),
+            send_ttl: Some(Duration::from_secs(604_800)),
+            max_bytes: 0,
+            id_reuse: IdReuse::Replace,
+            segment_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            index_memory_entries: 250_000,
+            queue_bytes: 64 << 20,
+            checkpoint_every: Duration::from_secs(5),
+            spill_after: Duration::from_secs(5),
+            clock: Arc::new(MonotonicClock::default()),
+            disk: Arc::new(RealDisk),
+        }
+    }
+}
+
+/// How the index was found at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexFound {
+    /// A new store.
+    New,
+    /// Brought up to date from where it was.
+    CaughtUp,
+    /// Missing, unreadable or wrong: made anew from the log.
+    Rebuilt,
+}
+
+/// What opening a store found; its text is the one line a start prints.
+#[derive(Debug, Clone)]
+pub struct OpenReport {
+    /// Drawn for this start.
+    pub incarnation: Incarnation,
+    /// Pending messages.
+    pub pending: u64,
+    /// Messages in the mailbox.
+    pub mailbox: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Records read back from the log.
+    pub replayed: u64,
+    /// Bytes of unfinished writes cut off.
+    pub torn_bytes: u64,
+    /// Damaged places set aside in `corrupt/`.
+    pub damaged: u64,
+    /// The index.
+    pub index: IndexFound,
+    /// How long opening took.
+    pub took: Duration,
+}
+
+impl fmt::Display for OpenReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = match self.index {
+            IndexFound::New => "new store",
+            IndexFound::CaughtUp => "index caught up",
+            IndexFound::Rebuilt => "index rebuilt",
+        };
+        write!(
+            f,
+            "{} pending, {} in the mailbox, {} dead letters; {} records replayed, {} torn bytes cut, {} damaged places set aside, {index}, in {:.0?}",
+            self.pending,
+            self.mailbox,
+            self.dead_letters,
+            self.replayed,
+            self.torn_bytes,
+            self.damaged,
+            self.took
+        )
+    }
+}

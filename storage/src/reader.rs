@@ -1,0 +1,287 @@
+//! Finds and reads messages: memory first, then the index on disk, then the log, verified. Blocks where it reads.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::{Result, StoreError};
+use crate::frame::{Class, Kind, MessageFields, Place, decode_extents};
+use crate::keys;
+use crate::log::{Frame, ReadError, io_error, lock};
+use crate::message::{FromSender, Incarnation, MessageId, PartyId, Sequence};
+use crate::recovery::report_damage;
+use crate::segment::{Lane, LogFile};
+use crate::shared::Shared;
+use crate::state::Entry;
+
+/// A message as the log has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) id: MessageId,
+    pub(crate) payload: Bytes,
+}
+
+/// Where a lookup in memory led.
+#[derive(Debug)]
+pub(crate) enum InMemory {
+    /// This is the newest there is.
+    Found(u128, Entry),
+    /// There is none.
+    Nothing,
+    /// The index on disk must be asked too.
+    AskDisk,
+}
+
+/// Reads from a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) shared: &'a Shared,
+}
+
+impl Reader<'_> {
+    /// A party's name by its index.
+    pub(crate) fn party(self, index: u16) -> Option<PartyId> {
+        lock(&self.shared.state).parties.name(index).cloned()
+    }
+
+    /// Index keys of the mailbox messages that a reader may mean.
+    pub(crate) fn mail_keys(self, from: &FromSender, id: &MessageId) -> Vec<u128> {
+        let secret = self.shared.key_secret;
+        let of = |class, party: &str| keys::key(secret, class, party, id.as_str());
+        match from {
+            FromSender::Party(party) => vec![of(Class::Incoming, party.as_str())],
+            FromSender::Unnamed => vec![of(Class::IncomingUnnamed, "")],
+            FromSender::Any => {
+                let state = lock(&self.shared.state);
+                let is_sender = |i: usize| state.parties.counts.get(i).is_some_and(|c| c.is_sender);
+                let named = state.parties.names().iter().enumerate().filter(|(i, _)| is_sender(i + 1));
+                let mut keys: Vec<_> = named.map(|(_, p)| of(Class::Incoming, p.as_str())).collect();
+                if is_sender(0) {
+                    keys.push(of(Class::IncomingUnnamed, ""));
+                }
+                keys
+            }
+        }
+    }
+
+    /// The newest of some mailbox messages, as far as memory can tell. Does not block.
+    pub(crate) fn find_in_memory(self, keys: &[u128]) -> InMemory {
+        let state = lock(&self.shared.state);
+        let found = keys.iter().filter_map(|k| state.live.get(k).map(|e| (*k, *e)));
+        let all_here = keys.iter().all(|k| state.live.contains_key(k));
+        let newest = found.max_by_key(|(_, e)| e.sequence);
+        if !all_here && state.cold_mail > 0 {
+            return InMemory::AskDisk;
+        }
+        match newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())) {
+            Some((key, entry)) => InMemory::Found(key, entry),
+            None => InMemory::Nothing,
+        }
+    }
+
+    /// The newest of some mailbox messages. Blocks.
+    pub(crate) fn find(self, keys: &[u128]) -> Result<Option<(u128, Entry)>> {
+        let mut newest: Option<(u128, Entry)> = None;
+        for key in keys {
+            let here = lock(&self.shared.state).live.get(key).copied();
+            let entry = match (here, &self.shared.cold()) {
+                (Some(entry), _) => Some(entry),
+                (None, Some(cold)) => {
+                    let found = cold.mail(*key).map_err(|e| self.shared.cold_failed(&e))?;
+                    let state = lock(&self.shared.state);
+                    // It may have come to memory (moved in the log) in between.
+                    state.live.get(key).copied().or(found.filter(|e| state.is_valid(e.place)))
+                }
+                (None, None) => None,
+            };
+            if let Some(entry) =
+                entry.filter(|e| newest.as_ref().is_none_or(|(_, n)| n.sequence < e.sequence))
+            {
+                newest = Some((*key, entry));
+            }
+        }
+        Ok(newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())))
+    }
+
+    /// Pending messages of a party after a sequence, memory and disk merged. Blocks when some are on disk.
+    pub(crate) fn pending_entries(
+        self,
+        party: u16,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(u128, Entry)>> {
+        let (mut entries, on_disk) = {
+            let mut state = lock(&self.shared.state);
+            let on_disk = state.parties.count(party).cold_pending > 0;
+            let range = state.pending.range((party, after.0.saturating_add(1))..=(party, u64::MAX));
+            let entries: Vec<_> =
+                range.take(limit).filter_map(|(_, key)| Some((*key, *state.live.get(key)?))).collect();
+            (entries, on_disk)
+        };
+        let Some(cold) = self.shared.cold().filter(|_| on_disk) else { return Ok(entries) };
+        let mut found = Vec::new();
+        for item in cold.pending_after(party, after.0) {
+            let (key, entry) = item.map_err(|e| self.shared.cold_failed(&e))?;
+            if self.is_pending_on_disk(&entry) {
+                found.push((key, entry));
+            }
+            if found.len() >= limit {
+                break;
+            }
+        }
+        entries.extend(found);
+        entries.sort_by_key(|(_, e)| e.sequence);
+        entries.dedup_by_key(|(_, e)| e.sequence);
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    fn is_pending_on_disk(self, entry: &Entry) -> bool {
+        let state = lock(&self.shared.state);
+        state.is_valid(entry.place) && !state.dead.contains_key(&entry.sequence)
+    }
+
+    /// One pending message; `None` when it is pending no more. Blocks when it is on disk.
+    pub(crate) fn pending_entry(self, party: u16, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
+        {
+            let state = lock(&self.shared.state);
+            if let Some(key) = state.pending.get(&(party, sequence.0)) {
+                return Ok(state.live.get(key).map(|e| (*key, *e)));
+            }
+        }
+        let Some(cold) = &self.shared.cold() else { return Ok(None) };
+        let found = cold.pending(party, sequence.0).map_err(|e| self.shared.cold_failed(&e))?;
+        let Some((key, entry)) = found.filter(|(_, e)| self.is_pending_on_disk(e)) else { return Ok(None) };
+        let newer_in_memory =
+            lock(&self.shared.state).live.get(&key).is_some_and(|e| e.sequence > sequence.0);
+        let newer_on_disk = cold.latest_pending(key).map_err(|e| self.shared.cold_failed(&e))?;
+        if newer_in_memory
+            || newer_on_disk.is_some_and(|e| e.sequence > sequence.0 && self.is_pending_on_disk(&e))
+        {
+            // It ends for good with the newer one, or when that one is indexed on disk: once that one is synced.
+            return Ok(None);
+        }
+        Ok(Some((key, entry)))
+    }
+
+    /// Incarnation of an outgoing message, and its receiver's low-water mark. Blocks when some are on disk.
+    pub(crate) fn identity(self, entry: &Entry) -> Result<(Incarnation, u64)> {
+        loop {
+            // Before the list is looked at: what is held now may be pending, and so in the list, a moment later.
+            let (held, relocations) = {
+                let mut state = lock(&self.shared.state);
+                (state.lowest_held(entry.party, entry.incarnation), state.relocations)
+            };
+            let oldest = self.pending_entries(entry.party, Sequence(0), 1)?;
+            let state = lock(&self.shared.state);
+            if state.relocations != relocations {
+                // The oldest may have come from disk to memory between the two looks.
+                continue;
+            }
+            let low_water = match oldest.first() {
+                // With an older incarnation pending the mark stays where it was: a lower mark is always true.
+                Some((_, e)) if e.incarnation != entry.incarnation => 0,
+                Some((_, e)) => e.number.min(entry.number),
+                None => entry.number,
+            };
+            let incarnation = state.incarnations.get(entry.incarnation as usize).copied();
+            let incarnation = incarnation.unwrap_or(Incarnation { started_ms: 0, random: 0 });
+            return Ok((incarnation, held.map_or(low_water, |h| h.min(low_water))));
+        }
+    }
+
+    /// A message's id and payload, from the cache where it is there. Does not block.
+    pub(crate) fn cached(self, entry: &Entry) -> Option<Loaded> {
+        let cached = lock(&self.shared.state).cache.get(entry.sequence)?;
+        Some(Loaded { id: cached.id, payload: cached.payload })
+    }
+
+    /// A message's id. Blocks.
+    pub(crate) fn id(self, entry: &Entry) -> Result<MessageId> {
+        let frame = self.frame(entry)?;
+        self.decode_id(entry, &frame)
+    }
+
+    /// A message's id and payload, verified. Blocks.
+    pub(crate) fn load(self, entry: &Entry) -> Result<Loaded> {
+        if let Some(loaded) = self.cached(entry) {
+            return Ok(loaded);
+        }
+        let frame = self.frame(entry)?;
+        let id = self.decode_id(entry, &frame)?;
+        let payload = match frame.header.kind {
+            Kind::Commit => self.slices(entry, &id, &frame)?,
+            _ => frame.payload(),
+        };
+        Ok(Loaded { id, payload })
+    }
+
+    fn lane(self, place: Place) -> Lane {
+        lock(&self.shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane)
+    }
+
+    fn frame(self, entry: &Entry) -> Result<Frame> {
+        let lane = self.lane(entry.place);
+        let frame = self
+            .shared
+            .log
+            .read(lane, entry.place, entry.frame_len)
+            .map_err(|e| self.read_error(e, lane, entry.place, u64::from(entry.frame_len), "unknown"))?;
+        if frame.header.sequence != entry.sequence
+            || !matches!(frame.header.kind, Kind::Message | Kind::Commit)
+        {
+            let wrong = ReadError::Damaged("another frame stands there".into());
+            return Err(self.read_error(wrong, lane, entry.place, 0, "unknown"));
+        }
+        Ok(frame)
+    }
+
+    fn decode_id(self, entry: &Entry, frame: &Frame) -> Result<MessageId> {
+        let decoded = MessageFields::decode(frame.fields()).ok().and_then(|f| MessageId::new(f.id).ok());
+        decoded.ok_or_else(|| {
+            let wrong = ReadError::Damaged("the fields do not decode".into());
+            self.read_error(wrong, self.lane(entry.place), entry.place, 0, "unknown")
+        })
+    }
+
+    fn slices(self, entry: &Entry, id: &MessageId, frame: &Frame) -> Result<Bytes> {
+        let lane = self.lane(entry.place);
+        let damaged =
+            |what: &str, place| self.read_error(ReadError::Damaged(what.into()), lane, place, 0, id.as_str());
+        let extents = decode_extents(&frame.payload())
+            .map_err(|_| damaged("the list of slices does not decode", entry.place))?;
+        let total: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
+        if total != entry.len {
+            return Err(damaged("the slices are not as long as the message", entry.place));
+        }
+        let mut payload = BytesMut::zeroed(total as usize);
+        let mut rest = &mut payload[..];
+        for extent in extents {
+            let (slice, after) = rest.split_at_mut(extent.len as usize);
+            rest = after;
+            let header = self
+                .shared
+                .log
+                .read_payload_into(lane, extent.place, slice)
+                .map_err(|e| self.read_error(e, lane, extent.place, extent.len.into(), id.as_str()))?;
+            if header.sequence != entry.sequence || header.kind != Kind::Part {
+                return Err(damaged("a slice of another message stands there", extent.place));
+            }
+        }
+        Ok(payload.freeze())
+    }
+
+    fn read_error(self, error: ReadError, lane: Lane, place: Place, len: u64, id: &str) -> StoreError {
+        match error {
+            ReadError::Io(e) => io_error("read", &self.shared.log.path(lane, place.segment), e),
+            ReadError::Damaged(what) => {
+                self.shared.counters.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                report_damage(&self.shared.log, &self.shared.options.data_dir, lane, place, len, &what);
+                StoreError::Damaged {
+                    id: id.to_owned(),
+                    segment: LogFile::Segment(lane, place.segment).name(),
+                    offset: place.offset.into(),
+                    what,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Opening a store: lock, read the log back, bring the index on disk into line, find the end of the log.
+//!
+//! Invariants: opening twice gives the same answers, also when it is cut off half-way; nothing that checks out is
+//! dropped; before anything recovered is promised again, the end of the log is synced.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::account::Account;
+use crate::checkpoint::Checkpoint;
+use crate::cold::{Cold, ColdError};
+use crate::corrupt::{Damage, set_aside};
+use crate::disk::DiskFile;
+use crate::ends::{open_ends, recycle, segment_size, segments_of};
+use crate::error::OpenError;
+use crate::format::{Format, lock_folder, open_io, random_u64, read_or_create};
+use crate::frame::{Class, Kind, MessageFields, Place};
+use crate::inventory::{self, Inventory};
+use crate::log::{Log, ReadError};
+use crate::message::Incarnation;
+use crate::options::{IndexFound, StoreOptions};
+use crate::replay::{DeadRecord, Replay};
+use crate::segment::{LANES, Lane, LogFile, PAGE};
+use crate::spares::Spares;
+use crate::state::{DeadEntry, State};
+use crate::verify::{Verified, from_the_start, is_settled_place, verify};
+use crate::writer::LogEnd;
+
+/// An opened store, before its threads run.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) folder_lock: Arc<dyn DiskFile>,
+    pub(crate) format: Format,
+    pub(crate) log: Log,
+    pub(crate) state: State,
+    pub(crate) ends: [LogEnd; 2],
+    pub(crate) spares: Spares,
+    pub(crate) cold: Option<Arc<Cold>>,
+    pub(crate) segment_bytes: u64,
+    pub(crate) service_seconds: u32,
+    pub(crate) generation: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) index: IndexFound,
+    pub(crate) records: u64,
+    pub(crate) torn_bytes: u64,
+    pub(crate) damaged: u64,
+}
+
+/// Why reading back failed.
+enum Failure {
+    /// The store cannot be opened.
+    Open(OpenError),
+    /// The index on disk gave errors: it is done without.
+    Index(ColdError),
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+/// Opens the store in the folder.
+pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
+    let disk = options.disk.clone();
+    let dir = options.data_dir.as_path();
+    let folder_lock = lock_folder(&*disk, dir)?;
+    let (format, new) = read_or_create(&*disk, dir)?;
+    disk.create_dir(&dir.join("log")).map_err(open_io("create", &dir.join("log")))?;
+    Checkpoint::create_files(&*disk, dir).map_err(open_io("create the checkpoint files in", dir))?;
+    disk.sync_dir(dir).map_err(open_io("sync", dir))?;
+    let mut last_error = String::new();
+    for _ in 0..2 {
+        match read_back(options, &folder_lock, format, new) {
+            Ok(recovered) => return Ok(recovered),
+            Err(Failure::Open(error)) => return Err(error),
+            Err(Failure::Index(error)) => {
+                tracing::warn!(%error, "the index gives errors; it is set aside and made anew from the log");
+                if let Some(path) = disk.index_dir(dir) {
+                    crate::cold::set_aside(&*disk, &path).map_err(open_io("set aside", &path))?;
+                }
+                last_error = error.to_string();
+            }
+        }
+    }
+    let path = disk.index_dir(dir).unwrap_or_default();
+    Err(OpenError::Io { action: "make the index anew in", path, source: io::Error::other(last_error) })
+}
+
+/// Reads everything back, with the index on disk as it is.
+fn read_back(
+    options: &StoreOptions,
+    folder_lock: &Arc<dyn DiskFile>,
+    format: Format,
+    new: bool,
+) -> Result<Recovered, Failure> {
+    let disk = options.disk.clone();
+    let dir = options.data_dir.as_path();
+    let log = Log::new(disk.clone(), dir.join("log"));
+    let (checkpoint, bad_checkpoints) =
+        Checkpoint::read(&*disk, dir, format.store_id).map_err(open_io("read the checkpoint in", dir))?;
+    let mut inventory = inventory::take(&log, dir, format.store_id)?;
+    inventory.damaged += bad_checkpoints;
+    let had_checkpoint = checkpoint.is_some();
+    let checkpoint = checkpoint.unwrap_or_default();
+    give_back_freed(&log, &checkpoint, &mut inventory)?;
+
+    let (cold, existed) = open_cold(options, had_checkpoint)?;
+    let trusted = had_checkpoint && existed;
+    let positions = if trusted { checkpoint.positions } else { from_the_start() };
+    let mut state = restore(options, &checkpoint, &mut inventory);
+    if !trusted {
+        for account in state.accounts.values_mut() {
+            account.cold = crate::account::Digest::default();
+        }
+    }
+    let mut replay = Replay {
+        options,
+        log: &log,
+        secret: format.key_secret,
+        state,
+        settled: Vec::new(),
+        dead: std::collections::HashMap::new(),
+        records: 0,
+        torn_bytes: 0,
+        damaged: inventory.damaged,
+        newest_time: checkpoint.service_seconds,
+        last_incarnation_ms: checkpoint.last_incarnation_ms,
+        slices: None,
+    };
+    let tails = replay_lanes(&mut replay, &positions)?;
+    // sled panics on some damage.
+    let caught = catch_unwind(AssertUnwindSafe(|| catch_up(&mut replay, cold.as_deref(), &positions)));
+    caught.unwrap_or_else(|_| Err(Failure::Index(ColdError("sled panicked while it was read".into()))))?;
+    let incarnation = draw_incarnation(replay.last_incarnation_ms)?;
+    let Replay { mut state, records, torn_bytes, damaged, newest_time, .. } = replay;
+    state.incarnations.push(incarnation);
+    for fifo in &mut state.fifo {
+        fifo.make_contiguous().sort_by_key(|recent| recent.place);
+    }
+    let segment_bytes = segment_size(options)?;
+    let next = inventory.max_id.max(checkpoint.next_segment) + 1;
+    let (ends, spares) = open_ends(&log, &format, &mut state, &mut inventory, tails, segment_bytes, next)?;
+    let index = match (new, trusted) {
+        (true, _) => IndexFound::New,
+        (false, true) => IndexFound::CaughtUp,
+        (false, false) => IndexFound::Rebuilt,
+    };
+    Ok(Recovered {
+        folder_lock: folder_lock.clone(),
+        format,
+        log,
+        state,
+        ends,
+        spares,
+        cold,
+        segment_bytes,
+        service_seconds: newest_time,
+        generation: checkpoint.generation,
+        incarnation,
+        index,
+        records,
+        torn_bytes,
+        damaged,
+    })
+}
+
+/// Segments that the checkpoint knows as given back, and whose files still have their old names.
+fn give_back_freed(log: &Log, checkpoint: &Checkpoint, inventory: &mut Inventory) -> Result<(), OpenError> {
+    let freed: Vec<_> = inventory
+        .segments
+        .iter()
+        .filter(|(id, _)| {
+            **id < checkpoint.next_segment && !checkpoint.segments.iter().any(|(k, _)| k == *id)
+        })
+        .map(|(id, held)| (*id, held.lane))
+        .collect();
+    for (id, lane) in freed {
+        recycle(log, lane, id)?;
+        inventory.segments.remove(&id);
+        inventory.free.push(id);
+    }
+    Ok(())
+}
+
+fn open_cold(options: &StoreOptions, trusted: bool) -> Result<(Option<Arc<Cold>>, bool), Failure> {
+    let Some(path) = options.disk.index_dir(&options.data_dir) else { return Ok((None, false)) };
+    let (cold, existed) = match Cold::open(&*options.disk, &path) {
+        Ok(opened) => opened,
+        Err(error) if error.is_locked() => {
+            let source = io::Error::other(error.to_string());
+            return Err(Failure::Open(OpenError::Io { action: "open the index in", path, source }));
+        }
+        Err(error) => {
+            tracing::warn!(%error, "going on without an index on disk: everything is indexed in memory");
+            return Ok((None, false));
+        }
+    };
+    if existed && !trusted {
+        cold.clear().map_err(Failure::Index)?;
+    }
+    Ok((Some(Arc::new(cold)), existed))
+}
+
+/// The state as the checkpoint has it, for the segments that exist.
+fn restore(options: &StoreOptions, checkpoint: &Checkpoint, inventory: &mut Inventory) -> State {
+    let mut state = State::new(options.cache_bytes);
+    state.last_sequence = checkpoint.last_sequence;
+    state.delivered = checkpoint.delivered.clone();
+    state.incarnations.clone_from(&checkpoint.incarnations);
+    for party in &checkpoint.parties {
+        state.parties.intern(party);
+    }
+    for (id, account) in &checkpoint.segments {
+        match inventory.segments.get(id) {
+            Some(held) => {
+                state.accounts.insert(*id, Account { size: held.size, ..account.clone() });
+            }
+            None if account.cold.count > 0 && !account.was_empty => {
+                inventory.damaged += 1;
+                tracing::error!(
+                    segment = id,
+                    messages = account.cold.count,
+                    "a log segment is missing; the messages in it are lost: restore the data folder from a copy that has it"
+                );
+            }
+            None => {}
+        }
+    }
+    for (id, held) in &inventory.segments {
+        state.accounts.entry(*id).or_insert_with(|| Account::new(held.lane, held.size, PAGE as u32));
+    }
+    state
+}
+
+/// Reads both lanes from their positions on; gives where each ends.
+fn replay_lanes(
+    replay: &mut Replay<'_>,
+    positions: &[Place; 2],
+) -> Result<[Option<(u32, u64)>; 2], OpenError> {
+    let mut tails = [None; 2];
+    for lane in LANES {
+        let position = positions[lane.index()];
+        let ids = segments_of(&replay.state, lane);
+        replay.watch_slices(position);
+        for id in ids {
+            if id < position.segment {
+                seal(&mut replay.state, id, None);
+                tails[lane.index()] = Some((id, u64::MAX));
+                continue;
+            }
+            let from = if id == position.segment { u64::from(position.offset) } else { PAGE };
+            let end = replay.segment(lane, id, from, u64::MAX)?;
+            seal(&mut replay.state, id, Some(end.offset));
+            if end.offset > PAGE || tails[lane.index()].is_none() {
+                tails[lane.index()] = Some((id, end.offset));
+            }
+        }
+        replay.finish_slices(lane, tails[lane.index()])?;
+    }
+    Ok(tails)
+}
+
+/// Every segment counts as sealed until the lane's last is known.
+fn seal(state: &mut State, id: u32, end: Option<u64>) {
+    if let Some(account) = state.accounts.get_mut(&id) {
+        account.sealed = true;
+        account.tail = end.map_or(account.size, |end| end as u32);
+    }
+}
+
+/// Applies the records that end messages, and brings memory and the index on disk into line.
+fn catch_up(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 2]) -> Result<(), Failure> {
+    settle_all(replay, cold, positions).map_err(Failure::Index)?;
+    let verified = match cold {
+        Some(cold) => verify(replay, cold, positions).map_err(Failure::Index)?,
+        None => Verified::default(),
+    };
+    for id in &verified.wrong {
+        let Some(lane) = replay.state.accounts.get(id).map(|a| a.lane) else { continue };
+        let position = positions[lane.index()];
+        let until = if *id == position.segment { u64::from(position.offset) } else { u64::MAX };
+        if *id <= position.segment {
+            replay.segment(lane, *id, PAGE, until)?;
+        }
+    }
+    if let Some(cold) = cold.filter(|_| !verified.wrong.is_empty()) {
+        reconcile(replay, cold, positions, &verified).map_err(Failure::Index)?;
+    }
+    settle_all(replay, cold, positions).map_err(Failure::Index)?;
+    bury_all(replay);
+    Ok(())
+}
+
+/// Ends the messages that the log says are settled.
+fn settle_all(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 2]) -> Result<(), ColdError> {
+    let settled = std::mem::take(&mut replay.settled);
+    for (sequence, fields) in &settled {
+        let (sequence, fields) = (*sequence, *fields);
+        let state = &mut replay.state;
+        if fields.dead_letter {
+            if let Some(record) = replay.dead.remove(&sequence) {
+                state.mark_dead(record.death.place);
+            }
+            if let Some(letter) = cold.map(|c| c.dead(sequence)).transpose()?.flatten() {
+                expect_no_more(state, positions, sequence, letter.death.place);
+            }
+        }
+        // What is older under the key ended with it.
+        if let Some(entry) = state.live.get(&fields.key).copied().filter(|e| e.sequence <= sequence) {
+            state.remove(fields.key, entry.sequence);
+        }
+        expect_no_more(state, positions, sequence, fields.place);
+        let Some(cold) = cold else { continue };
+        for old in [cold.mail(fields.key)?, cold.latest_pending(fields.key)?].into_iter().flatten() {
+            if old.sequence <= sequence {
+                expect_no_more(state, positions, old.sequence, old.place);
+            }
+        }
+    }
+    // Kept: segments that are read again may hold what they end.
+    replay.settled.extend(settled);
+    Ok(())
+}
+
+/// Marks a frame dead, and takes it out of what the index on disk must hold.
+fn expect_no_more(state: &mut State, positions: &[Place; 2], sequence: u64, place: Place) {
+    if let Some(account) = state.accounts.get_mut(&place.segment)
+        && !account.is_dead(place.offset)
+    {
+        if is_settled_place(positions, account.lane, place) && account.cold.count > 0 {
+            account.cold.remove(sequence, place);
+        }
+        account.mark_dead(place.offset);
+    }
+}
+
+/// After segments were read again: the newest of memory and index on disk wins.
+fn reconcile(
+    replay: &mut Replay<'_>,
+    cold: &Cold,
+    positions: &[Place; 2],
+    verified: &Verified,
+) -> Result<(), ColdError> {
+    let again: Vec<_> = LANES
+        .iter()
+        .flat_map(|lane| replay.state.fifo[lane.index()].iter().map(|r| (*lane, *r)))
+        .filter(|(lane, recent)| is_settled_place(positions, *lane, recent.place))
+        .map(|(_, recent)| recent)
+        .collect();
+    for recent in again {
+        let state = &mut replay.state;
+        if verified.dead_messages.contains(&recent.place) {
+            state.unindex(recent.key, recent.sequence);
+            continue;
+        }
+        let Some(entry) = state.live.get(&recent.key).copied().filter(|e| e.sequence == recent.sequence)
+        else {
+            continue;
+        };
+        let known = if entry.class == Class::Outgoing {
+            cold.latest_pending(recent.key)?
+        } else {
+            cold.mail(recent.key)?
+        };
+        match known {
+            Some(other) if other.sequence > entry.sequence && state.is_valid(other.place) => {
+                state.remove(recent.key, recent.sequence);
+            }
+            Some(other) if other.sequence < entry.sequence => state.remove_cold(&other),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Turns the messages of dead-letter records into dead letters.
+fn bury_all(replay: &mut Replay<'_>) {
+    let mut records: Vec<_> = std::mem::take(&mut replay.dead).into_iter().collect();
+    records.sort_by_key(|(sequence, _)| *sequence);
+    for (sequence, DeadRecord { key, message, death }) in records {
+        let time = replay.newest_time;
+        let in_memory = replay.state.live.get(&key).copied().filter(|e| e.sequence == sequence);
+        if let Some(entry) = in_memory {
+            replay.state.bury(key, entry, death, false, time);
+            continue;
+        }
+        if !replay.state.is_valid(message) {
+            replay.state.mark_dead(death.place);
+            continue;
+        }
+        match read_entry(replay, message) {
+            Ok((key, entry)) => {
+                replay.state.account(&entry, true);
+                replay.state.enter_dead(DeadEntry { key, entry, death }, time);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    sequence,
+                    ?error,
+                    "the message of a dead letter cannot be read; the letter is dropped"
+                );
+                replay.damaged += 1;
+                replay.state.mark_dead(death.place);
+            }
+        }
+    }
+}
+
+fn read_entry(replay: &mut Replay<'_>, place: Place) -> Result<(u128, crate::state::Entry), ReadError> {
+    let lane = replay.state.accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
+    let frame = replay.log.read(lane, place, 0)?;
+    let wrong = || ReadError::Damaged("not a message".into());
+    if !matches!(frame.header.kind, Kind::Message | Kind::Commit) {
+        return Err(wrong());
+    }
+    MessageFields::decode(frame.fields()).map_err(|_| wrong())?;
+    replay.message(place, &frame.header, frame.fields()).map_err(|_| wrong())
+}
+
+fn draw_incarnation(last_ms: u64) -> Result<Incarnation, OpenError> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Incarnation { started_ms: (now.as_millis() as u64).max(last_ms + 1), random: random_u64()? })
+}
+
+/// Reports damage met when a message was read.
+pub(crate) fn report_damage(log: &Log, data_dir: &Path, lane: Lane, place: Place, len: u64, what: &str) {
+    let name = LogFile::Segment(lane, place.segment).name();
+    if let Ok(file) = log.file(lane, place.segment) {
+        let damage = Damage { segment: &name, offset: place.offset.into(), len, what };
+        set_aside(&*log.disk, data_dir, &*file, &damage);
+    }
+}

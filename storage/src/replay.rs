@@ -1,0 +1,235 @@
+//! Reads the log back into the index in memory.
+//!
+//! Opening after a clean stop, after a crash, and making the index anew are this one path: they differ only in the
+//! place where reading starts. Invariant: the outcome does not depend on the order in which frames are met, since the
+//! highest sequence wins and records that end messages are applied after all messages are in.
+
+use std::collections::HashMap;
+use std::io;
+
+use crate::codec::Short;
+use crate::corrupt::{Damage, set_aside};
+use crate::disk::write_all_at;
+use crate::error::OpenError;
+use crate::format::open_io;
+use crate::frame::{
+    Class, DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, decode_extents,
+};
+use crate::keys;
+use crate::log::Log;
+use crate::message::{DeliveryIdentity, PartyId};
+use crate::options::StoreOptions;
+use crate::scan::{End, Found, scan};
+use crate::segment::{Lane, PAGE};
+use crate::state::{Death, Entry, State};
+
+/// Un-synced bytes behind the last sync: one batch, its padding and page.
+pub(crate) const MAX_UNSYNCED: u64 = 17 << 20;
+
+/// A dead-letter record, its message not yet looked up.
+#[derive(Debug)]
+pub(crate) struct DeadRecord {
+    pub(crate) key: u128,
+    pub(crate) message: Place,
+    pub(crate) death: Death,
+}
+
+/// The slices met while a lane is replayed. A commit frame can survive a power cut that its slices did not: they
+/// may be of one write.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    /// What is below was synced.
+    from: Place,
+    /// Sequence and payload bytes.
+    met: HashMap<Place, (u64, u32)>,
+    /// Commit frames with missing slices.
+    unfinished: Vec<(Place, Header, Vec<u8>)>,
+}
+
+/// Replays into a state.
+#[derive(Debug)]
+pub(crate) struct Replay<'a> {
+    pub(crate) options: &'a StoreOptions,
+    pub(crate) log: &'a Log,
+    pub(crate) secret: (u64, u64),
+    pub(crate) state: State,
+    pub(crate) settled: Vec<(u64, SettleFields)>,
+    pub(crate) dead: HashMap<u64, DeadRecord>,
+    pub(crate) records: u64,
+    pub(crate) torn_bytes: u64,
+    pub(crate) damaged: u64,
+    pub(crate) newest_time: u32,
+    pub(crate) last_incarnation_ms: u64,
+    pub(crate) slices: Option<Slices>,
+}
+
+impl Replay<'_> {
+    /// Reads one segment from `from` on, up to `until`.
+    pub(crate) fn segment(&mut self, lane: Lane, id: u32, from: u64, until: u64) -> Result<End, OpenError> {
+        let path = self.log.path(lane, id);
+        let file = self.log.file(lane, id).map_err(open_io("open", &path))?;
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut unknown = None;
+        let end = scan(&*file, id, from.max(PAGE), MAX_UNSYNCED, |found| {
+            match found {
+                Found::Frame(place, header, body) if u64::from(place.offset) < until => {
+                    self.frame(place, &header, body).map_err(|Short| {
+                        io::Error::other(format!("frame at {} checks out and does not decode", place.offset))
+                    })?;
+                }
+                Found::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
+                Found::Damaged(offset, len) if offset < until => {
+                    self.damaged += 1;
+                    let what = "bytes that are no frame, with frames behind them";
+                    set_aside(
+                        &*self.log.disk,
+                        &self.options.data_dir,
+                        &*file,
+                        &Damage { segment: &name, offset, len, what },
+                    );
+                }
+                Found::Frame(..) | Found::Damaged(..) => {}
+            }
+            Ok(())
+        })
+        .map_err(open_io("read", &path))?;
+        if let Some((place, kind)) = unknown {
+            let what = format!(
+                "holds a frame of unknown kind {kind} at offset {}; run the version that wrote it, or a newer one",
+                place.offset
+            );
+            return Err(OpenError::Format { path, what });
+        }
+        if end.torn > 0 && end.offset < until {
+            self.torn_bytes += end.torn;
+            let what = "an unfinished frame at the end of the log";
+            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what };
+            set_aside(&*self.log.disk, &self.options.data_dir, &*file, &damage);
+        }
+        Ok(end)
+    }
+
+    fn frame(&mut self, place: Place, header: &Header, body: &[u8]) -> Result<(), Short> {
+        self.records += 1;
+        self.newest_time = self.newest_time.max(header.time);
+        self.state.last_sequence = self.state.last_sequence.max(header.sequence);
+        let fields = body.get(..header.fields_len.into()).ok_or(Short)?;
+        match header.kind {
+            Kind::Part => {
+                if let Some(slices) = &mut self.slices {
+                    slices.met.insert(place, (header.sequence, header.body_len));
+                }
+            }
+            Kind::Commit if !self.is_whole(header, body)? => {
+                if let Some(slices) = &mut self.slices {
+                    slices.unfinished.push((place, *header, body.to_vec()));
+                }
+            }
+            Kind::Message | Kind::Commit => {
+                let (key, entry) = self.message(place, header, fields)?;
+                if self.state.is_valid(place) {
+                    self.state.insert(key, entry, header.time);
+                }
+            }
+            Kind::Settle => self.settled.push((header.sequence, SettleFields::decode(fields)?)),
+            Kind::Dead => {
+                let f = DeadFields::decode(fields)?;
+                if self.state.is_valid(place) {
+                    let death = Death {
+                        reason: f.reason,
+                        text: f.text.into(),
+                        place,
+                        frame_len: HEADER_BYTES as u32 + header.body_len,
+                    };
+                    let record = DeadRecord { key: f.key, message: f.place, death };
+                    self.dead.insert(header.sequence, record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From here on, the lane's commit frames are held against the slices that are met.
+    pub(crate) fn watch_slices(&mut self, from: Place) {
+        self.slices = Some(Slices { from, met: HashMap::new(), unfinished: Vec::new() });
+    }
+
+    fn is_whole(&self, commit: &Header, body: &[u8]) -> Result<bool, Short> {
+        let Some(slices) = &self.slices else { return Ok(true) };
+        let extents = decode_extents(body.get(commit.fields_len.into()..).ok_or(Short)?)?;
+        let met = |place| slices.met.get(place);
+        Ok(extents.iter().all(|e| e.place < slices.from || met(&e.place) == Some(&(commit.sequence, e.len))))
+    }
+
+    /// Decides about commit frames with missing slices, the lane's end being known. In what the last write may have
+    /// left, they were never accepted and go: nothing of theirs may replace or be taken for an accepted message.
+    /// Elsewhere that is damage, and who asks for the message is told.
+    pub(crate) fn finish_slices(&mut self, lane: Lane, end: Option<(u32, u64)>) -> Result<(), OpenError> {
+        let unfinished = self.slices.take().map(|s| s.unfinished).unwrap_or_default();
+        for (place, header, body) in unfinished {
+            let path = self.log.path(lane, place.segment);
+            let is_torn = end.is_some_and(|(segment, offset)| {
+                segment == place.segment && offset <= u64::from(place.offset) + MAX_UNSYNCED
+            });
+            if is_torn {
+                tracing::warn!(
+                    offset = place.offset,
+                    "a large message whose slices were not all written; it was never accepted"
+                );
+                self.torn_bytes += header.frame_len();
+                self.demote(lane, place, header).map_err(open_io("clear the end of", &path))?;
+            } else {
+                let wrong = |Short| io::Error::other(format!("frame at {} does not decode", place.offset));
+                self.frame(place, &header, &body).map_err(wrong).map_err(open_io("read", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a commit frame one that nothing refers to, for good. Synced with the end of the log.
+    fn demote(&self, lane: Lane, place: Place, header: Header) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        Header { kind: Kind::Part, fields_len: 0, ..header }.encode(place, &mut bytes);
+        write_all_at(&*self.log.file(lane, place.segment)?, &bytes, place.offset.into())
+    }
+
+    /// The index entry of a message frame; remembers its delivery, party and incarnation.
+    pub(crate) fn message(
+        &mut self,
+        place: Place,
+        header: &Header,
+        fields: &[u8],
+    ) -> Result<(u128, Entry), Short> {
+        let f = MessageFields::decode(fields)?;
+        let party = match f.class {
+            Class::IncomingUnnamed => 0,
+            Class::Outgoing | Class::Incoming => {
+                self.state.parties.intern(&PartyId::new(f.party).map_err(|_| Short)?)
+            }
+        };
+        let incarnation = if f.class == Class::Outgoing {
+            self.last_incarnation_ms = self.last_incarnation_ms.max(f.incarnation.started_ms);
+            self.state.incarnation_index(f.incarnation)
+        } else {
+            if f.number > 0 {
+                let identity =
+                    DeliveryIdentity { incarnation: f.incarnation, number: f.number, low_water: f.low_water };
+                self.state.delivered.add(party, &identity, f.ordinal);
+            }
+            f.ordinal
+        };
+        let entry = Entry {
+            sequence: header.sequence,
+            len: f.len,
+            number: f.number,
+            place,
+            frame_len: HEADER_BYTES as u32 + header.body_len,
+            first_segment: f.first_segment,
+            time: header.time,
+            incarnation,
+            party,
+            class: f.class,
+        };
+        Ok((keys::key(self.secret, f.class, f.party, f.id), entry))
+    }
+}

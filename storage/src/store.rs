@@ -1,0 +1,219 @@
+//! The embedded store: opens, runs its threads, and gives the [`Engine`] face to callers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::accept::{Intake, PERMIT_BYTES};
+use crate::account::Account;
+use crate::disk::DiskFile;
+use crate::engine::{Engine, Observer, StoreState};
+use crate::error::{OpenError, Result, StoreError};
+use crate::keeper::Keeper;
+use crate::log::lock;
+use crate::options::{OpenReport, StoreOptions};
+use crate::recovery::{Recovered, recover};
+use crate::segment::{LANES, PAGE};
+use crate::shared::{Counters, Shared};
+use crate::space::Space;
+use crate::state::State;
+use crate::writer::LaneWriter;
+
+/// The embedded store of one data folder.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) intake: Intake,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Debug, Default)]
+struct Threads {
+    writers: Vec<JoinHandle<()>>,
+    helpers: Vec<JoinHandle<()>>,
+    folder_lock: Option<Arc<dyn DiskFile>>,
+}
+
+impl Store {
+    /// Opens the store in `options.data_dir`. Blocks: call it off the async workers.
+    pub fn open(
+        options: StoreOptions,
+        observer: Arc<dyn Observer>,
+    ) -> std::result::Result<(Arc<dyn Engine>, OpenReport), OpenError> {
+        let started = Instant::now();
+        let recovered = recover(&options)?;
+        let mut report = report(&recovered);
+        let store = Self::start(options, observer, recovered)?;
+        report.took = started.elapsed();
+        Ok((Arc::new(store), report))
+    }
+
+    fn start(
+        options: StoreOptions,
+        observer: Arc<dyn Observer>,
+        recovered: Recovered,
+    ) -> std::result::Result<Self, OpenError> {
+        let permits = u32::try_from((options.queue_bytes / PERMIT_BYTES).max(1)).unwrap_or(u32::MAX >> 3);
+        let permits = permits.min(u32::MAX >> 3);
+        let service_base =
+            u64::from(recovered.service_seconds).saturating_sub(options.clock.elapsed().as_secs());
+        let shared = Arc::new(Shared {
+            store_id: recovered.format.store_id,
+            key_secret: recovered.format.key_secret,
+            log: recovered.log,
+            state: Mutex::new(recovered.state),
+            queues: Default::default(),
+            progress: Default::default(),
+            space: Space::new(recovered.segment_bytes),
+            spares: recovered.spares,
+            index: Mutex::new(recovered.cold),
+            segment_bytes: recovered.segment_bytes,
+            observer,
+            status: watch::channel(StoreState::Serving).0,
+            counters: Counters { damaged: AtomicU64::new(recovered.damaged), ..Counters::default() },
+            service_base: AtomicU64::new(service_base),
+            unfinished_from: AtomicU64::new(u64::MAX),
+            small_wrote: AtomicU64::new(0),
+            disk_low: AtomicBool::new(false),
+            cold_dirty: AtomicBool::new(true),
+            spilled: Notify::new(),
+            stopping: AtomicBool::new(false),
+            wake_keeper: Condvar::new(),
+            keeper_lock: Mutex::new(()),
+            options,
+        });
+        let keeper = Keeper {
+            shared: shared.clone(),
+            generation: recovered.generation,
+            last_incarnation_ms: recovered.incarnation.started_ms,
+            last_checkpoint: Instant::now(),
+            freed: Vec::new(),
+        };
+        keeper.refresh_space();
+        let mut threads = Threads { folder_lock: Some(recovered.folder_lock), ..Threads::default() };
+        for (lane, end) in LANES.into_iter().zip(recovered.ends) {
+            let writer = LaneWriter::new(shared.clone(), lane, end);
+            let name = if lane == crate::segment::Lane::Small { "petnet-small" } else { "petnet-bulk" };
+            let guard = PoisonOnPanic(shared.clone());
+            threads.writers.push(spawn(name, move || guard.over(|| writer.run()))?);
+        }
+        let guard = PoisonOnPanic(shared.clone());
+        threads.helpers.push(spawn("petnet-keeper", move || guard.over(|| keeper.run()))?);
+        let preparing = shared.clone();
+        threads.helpers.push(spawn("petnet-prepare", move || {
+            let shared = &preparing;
+            shared.spares.run(&shared.log, shared.store_id, shared.segment_bytes as u32, |lane, ready| {
+                lock(&shared.state).add_segment(ready.id, Account::new(lane, ready.size, PAGE as u32));
+            });
+        })?);
+        let intake = Intake {
+            shared: shared.clone(),
+            room: [(); 2].map(|()| Arc::new(Semaphore::new(permits as usize))),
+            permits,
+            one_at_a_time: tokio::sync::Mutex::new(()),
+        };
+        Ok(Self { shared, intake, threads: Mutex::new(threads) })
+    }
+}
+
+impl Store {
+    /// See [`Engine::close`].
+    pub(crate) async fn close_now(&self) -> Result<()> {
+        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        let shared = self.shared.clone();
+        let stopped = tokio::task::spawn_blocking(move || stop(&shared, &mut threads)).await;
+        stopped.map_err(|_| StoreError::Closed)?
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::result::Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|source| OpenError::Io {
+        action: "start the thread",
+        path: name.into(),
+        source,
+    })
+}
+
+/// A thread of the store that panics takes the store out of service instead of leaving callers waiting.
+struct PoisonOnPanic(Arc<Shared>);
+
+impl PoisonOnPanic {
+    fn over(&self, work: impl FnOnce()) {
+        let Self(_watched) = self;
+        work();
+    }
+}
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison("a thread of the store panicked; this is a bug, see the log");
+            for queue in &self.0.queues {
+                queue.close_and_drop();
+            }
+        }
+    }
+}
+
+fn report(recovered: &Recovered) -> OpenReport {
+    let state: &State = &recovered.state;
+    OpenReport {
+        incarnation: recovered.incarnation,
+        pending: state.parties.counts.iter().map(|c| c.pending).sum(),
+        mailbox: state.mailbox,
+        dead_letters: state.dead.len() as u64 + state.cold_dead,
+        replayed: recovered.records,
+        torn_bytes: recovered.torn_bytes,
+        damaged: recovered.damaged,
+        index: recovered.index,
+        took: std::time::Duration::ZERO,
+    }
+}
+
+/// Writes what is queued, takes a last checkpoint, ends the threads, gives the folder up.
+fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
+    shared.status.send_if_modified(|state| {
+        let serving = *state == StoreState::Serving;
+        if serving {
+            *state = StoreState::Closed;
+        }
+        serving
+    });
+    let failed = |state: &StoreState| match state {
+        StoreState::Poisoned(why) => Err(StoreError::Poisoned(why.clone())),
+        _ => Ok(()),
+    };
+    for queue in &shared.queues {
+        queue.close();
+    }
+    for writer in threads.writers.drain(..) {
+        // A panicked writer has answered by dropping what it held.
+        drop(writer.join());
+    }
+    {
+        let _guard = lock(&shared.keeper_lock);
+        shared.stopping.store(true, Ordering::Release);
+        shared.wake_keeper.notify_all();
+    }
+    shared.spares.stop();
+    for helper in threads.helpers.drain(..) {
+        drop(helper.join());
+    }
+    lock(&shared.index).take();
+    threads.folder_lock.take();
+    let state = shared.status.borrow().clone();
+    failed(&state)
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        if !threads.writers.is_empty() {
+            // Not closed: as after a kill, nothing more is promised, but the threads must end.
+            drop(stop(&self.shared, &mut threads));
+        }
+    }
+}

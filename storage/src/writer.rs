@@ -1,0 +1,363 @@
+//! One thread per lane: takes what is queued, writes it in one go, syncs once, answers all.
+//!
+//! There is no timer: a batch is what arrived during the last sync. Order of one step: write, make visible, sync,
+//! answer. Invariants: no answer of success leaves before the sync that covers the frame; after a failed write or
+//! sync nothing is written any more; a segment is left only after its last write is synced.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::batch::Batch;
+use crate::disk::DiskFile;
+use crate::error::StoreError;
+use crate::frame::{Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, encode_extents, frame_len};
+use crate::job::{Append, Job, Large, Reply};
+use crate::log::{io_error, lock};
+use crate::publish::{AfterSync, Written, publish};
+use crate::segment::Lane;
+use crate::shared::Shared;
+
+/// Largest write in bytes.
+const BATCH_BYTES: u64 = 16 << 20;
+/// Largest write of the bulk lane while small messages flow: bounds how long their sync waits behind it.
+const BULK_BATCH_BESIDE_SMALL: u64 = 1 << 20;
+/// Large messages written side by side; further ones wait their turn.
+const MAX_INTERLEAVED: usize = 64;
+
+/// A large message that is being written.
+#[derive(Debug)]
+struct Active {
+    ticket: u64,
+    large: Box<Large>,
+    extents: Vec<Extent>,
+}
+
+/// Where a lane's log ends.
+#[derive(Debug)]
+pub(crate) struct LogEnd {
+    pub(crate) segment: u32,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) size: u32,
+    /// Where the next frame goes.
+    pub(crate) end: u64,
+    /// What the last page holds up to there.
+    pub(crate) tail: Vec<u8>,
+}
+
+/// The writer of one lane.
+#[derive(Debug)]
+pub(crate) struct LaneWriter {
+    shared: Arc<Shared>,
+    lane: Lane,
+    at: LogEnd,
+    staged: Vec<u8>,
+    backlog: VecDeque<Job>,
+    actives: VecDeque<Active>,
+    barriers: VecDeque<(u64, Reply)>,
+    tickets: u64,
+    full: bool,
+}
+
+impl LaneWriter {
+    pub(crate) fn new(shared: Arc<Shared>, lane: Lane, at: LogEnd) -> Self {
+        shared.space.set_left(lane, u64::from(at.size).saturating_sub(at.end));
+        Self {
+            shared,
+            lane,
+            at,
+            staged: Vec::new(),
+            backlog: VecDeque::new(),
+            actives: VecDeque::new(),
+            barriers: VecDeque::new(),
+            tickets: 0,
+            full: false,
+        }
+    }
+
+    /// Writes until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        loop {
+            let idle = self.backlog.is_empty() && self.actives.is_empty() && self.barriers.is_empty();
+            let open = self.shared.queues[self.lane.index()].take(idle, &mut self.backlog).is_some();
+            if let Some(error) = self.poisoned() {
+                self.fail_all(&error);
+            } else if let Err(error) = self.step() {
+                self.fail_all(&error);
+            }
+            let empty = self.backlog.is_empty() && self.actives.is_empty() && self.barriers.is_empty();
+            if !open && empty {
+                return;
+            }
+        }
+    }
+
+    fn poisoned(&self) -> Option<StoreError> {
+        // Closing still writes what is queued.
+        self.shared.state_error().filter(|e| matches!(e, StoreError::Poisoned(_)))
+    }
+
+    fn step(&mut self) -> Result<(), StoreError> {
+        if self.full {
+            self.roll()?;
+        }
+        let mut batch =
+            Batch::new(self.at.segment, self.at.end, &self.at.tail, std::mem::take(&mut self.staged));
+        let mut written = Vec::new();
+        self.fill(&mut batch, &mut written);
+        if batch.len() == 0 {
+            self.staged = batch.into_staged();
+        } else {
+            self.write(batch, written)?;
+        }
+        self.note_unfinished();
+        self.answer_barriers();
+        if self.at.end > u64::from(self.at.size / 4) {
+            self.shared.spares.want(self.lane);
+        }
+        Ok(())
+    }
+
+    /// Takes frames until the batch, the segment or the work is at its end.
+    fn fill(&mut self, batch: &mut Batch, written: &mut Vec<Written>) {
+        let limit = self.batch_limit();
+        while batch.len() < limit
+            && !self.full
+            && self.actives.len() < MAX_INTERLEAVED
+            && let Some(job) = self.backlog.pop_front()
+        {
+            match job {
+                Job::Append(append) => {
+                    if let Err(append) = self.push(batch, append, written) {
+                        self.backlog.push_front(Job::Append(append));
+                    }
+                }
+                Job::Large(large) => {
+                    self.tickets += 1;
+                    self.actives.push_back(Active { ticket: self.tickets, large, extents: Vec::new() });
+                }
+                Job::Barrier(reply) => self.barriers.push_back((self.tickets, reply)),
+            }
+        }
+        while batch.len() < limit
+            && !self.full
+            && let Some(mut active) = self.actives.pop_front()
+        {
+            if active.extents.len() < active.large.slice_crcs.len() {
+                self.push_slice(batch, &mut active);
+                // Round-robin: the next slice of this message comes after one of each other.
+                self.actives.push_back(active);
+            } else if let Err(active) = self.push_commit(batch, active, written) {
+                self.actives.push_front(active);
+            }
+        }
+        // Only ever down here: a message whose end is in this batch is unfinished until the batch is entered.
+        if let Some(first) = self.first_unfinished() {
+            self.shared.unfinished_from.fetch_min(first, Ordering::AcqRel);
+        }
+    }
+
+    /// Lowest segment that holds slices of a message whose end is not written.
+    fn first_unfinished(&self) -> Option<u64> {
+        self.actives.iter().filter_map(|a| a.extents.first()).map(|e| u64::from(e.place.segment)).min()
+    }
+
+    fn note_unfinished(&self) {
+        if self.lane == Lane::Bulk {
+            self.shared.unfinished_from.store(self.first_unfinished().unwrap_or(u64::MAX), Ordering::Release);
+        }
+    }
+
+    fn batch_limit(&self) -> u64 {
+        match self.lane {
+            Lane::Bulk if self.shared.small_is_busy() => BULK_BATCH_BESIDE_SMALL,
+            _ => BATCH_BYTES,
+        }
+    }
+
+    /// True when a body of `len` bytes fits behind the batch; else the segment is full.
+    fn fits(&mut self, batch: &Batch, len: u32) -> bool {
+        let fits = u64::from(batch.place().offset) + frame_len(len) <= u64::from(self.at.size);
+        self.full = !fits;
+        fits
+    }
+
+    #[expect(clippy::result_large_err, reason = "hands the job back")]
+    fn push(&mut self, batch: &mut Batch, append: Append, written: &mut Vec<Written>) -> Result<(), Append> {
+        let header = Header {
+            kind: append.kind,
+            fields_len: append.fields.len() as u16,
+            body_len: (append.fields.len() + append.payload.len()) as u32,
+            body_crc: append.crc,
+            sequence: append.sequence,
+            time: append.time,
+        };
+        if !self.fits(batch, header.body_len) {
+            return Err(append);
+        }
+        let place = batch.push(&header, &append.fields, &append.payload);
+        let frame_len = (HEADER_BYTES as u32) + header.body_len;
+        written.push(Written { place, frame_len, first_segment: 0, append });
+        Ok(())
+    }
+
+    fn push_slice(&mut self, batch: &mut Batch, active: &mut Active) {
+        let at = active.extents.len() * SLICE_BYTES;
+        let payload = &active.large.payload;
+        let slice = payload.slice(at..payload.len().min(at + SLICE_BYTES));
+        let header = Header {
+            kind: Kind::Part,
+            fields_len: 0,
+            body_len: slice.len() as u32,
+            body_crc: active.large.slice_crcs[active.extents.len()],
+            sequence: active.large.commit.sequence,
+            time: active.large.commit.time,
+        };
+        if self.fits(batch, header.body_len) {
+            let place = batch.push(&header, &[], &slice);
+            active.extents.push(Extent { place, len: slice.len() as u32 });
+        }
+    }
+
+    fn push_commit(
+        &mut self,
+        batch: &mut Batch,
+        mut active: Active,
+        written: &mut Vec<Written>,
+    ) -> Result<(), Active> {
+        let commit = &mut active.large.commit;
+        let first = active.extents.first().map_or(self.at.segment, |e| e.place.segment);
+        // The fields end with the segment of the first slice.
+        let at = commit.fields.len() - 4;
+        commit.fields[at..].copy_from_slice(&first.to_le_bytes());
+        let mut extents = Vec::with_capacity(active.extents.len() * 12);
+        encode_extents(&active.extents, &mut extents);
+        if !self.fits(batch, (commit.fields.len() + extents.len()) as u32) {
+            return Err(active);
+        }
+        let mut append = active.large.commit;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&append.fields);
+        crc.update(&extents);
+        append.crc = crc.finalize();
+        append.payload = Bytes::from(extents);
+        if self.push(batch, append, written).is_ok()
+            && let Some(last) = written.last_mut()
+        {
+            last.first_segment = first;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut batch: Batch, written: Vec<Written>) -> Result<(), StoreError> {
+        batch.finish(self.at.size.into());
+        let result = self.at.file.write_at(&mut batch.slices(), batch.start());
+        if let Err(e) = result {
+            return Err(self.broken("write to", e, written));
+        }
+        (self.at.end, self.staged) = batch.into_tail(&mut self.at.tail);
+        self.shared.space.set_left(self.lane, u64::from(self.at.size).saturating_sub(self.at.end));
+        let tail = Place { segment: self.at.segment, offset: self.at.end as u32 };
+        let AfterSync { replies, ended } = publish(&self.shared, self.lane, tail, written);
+        if let Err(e) = self.at.file.sync_data() {
+            let error = self.poison("sync", e);
+            for (reply, _) in replies {
+                reply.send(Err(error.clone()));
+            }
+            return Err(error);
+        }
+        self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        {
+            let progress = &self.shared.progress[self.lane.index()];
+            lock(&progress.batches).1 += 1;
+            progress.synced.notify_all();
+        }
+        if !ended.is_empty() {
+            lock(&self.shared.state).let_go(&ended);
+        }
+        for (reply, cost) in replies {
+            self.shared.space.leave(self.lane, cost);
+            reply.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn poison(&self, action: &'static str, error: std::io::Error) -> StoreError {
+        let path = self.shared.log.path(self.lane, self.at.segment);
+        let why = io_error(action, &path, error).to_string();
+        self.shared.poison(&why);
+        StoreError::Poisoned(why.into())
+    }
+
+    fn broken(&self, action: &'static str, error: std::io::Error, written: Vec<Written>) -> StoreError {
+        let error = self.poison(action, error);
+        for item in written {
+            item.append.reply.send(Err(error.clone()));
+        }
+        error
+    }
+
+    /// Answers the barriers that no unfinished large message holds back.
+    fn answer_barriers(&mut self) {
+        let oldest = self.actives.iter().map(|a| a.ticket).min().unwrap_or(u64::MAX);
+        while self.barriers.front().is_some_and(|(ticket, _)| *ticket < oldest) {
+            if let Some((_, reply)) = self.barriers.pop_front() {
+                reply.send(Ok(()));
+            }
+        }
+    }
+
+    /// Goes on in the next segment.
+    fn roll(&mut self) -> Result<(), StoreError> {
+        let Some(ready) = self.shared.spares.take(self.lane) else {
+            let (used, limit) = self.shared.space.used();
+            let remedy = "no room for another log segment: free disk space or raise STORE_MAX_BYTES";
+            return Err(self.poisoned().unwrap_or(StoreError::Full { used, limit, remedy }));
+        };
+        {
+            let mut state = lock(&self.shared.state);
+            if let Some(old) = state.accounts.get_mut(&self.at.segment) {
+                old.sealed = true;
+            }
+            state.active[self.lane.index()] = ready.id;
+            state.dirty = true;
+        }
+        self.shared.log.keep(ready.id, ready.file.clone());
+        self.shared.space.take_segment();
+        self.at = LogEnd {
+            segment: ready.id,
+            file: ready.file,
+            size: ready.size,
+            end: crate::segment::PAGE,
+            tail: Vec::new(),
+        };
+        self.full = false;
+        self.shared.space.set_left(self.lane, u64::from(self.at.size) - self.at.end);
+        Ok(())
+    }
+
+    /// Answers everything queued with an error. Records among it are lost: that costs a repetition.
+    fn fail_all(&mut self, error: &StoreError) {
+        let fail = |append: Append| {
+            self.shared.space.leave(self.lane, append.cost);
+            crate::publish::withdraw(&self.shared, &append.effect);
+            append.reply.send(Err(error.clone()));
+        };
+        for job in self.backlog.drain(..) {
+            match job {
+                Job::Append(append) => fail(append),
+                Job::Large(large) => fail(large.commit),
+                Job::Barrier(reply) => reply.send(Err(error.clone())),
+            }
+        }
+        for active in self.actives.drain(..) {
+            fail(active.large.commit);
+        }
+        for (_, reply) in self.barriers.drain(..) {
+            reply.send(Err(error.clone()));
+        }
+        self.note_unfinished();
+    }
+}
