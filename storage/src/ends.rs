@@ -82,8 +82,9 @@ pub(crate) fn open_ends(
     Ok((ends, Spares::new(next, std::mem::take(&mut inventory.free))))
 }
 
-/// Makes a lane's last segment ready to go on: clears what un-synced writes left behind its end, and syncs it, since
-/// what was read may be in memory only.
+/// Makes a lane's last segment ready to go on: clears what un-synced writes left behind its end, writes what may be
+/// un-synced before it once more, and syncs that. A sync alone would not do: after one that failed, the kernel takes
+/// pages for clean that never reached the disk.
 fn open_end(log: &Log, state: &mut State, lane: Lane, id: u32, offset: u64) -> Result<LogEnd, OpenError> {
     let path = log.path(lane, id);
     let io = |action| open_io(action, &path);
@@ -94,11 +95,25 @@ fn open_end(log: &Log, state: &mut State, lane: Lane, id: u32, offset: u64) -> R
     let mut tail = vec![0; (end % PAGE) as usize];
     crate::disk::read_exact_at(&*file, &mut tail, end - end % PAGE).map_err(io("read"))?;
     clear_behind(&*file, end, size).map_err(io("clear the end of"))?;
+    write_again(&*file, end).map_err(io("write the end of"))?;
     file.sync_data().map_err(io("sync"))?;
     if let Some(account) = state.accounts.get_mut(&id) {
         account.tail = end as u32;
     }
     Ok(LogEnd { segment: id, file, size: size as u32, end, tail })
+}
+
+/// Writes the bytes before the end as they are.
+fn write_again(file: &dyn DiskFile, end: u64) -> io::Result<()> {
+    const CHUNK: u64 = 1 << 20;
+    let mut at = end.saturating_sub(MAX_UNSYNCED) / PAGE * PAGE;
+    while at < end {
+        let mut bytes = vec![0; (end - at).min(CHUNK) as usize];
+        crate::disk::read_exact_at(file, &mut bytes, at)?;
+        crate::disk::write_all_at(file, &bytes, at)?;
+        at += CHUNK;
+    }
+    Ok(())
 }
 
 fn clear_behind(file: &dyn DiskFile, end: u64, size: u64) -> io::Result<()> {

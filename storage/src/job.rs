@@ -18,6 +18,8 @@ use crate::state::{DeadEntry, Entry};
 
 /// Lazy records are written at the latest after this time, when no other write takes them along.
 const LAZY_DELAY: Duration = Duration::from_millis(200);
+/// A stalled writer tries again after this time.
+const STALL_PAUSE: Duration = Duration::from_millis(250);
 /// Lazy records that make a write of their own at once.
 const LAZY_MAX: usize = 4096;
 
@@ -117,6 +119,17 @@ pub(crate) enum Job {
     Barrier(Reply),
 }
 
+/// How long to wait for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Not at all.
+    AtOnce,
+    /// Until there are some.
+    Wait,
+    /// Until there are some, or it is time to try again what could not be written.
+    WaitBriefly,
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
@@ -160,17 +173,21 @@ impl Queue {
         }
     }
 
-    /// Takes all that waits; blocks while that is nothing and `block` is set. `None`: closed and empty.
-    pub(crate) fn take(&self, block: bool, into: &mut VecDeque<Job>) -> Option<()> {
+    /// Takes all that waits. `None`: closed and empty.
+    pub(crate) fn take(&self, how: Take, into: &mut VecDeque<Job>) -> Option<()> {
         let mut waiting = lock(&self.waiting);
         let mut ripe = false;
-        while block && !waiting.urgent && !waiting.closed && !ripe {
+        while how != Take::AtOnce && !waiting.urgent && !waiting.closed && !ripe {
             let has_lazy = !waiting.jobs.is_empty();
-            let pause = if has_lazy { LAZY_DELAY } else { Duration::from_secs(3600) };
+            let pause = match how {
+                Take::WaitBriefly => STALL_PAUSE,
+                _ if has_lazy => LAZY_DELAY,
+                _ => Duration::from_secs(3600),
+            };
             let (guard, timeout) =
                 self.arrived.wait_timeout(waiting, pause).unwrap_or_else(std::sync::PoisonError::into_inner);
             waiting = guard;
-            ripe = has_lazy && timeout.timed_out();
+            ripe = timeout.timed_out() && (has_lazy || how == Take::WaitBriefly);
         }
         waiting.urgent = false;
         let closed = waiting.closed && waiting.jobs.is_empty();

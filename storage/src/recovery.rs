@@ -104,6 +104,11 @@ fn read_back(
     let mut inventory = inventory::take(&log, dir, format.store_id)?;
     inventory.damaged += bad_checkpoints;
     let had_checkpoint = checkpoint.is_some();
+    if let Some(newest) = &checkpoint {
+        // Its sync may have failed, and what was read be in memory only (see `open_ends`): the next one overwrites the
+        // other file.
+        newest.write(&*disk, dir, format.store_id).map_err(open_io("write the checkpoint in", dir))?;
+    }
     let checkpoint = checkpoint.unwrap_or_default();
     give_back_freed(&log, &checkpoint, &mut inventory)?;
 

@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::disk::DiskFile;
 use crate::error::StoreError;
 use crate::frame::{Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, encode_extents, frame_len};
-use crate::job::{Append, Job, Large, Reply};
+use crate::job::{Append, Job, Large, Reply, Take};
 use crate::log::{io_error, lock};
 use crate::publish::{AfterSync, Written, publish};
 use crate::segment::Lane;
@@ -26,6 +26,9 @@ const BATCH_BYTES: u64 = 16 << 20;
 const BULK_BATCH_BESIDE_SMALL: u64 = 1 << 20;
 /// Large messages written side by side; further ones wait their turn.
 const MAX_INTERLEAVED: usize = 64;
+/// Records of ends that are kept while there is no room for another segment. Those beyond are dropped: each costs a
+/// repetition after a restart, unless a checkpoint comes before it.
+const MAX_KEPT: usize = 65_536;
 
 /// A large message that is being written.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub(crate) struct LaneWriter {
     barriers: VecDeque<(u64, Reply)>,
     tickets: u64,
     full: bool,
+    /// There is no room for another segment; the backlog holds records of ends, which are tried again.
+    stalled: bool,
 }
 
 impl LaneWriter {
@@ -74,24 +79,33 @@ impl LaneWriter {
             barriers: VecDeque::new(),
             tickets: 0,
             full: false,
+            stalled: false,
         }
     }
 
     /// Writes until the queue is closed and empty.
     pub(crate) fn run(mut self) {
         loop {
-            let idle = self.backlog.is_empty() && self.actives.is_empty() && self.barriers.is_empty();
-            let open = self.shared.queues[self.lane.index()].take(idle, &mut self.backlog).is_some();
-            if let Some(error) = self.poisoned() {
-                self.fail_all(&error);
-            } else if let Err(error) = self.step() {
-                self.fail_all(&error);
+            let how = match (self.stalled, self.is_idle()) {
+                (true, _) => Take::WaitBriefly,
+                (false, true) => Take::Wait,
+                (false, false) => Take::AtOnce,
+            };
+            let open = self.shared.queues[self.lane.index()].take(how, &mut self.backlog).is_some();
+            self.stalled = false;
+            let result = self.poisoned().map_or_else(|| self.step(), Err);
+            if let Err(error) = result {
+                let keep = open && matches!(error, StoreError::Full { .. });
+                self.fail_all(&error, if keep { MAX_KEPT } else { 0 });
             }
-            let empty = self.backlog.is_empty() && self.actives.is_empty() && self.barriers.is_empty();
-            if !open && empty {
+            if !open && self.is_idle() {
                 return;
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.backlog.is_empty() && self.actives.is_empty() && self.barriers.is_empty()
     }
 
     fn poisoned(&self) -> Option<StoreError> {
@@ -338,8 +352,10 @@ impl LaneWriter {
         Ok(())
     }
 
-    /// Answers everything queued with an error. Records among it are lost: that costs a repetition.
-    fn fail_all(&mut self, error: &StoreError) {
+    /// Answers everything queued with an error. Records of ends, which nobody waits for, are kept up to `keep`: a full
+    /// disk must not bring back what was settled.
+    fn fail_all(&mut self, error: &StoreError, keep: usize) {
+        let mut kept = VecDeque::new();
         let fail = |append: Append| {
             self.shared.space.leave(self.lane, append.cost);
             crate::publish::withdraw(&self.shared, &append.effect);
@@ -347,6 +363,9 @@ impl LaneWriter {
         };
         for job in self.backlog.drain(..) {
             match job {
+                Job::Append(append) if append.kind == Kind::Settle && kept.len() < keep => {
+                    kept.push_back(Job::Append(append));
+                }
                 Job::Append(append) => fail(append),
                 Job::Large(large) => fail(large.commit),
                 Job::Barrier(reply) => reply.send(Err(error.clone())),
@@ -358,6 +377,8 @@ impl LaneWriter {
         for (_, reply) in self.barriers.drain(..) {
             reply.send(Err(error.clone()));
         }
+        self.stalled = !kept.is_empty();
+        self.backlog = kept;
         self.note_unfinished();
     }
 }

@@ -36,7 +36,10 @@ enum Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     No,
+    /// Asked for: durable with the next sync of the small lane.
     Asked,
+    /// Asked for, and the process ended before anybody knew: there or not.
+    Perhaps,
     Sure,
 }
 
@@ -104,6 +107,15 @@ impl Ledger {
         for attempt in self.keys.values_mut().flatten() {
             if attempt.end == End::Asked {
                 attempt.end = End::Sure;
+            }
+        }
+    }
+
+    /// The store was opened anew: what was asked for and not known to be durable may have been lost with the process.
+    pub fn reopened(&mut self) {
+        for attempt in self.keys.values_mut().flatten() {
+            if attempt.end == End::Asked {
+                attempt.end = End::Perhaps;
             }
         }
     }
