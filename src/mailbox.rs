@@ -95,7 +95,7 @@ impl Mailbox {
         if receiver == self.party {
             return Err(Refusal::OwnParty { id: receiver });
         }
-        if !self.parties.parties.contains_key(&receiver) {
+        if !self.parties.contains(&receiver) {
             return Err(unknown());
         }
         self.check_size(&payload)?;
@@ -161,13 +161,11 @@ impl Mailbox {
             if *sender == self.party {
                 return denied(format!("sender {sender:?} is the party of the receiving gateway itself"));
             }
-            if !self.parties.parties.contains_key(sender) {
+            if !self.parties.contains(sender) {
                 return denied(format!("sender {sender:?} is not in the party file of {:?}", self.party));
             }
         }
-        let own = self.parties.parties.get(&self.party).map_or(&[][..], Vec::as_slice);
-        let mut listed = own.iter().flat_map(|connection| &connection.whitelist);
-        if listed.any(|name| name == "*" || sender.is_some_and(|sender| name == sender.as_str())) {
+        if self.parties.whitelist_admits(&self.party, sender) {
             return Ok(());
         }
         match sender {

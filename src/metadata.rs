@@ -95,16 +95,25 @@ pub(crate) fn identity(metadata: &MetadataMap) -> Result<Option<DeliveryIdentity
 
 /// Writes what a peer needs to know of a delivery.
 pub(crate) fn write_delivery(metadata: &mut MetadataMap, sender: &PartyId, identity: &DeliveryIdentity) {
-    let mut put = |key: &'static str, text: &str| {
-        // All four are printable ASCII by construction.
-        if let Ok(value) = MetadataValue::<Ascii>::try_from(text) {
-            metadata.insert(key, value);
-        }
-    };
-    put(SENDER, &escape(sender.as_str()));
-    put(INCARNATION, &identity.incarnation.to_string());
-    put(NUMBER, &identity.number.to_string());
-    put(LOW_WATER, &identity.low_water.to_string());
+    put(metadata, SENDER, &escape(sender.as_str()));
+    put(metadata, INCARNATION, &identity.incarnation.to_string());
+    put(metadata, NUMBER, &identity.number.to_string());
+    put(metadata, LOW_WATER, &identity.low_water.to_string());
+}
+
+/// Writes whose message a client wants, where only one sender's will do, and how long it waits for it.
+pub(crate) fn write_receive(metadata: &mut MetadataMap, from: Option<&PartyId>, wait: Duration) {
+    put(metadata, WAIT_MS, &wait.as_millis().to_string());
+    if let Some(party) = from {
+        put(metadata, SENDER, &escape(party.as_str()));
+    }
+}
+
+/// `text` is printable ASCII by construction.
+fn put(metadata: &mut MetadataMap, key: &'static str, text: &str) {
+    if let Ok(value) = MetadataValue::<Ascii>::try_from(text) {
+        metadata.insert(key, value);
+    }
 }
 
 fn text<'a>(metadata: &'a MetadataMap, key: &'static str) -> Result<Option<&'a str>, BadMetadata> {
@@ -178,6 +187,15 @@ mod tests {
             assert_eq!(sender(&metadata), Ok(Some(party)));
             assert_eq!(super::identity(&metadata), Ok(Some(identity)));
         }
+    }
+
+    #[test]
+    fn a_receive_reads_back_as_written() {
+        let party = PartyId::new("甲方").unwrap();
+        let mut metadata = MetadataMap::new();
+        write_receive(&mut metadata, Some(&party), Duration::from_millis(1500));
+        assert_eq!(sender(&metadata), Ok(Some(party)));
+        assert_eq!(wait(&metadata), Ok(Some(Duration::from_millis(1500))));
     }
 
     #[test]

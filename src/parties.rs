@@ -71,13 +71,14 @@ impl Parties {
         self.parties.contains_key(party)
     }
 
-    /// True when the whitelist of `own` lets `sender` deliver. Without connections there is no whitelist: everybody.
-    pub fn whitelist_admits(&self, own: &PartyId, sender: &PartyId) -> bool {
+    /// True when the whitelist of `own` lets `sender` deliver; `None`: a peer that does not name itself, whom only `*`
+    /// admits. Without connections there is no whitelist: everybody.
+    pub fn whitelist_admits(&self, own: &PartyId, sender: Option<&PartyId>) -> bool {
         let connections = self.connections(own);
         connections.is_empty()
             || connections
                 .iter()
                 .flat_map(|connection| &connection.whitelist)
-                .any(|entry| entry == EVERYBODY || entry == sender.as_str())
+                .any(|entry| entry == EVERYBODY || sender.is_some_and(|sender| entry == sender.as_str()))
     }
 }

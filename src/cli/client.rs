@@ -6,18 +6,16 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use petnet_storage::{MessageId, PartyId};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use crate::metadata;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
+use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// A gateway that does not answer a connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Large windows: throughput is at most window / round trip.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// How long one call waits at the gateway; a wait is made of several, so that a restarted gateway is noticed.
 const WAIT_PER_CALL: Duration = Duration::from_secs(20);
@@ -101,7 +99,7 @@ pub(crate) async fn receive(
     loop {
         let asked = Instant::now();
         let wait = deadline.saturating_duration_since(asked).min(WAIT_PER_CALL);
-        let call = client.client_simple_recv(recv_request(id, from, wait)?);
+        let call = client.client_simple_recv(recv_request(id, from, wait));
         match timeout_at(asked + wait + TRANSFER_TIME, call).await {
             Ok(Ok(response)) => {
                 let response = response.into_inner();
@@ -128,19 +126,10 @@ pub(crate) async fn receive(
     }
 }
 
-fn recv_request(
-    id: &MessageId,
-    from: Option<&PartyId>,
-    wait: Duration,
-) -> anyhow::Result<Request<ClientSimpleRecvRequest>> {
+fn recv_request(id: &MessageId, from: Option<&PartyId>, wait: Duration) -> Request<ClientSimpleRecvRequest> {
     let mut request = Request::new(ClientSimpleRecvRequest { message_id: id.as_str().into() });
-    request.metadata_mut().insert("petnet-wait-ms", MetadataValue::from(wait.as_millis() as u64));
-    if let Some(party) = from {
-        let value = MetadataValue::try_from(party.as_str())
-            .with_context(|| format!("only ASCII names of a sender can be asked for, not {party}"))?;
-        request.metadata_mut().insert("petnet-sender", value);
-    }
-    Ok(request)
+    metadata::write_receive(request.metadata_mut(), from, wait);
+    request
 }
 
 /// The words of a `success=false` answer.

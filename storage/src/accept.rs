@@ -26,6 +26,9 @@ pub(crate) const PERMIT_BYTES: u64 = 1024;
 /// Entries in memory, as a multiple of `index_memory_entries`, at which new messages wait for the index on disk.
 const CROWDED: usize = 4;
 
+/// Locks that all keys share with `IdReuse::Reject`.
+pub(crate) const KEY_LOCKS: usize = 256;
+
 /// Checksums of a large payload's slices.
 pub(crate) fn slice_crcs(payload: &[u8]) -> Vec<u32> {
     payload.chunks(SLICE_BYTES).map(crc32fast::hash).collect()
@@ -58,8 +61,8 @@ pub(crate) struct Intake {
     pub(crate) room: [Arc<Semaphore>; 2],
     /// Permits there are in each.
     pub(crate) permits: u32,
-    /// With `IdReuse::Reject`: one at a time, so that what is compared does not change meanwhile.
-    pub(crate) one_at_a_time: tokio::sync::Mutex<()>,
+    /// With `IdReuse::Reject`: messages of one key one at a time, so that what is compared does not change meanwhile.
+    pub(crate) one_at_a_time: [tokio::sync::Mutex<()>; KEY_LOCKS],
 }
 
 impl Intake {
@@ -304,9 +307,13 @@ impl Intake {
         Queued::New(Sequence(entry.sequence), synced)
     }
 
-    /// With `IdReuse::Reject`: runs `take` alone if `held` is no other message than `payload`.
     pub(crate) fn rejects_reuse(&self) -> bool {
         self.shared.options.id_reuse == IdReuse::Reject
+    }
+
+    /// Held while a message of this key is compared and taken.
+    pub(crate) async fn alone(&self, key: u128) -> tokio::sync::MutexGuard<'_, ()> {
+        self.one_at_a_time[(key % KEY_LOCKS as u128) as usize].lock().await
     }
 }
 

@@ -97,8 +97,8 @@ impl Engine for Store {
         if !self.intake.rejects_reuse() {
             return self.intake.accept(receiver, id, payload).await;
         }
-        let _alone = self.intake.one_at_a_time.lock().await;
         let key = keys::key(self.shared.key_secret, Class::Outgoing, receiver.as_str(), id.as_str());
+        let _alone = self.intake.alone(key).await;
         let held = self
             .blocking(move |shared| {
                 if let Some(entry) = lock(&shared.state).live.get(&key) {
@@ -120,9 +120,10 @@ impl Engine for Store {
         if !self.intake.rejects_reuse() {
             return self.intake.store(arrival).await;
         }
-        let _alone = self.intake.one_at_a_time.lock().await;
         let from = arrival.sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
         let keys = self.reader().mail_keys(&from, &arrival.id);
+        // One sender: one key.
+        let _alone = self.intake.alone(keys.first().copied().unwrap_or_default()).await;
         let held = self.blocking(move |shared| Reader { shared }.find(&keys)).await?;
         let same_delivery =
             arrival.identity.is_some_and(|i| self.intake.is_known(arrival.sender.as_ref(), &i));

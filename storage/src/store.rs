@@ -113,7 +113,7 @@ impl Store {
             shared: shared.clone(),
             room: [(); 2].map(|()| Arc::new(Semaphore::new(permits as usize))),
             permits,
-            one_at_a_time: tokio::sync::Mutex::new(()),
+            one_at_a_time: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
         };
         Ok(Self { shared, intake, threads: Mutex::new(threads) })
     }
