@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::engine::IdReuse;
+use crate::engine::{IdReuse, Observer};
 use crate::error::{Result, StoreError};
 use crate::frame::{Class, Kind, MessageFields, Place, SLICE_BYTES};
-use crate::job::{Append, Effect, Job, Large, NewMessage, Reply};
+use crate::job::{Append, Effect, Job, Large, Reply};
 use crate::keys;
 use crate::log::lock;
-use crate::message::{Arrival, DeliveryIdentity, Incarnation, MessageId, PartyId, Sequence, Stored};
+use crate::message::{Arrival, DeliveryIdentity, Incarnation, Message, MessageId, PartyId, Sequence, Stored};
+use crate::queued::QueuedMessage;
 use crate::segment::{BULK_FROM_BYTES, Lane};
 use crate::shared::Shared;
 use crate::space::cost;
@@ -51,6 +52,21 @@ enum Queued {
     InProgress,
     Stale,
     Crowded,
+}
+
+/// A message that became visible.
+enum News {
+    Arrived(Message),
+    Pending(PartyId, Sequence, u64),
+}
+
+impl News {
+    fn tell(self, observer: &dyn Observer) {
+        match self {
+            Self::Arrived(message) => observer.arrived(&message),
+            Self::Pending(peer, sequence, len) => observer.pending(&peer, sequence, len),
+        }
+    }
 }
 
 /// Takes new messages for a store.
@@ -293,17 +309,25 @@ impl Intake {
         }
         .encode(&mut fields);
         let (reply, synced) = Reply::new(Some(permit));
-        let new = NewMessage {
+        state.queued.push(QueuedMessage {
             key,
             entry,
             id: draft.id.clone(),
             party: draft.party.cloned(),
             payload: draft.payload.clone(),
             identity,
-        };
-        let job = draft.job(entry, fields, cost, new, reply);
+            exposed: false,
+            ended: false,
+        });
+        let news = draft.news(Sequence(entry.sequence));
+        let job = draft.job(entry, fields, cost, reply);
         // Still under the lock: within a lane the order of sequence numbers is the order of the queue.
-        shared.queues[lane.index()].push(job);
+        if shared.queues[lane.index()].push(job) {
+            drop(state);
+            news.tell(&*shared.observer);
+        } else {
+            state.withdraw(entry.sequence);
+        }
         Queued::New(Sequence(entry.sequence), synced)
     }
 
@@ -363,7 +387,20 @@ impl Draft<'_> {
         if self.payload.len() < BULK_FROM_BYTES { Lane::Small } else { Lane::Bulk }
     }
 
-    fn job(self, entry: Entry, fields: Vec<u8>, cost: u64, new: NewMessage, reply: Reply) -> Job {
+    /// What the observer is to be told.
+    fn news(&self, sequence: Sequence) -> News {
+        match (self.class, self.party) {
+            (Class::Outgoing, Some(peer)) => News::Pending(peer.clone(), sequence, self.payload.len() as u64),
+            (_, sender) => News::Arrived(Message {
+                sender: sender.cloned(),
+                id: self.id.clone(),
+                payload: self.payload.clone(),
+                sequence,
+            }),
+        }
+    }
+
+    fn job(self, entry: Entry, fields: Vec<u8>, cost: u64, reply: Reply) -> Job {
         let small = self.lane() == Lane::Small;
         let crc = if small {
             let mut crc = crc32fast::Hasher::new();
@@ -381,7 +418,7 @@ impl Draft<'_> {
             payload: if small { self.payload.clone() } else { Bytes::new() },
             crc,
             cost,
-            effect: Effect::Message(Box::new(new)),
+            effect: Effect::Message,
             reply,
         };
         if small {

@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::error::{Result, StoreError};
 use crate::frame::Kind;
 use crate::log::lock;
-use crate::message::{DeliveryIdentity, MessageId, PartyId};
 use crate::state::{DeadEntry, Entry};
 
 /// Lazy records are written at the latest after this time, when no other write takes them along.
@@ -28,23 +27,12 @@ const LAZY_MAX: usize = 4096;
 pub(crate) enum Effect {
     /// Nothing.
     None,
-    /// A message enters the index. The place is filled in when it is known.
-    Message(Box<NewMessage>),
+    /// The queued message with the frame's sequence enters the index.
+    Message,
     /// A live message moved here from `entry.place`.
     Moved { key: u128, entry: Entry },
     /// A pending message becomes a dead letter.
     Dead(Box<DeadEntry>),
-}
-
-/// A message that enters the index.
-#[derive(Debug)]
-pub(crate) struct NewMessage {
-    pub(crate) key: u128,
-    pub(crate) entry: Entry,
-    pub(crate) id: MessageId,
-    pub(crate) party: Option<PartyId>,
-    pub(crate) payload: Bytes,
-    pub(crate) identity: Option<DeliveryIdentity>,
 }
 
 /// Answers whoever waits for a job.
@@ -145,18 +133,19 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Queues a job; the writer starts at once.
-    pub(crate) fn push(&self, job: Job) {
+    /// Queues a job; the writer starts at once. False: nothing is taken any more, and the job was answered so.
+    pub(crate) fn push(&self, job: Job) -> bool {
         let mut waiting = lock(&self.waiting);
         if waiting.closed {
             // Dropped, and so answered.
-            return;
+            return false;
         }
         waiting.jobs.push_back(job);
         if !waiting.urgent {
             waiting.urgent = true;
             self.arrived.notify_one();
         }
+        true
     }
 
     /// Queues a record that rides on the next write.

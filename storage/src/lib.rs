@@ -39,6 +39,7 @@ mod operations;
 mod options;
 mod parties;
 mod publish;
+mod queued;
 mod reader;
 mod recovery;
 mod replay;

@@ -19,7 +19,7 @@ use crate::message::{
     PartyId, Pending, Sequence, Stored,
 };
 use crate::publish::dead_letter;
-use crate::reader::{InMemory, Reader};
+use crate::reader::{InMemory, Loaded, Reader};
 use crate::settle;
 use crate::shared::Shared;
 use crate::state::{DeadEntry, Entry};
@@ -75,6 +75,33 @@ impl Store {
             }
         }
         self.blocking(move |shared| Reader { shared }.pending_entry(party, sequence)).await
+    }
+
+    /// A pending message that is on its way into the log. It counts as given out.
+    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<(Entry, Loaded)> {
+        let mut state = lock(&self.shared.state);
+        let party = state.parties.find(peer)?;
+        let message = state.queued.pending(party, sequence.0)?;
+        message.exposed = true;
+        Some((message.entry, Loaded { id: message.id.clone(), payload: message.payload.clone() }))
+    }
+
+    /// Settles a message that is on its way into the log. False: it is not.
+    async fn settle_queued(&self, peer: &PartyId, sequence: Sequence, outcome: &Outcome) -> Result<bool> {
+        let Some(party) = self.party(peer) else { return Ok(false) };
+        {
+            let mut state = lock(&self.shared.state);
+            if state.queued.pending(party, sequence.0).is_none() {
+                return Ok(false);
+            }
+            if !matches!(outcome, Outcome::Dead(_)) {
+                state.queued.end(sequence.0);
+                return Ok(true);
+            }
+        }
+        // A dead letter is made of what is in the log.
+        self.intake.barrier().await?;
+        Ok(false)
     }
 
     async fn find_letter(&self, sequence: Sequence) -> Result<Option<(DeadEntry, bool)>> {
@@ -142,6 +169,8 @@ impl Engine for Store {
             let found = match self.reader().find_in_memory(&keys) {
                 InMemory::Nothing => return Ok(None),
                 InMemory::Found(key, entry) => Some((key, entry)),
+                InMemory::Queued(message) if message.id != *id => return Ok(None),
+                InMemory::Queued(message) => return Ok(Some(message)),
                 InMemory::AskDisk => {
                     let keys = keys.clone();
                     self.blocking(move |shared| Reader { shared }.find(&keys)).await?
@@ -170,6 +199,13 @@ impl Engine for Store {
 
     async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool> {
         let keys = self.reader().mail_keys(from, id);
+        let is_queued = {
+            let state = lock(&self.shared.state);
+            keys.iter().any(|key| state.queued.newest(*key).is_some())
+        };
+        if is_queued {
+            self.intake.barrier().await?;
+        }
         self.blocking(move |shared| {
             let reader = Reader { shared };
             let mut released = false;
@@ -190,12 +226,24 @@ impl Engine for Store {
 
     async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>> {
         let Some(party) = self.party(peer) else { return Ok(Vec::new()) };
-        let on_disk = lock(&self.shared.state).parties.count(party).cold_pending > 0;
-        let entries = if on_disk {
+        let (on_disk, queued) = {
+            let mut state = lock(&self.shared.state);
+            let queued = state.queued.pending_after(party, after.0).take(limit).map(|m| (m.key, m.entry));
+            let queued: Vec<_> = queued.collect();
+            (state.parties.count(party).cold_pending > 0, queued)
+        };
+        let mut entries = if on_disk {
             self.blocking(move |shared| Reader { shared }.pending_entries(party, after, limit)).await?
         } else {
             self.reader().pending_entries(party, after, limit)?
         };
+        if !queued.is_empty() {
+            entries.extend(queued);
+            entries.sort_by_key(|(_, e)| e.sequence);
+            // One may have come into the log between the two looks.
+            entries.dedup_by_key(|(_, e)| e.sequence);
+            entries.truncate(limit);
+        }
         let (now, ttl) = (self.shared.now(), self.shared.send_ttl());
         let pending = |(key, e): (u128, Entry)| Pending {
             sequence: Sequence(e.sequence),
@@ -214,18 +262,23 @@ impl Engine for Store {
     }
 
     async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>> {
-        let Some((_, entry)) = self.find_pending(peer, sequence).await? else { return Ok(None) };
-        if entry.is_expired(self.shared.now(), self.shared.send_ttl()) {
-            return Ok(None);
-        }
+        let (entry, loaded) = match self.load_queued(peer, sequence) {
+            Some((entry, loaded)) => (entry, Some(loaded)),
+            None => match self.find_pending(peer, sequence).await? {
+                Some((_, entry)) if !entry.is_expired(self.shared.now(), self.shared.send_ttl()) => {
+                    (entry, self.reader().cached(&entry))
+                }
+                _ => return Ok(None),
+            },
+        };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
-        let cached = self.reader().cached(&entry).filter(|_| !on_disk);
-        let (loaded, (incarnation, low_water)) = match cached {
-            Some(loaded) => (loaded, self.reader().identity(&entry)?),
-            None => {
+        let (loaded, (incarnation, low_water)) = match loaded {
+            Some(loaded) if !on_disk => (loaded, self.reader().identity(&entry)?),
+            loaded => {
                 self.blocking(move |shared| {
                     let reader = Reader { shared };
-                    Ok((reader.load(&entry)?, reader.identity(&entry)?))
+                    let loaded = loaded.map_or_else(|| reader.load(&entry), Ok)?;
+                    Ok((loaded, reader.identity(&entry)?))
                 })
                 .await?
             }
@@ -240,6 +293,9 @@ impl Engine for Store {
     }
 
     async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool> {
+        if self.settle_queued(peer, sequence, &outcome).await? {
+            return Ok(true);
+        }
         let Some((key, entry)) = self.find_pending(peer, sequence).await? else { return Ok(false) };
         if let Outcome::Dead(reason) = outcome {
             let burial = settle::bury(&self.shared, key, entry, reason)?;
@@ -333,8 +389,10 @@ impl Engine for Store {
         let state = lock(&shared.state);
         let names = state.parties.names().iter().enumerate();
         let pending = names.filter_map(|(i, peer)| {
-            let c = state.parties.counts.get(i + 1).filter(|c| c.pending > 0)?;
-            Some(PeerPending { peer: peer.clone(), messages: c.pending, bytes: c.pending_bytes })
+            let c = state.parties.counts.get(i + 1)?;
+            let (queued, bytes) = state.queued.pending_of((i + 1) as u16);
+            let (messages, bytes) = (c.pending + queued, c.pending_bytes + bytes);
+            (messages > 0).then(|| PeerPending { peer: peer.clone(), messages, bytes })
         });
         let files: u64 = state.accounts.values().map(|a| u64::from(a.size)).sum();
         let free = shared.spares.free_count() as u64;

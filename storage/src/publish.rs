@@ -1,31 +1,33 @@
-//! Makes written frames visible: index, memory of deliveries, cache, observer.
+//! Enters written frames: index, memory of deliveries, cache.
 
 use std::sync::atomic::Ordering;
 
 use crate::cache::Cached;
-use crate::engine::Observer;
 use crate::frame::{Class, Place};
-use crate::job::{Append, Effect, NewMessage, Reply};
+use crate::job::{Append, Effect, Reply};
 use crate::log::lock;
-use crate::message::{DeadLetter, DeadReason, Message, MessageId, PartyId, Sequence};
+use crate::message::{DeadLetter, DeadReason, MessageId, PartyId, Sequence};
+use crate::queued::QueuedMessage;
 use crate::segment::Lane;
+use crate::settle;
 use crate::shared::Shared;
 use crate::state::{DeadEntry, Entry, State};
+
+/// Where a frame was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entered {
+    pub(crate) place: Place,
+    /// Without padding.
+    pub(crate) frame_len: u32,
+    /// Of a large message: the segment of its first slice; else 0.
+    pub(crate) first_segment: u32,
+}
 
 /// A frame that is in its file.
 #[derive(Debug)]
 pub(crate) struct Written {
-    pub(crate) place: Place,
-    /// Without padding.
-    pub(crate) frame_len: u32,
-    pub(crate) first_segment: u32,
+    pub(crate) at: Entered,
     pub(crate) append: Append,
-}
-
-/// What the observer is told once the state is unlocked.
-enum Notice {
-    Arrived(Message),
-    Pending(PartyId, Sequence, u64),
 }
 
 /// What is to be done once a batch is synced.
@@ -41,7 +43,7 @@ pub(crate) struct AfterSync {
 pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Written>) -> AfterSync {
     let now = shared.now();
     let mut replies = Vec::with_capacity(written.len());
-    let mut notices = Vec::new();
+    let mut over = Vec::new();
     let ended;
     shared.counters.appends.fetch_add(written.len() as u64, Ordering::Relaxed);
     {
@@ -50,21 +52,22 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
             account.tail = tail.offset;
         }
         for item in written {
-            let Append { effect, reply, cost, .. } = item.append;
-            let (place, frame_len, first_segment) = (item.place, item.frame_len, item.first_segment);
+            let Append { sequence, effect, reply, cost, .. } = item.append;
+            let at = item.at;
             match effect {
                 Effect::None => {}
-                Effect::Message(mut new) => {
-                    new.entry = Entry { place, frame_len, first_segment, ..new.entry };
-                    notices.extend(enter(&mut state, *new, now));
+                Effect::Message => {
+                    let ended = enter(&mut state, sequence, at, now);
+                    over.extend(ended.map(|(key, place)| (key, sequence, place)));
                 }
                 Effect::Moved { key, entry } => {
+                    let Entered { place, frame_len, first_segment } = at;
                     let moved = Entry { place, frame_len, first_segment, ..entry };
                     relocate(&mut state, key, &entry, moved, now);
                 }
                 Effect::Dead(mut letter) => {
-                    letter.death.place = place;
-                    letter.death.frame_len = frame_len;
+                    letter.death.place = at.place;
+                    letter.death.frame_len = at.frame_len;
                     bury(&mut state, *letter, now);
                 }
             }
@@ -77,38 +80,34 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
     if lane == Lane::Small {
         shared.note_small();
     }
-    tell(&*shared.observer, notices);
+    for (key, sequence, place) in over {
+        settle::record(shared, key, sequence, place, false);
+    }
     AfterSync { replies, ended }
 }
 
-fn tell(observer: &dyn Observer, notices: Vec<Notice>) {
-    for notice in notices {
-        match notice {
-            Notice::Arrived(message) => observer.arrived(&message),
-            Notice::Pending(peer, sequence, len) => observer.pending(&peer, sequence, len),
-        }
-    }
-}
-
-fn enter(state: &mut State, new: NewMessage, now: u32) -> Option<Notice> {
-    let NewMessage { key, entry, id, party, payload, identity } = new;
+/// Enters a queued message into the index. Given back when it ended meanwhile: its place, for the record of that.
+fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<(u128, Place)> {
+    let QueuedMessage { key, entry, id, payload, identity, ended, .. } = state.queued.take(sequence)?;
+    let Entered { place, frame_len, first_segment } = place;
+    let entry = Entry { place, frame_len, first_segment, ..entry };
     if entry.class == Class::Outgoing {
         state.parties.count(entry.party).held.remove(&(entry.incarnation, entry.number));
     } else if let Some(identity) = identity {
         state.progress_ended(key, entry, &identity);
         state.delivered.add(entry.party, &identity, entry.incarnation);
     }
+    // It must not come back when the newer one has ended.
+    state.queued.end_older(key, sequence);
     if !state.insert(key, entry, now) {
         return None;
     }
-    state.cache.put(entry.sequence, Cached { id: id.clone(), payload: payload.clone() });
-    match (entry.class, party) {
-        (Class::Outgoing, Some(peer)) => Some(Notice::Pending(peer, Sequence(entry.sequence), entry.len)),
-        (Class::Outgoing, None) => None,
-        (_, sender) => {
-            Some(Notice::Arrived(Message { sender, id, payload, sequence: Sequence(entry.sequence) }))
-        }
+    if ended {
+        state.remove(key, sequence);
+        return Some((key, place));
     }
+    state.cache.put(sequence, Cached { id, payload });
+    None
 }
 
 fn relocate(state: &mut State, key: u128, old: &Entry, new: Entry, now: u32) {
@@ -137,19 +136,6 @@ fn bury(state: &mut State, letter: DeadEntry, now: u32) {
         state.bury(key, entry, death, true, now);
     } else {
         state.mark_dead(death.place);
-    }
-}
-
-/// Undoes what queueing noted for a job that is not written.
-pub(crate) fn withdraw(shared: &Shared, effect: &Effect) {
-    if let Effect::Message(new) = effect {
-        let mut state = lock(&shared.state);
-        if new.entry.class == Class::Outgoing {
-            let held = (new.entry.incarnation, new.entry.number);
-            state.parties.count(new.entry.party).held.remove(&held);
-        } else if let Some(identity) = new.identity {
-            state.progress_ended(new.key, new.entry, &identity);
-        }
     }
 }
 

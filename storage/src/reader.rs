@@ -6,7 +6,8 @@ use crate::error::{Result, StoreError};
 use crate::frame::{Class, Kind, MessageFields, Place, decode_extents};
 use crate::keys;
 use crate::log::{Frame, ReadError, io_error, lock};
-use crate::message::{FromSender, Incarnation, MessageId, PartyId, Sequence};
+use crate::message::{FromSender, Incarnation, Message, MessageId, PartyId, Sequence};
+use crate::queued::QueuedMessage;
 use crate::recovery::report_damage;
 use crate::segment::{Lane, LogFile};
 use crate::shared::Shared;
@@ -24,6 +25,8 @@ pub(crate) struct Loaded {
 pub(crate) enum InMemory {
     /// This is the newest there is.
     Found(u128, Entry),
+    /// The newest is on its way into the log.
+    Queued(Message),
     /// There is none.
     Nothing,
     /// The index on disk must be asked too.
@@ -65,6 +68,18 @@ impl Reader<'_> {
     /// The newest of some mailbox messages, as far as memory can tell. Does not block.
     pub(crate) fn find_in_memory(self, keys: &[u128]) -> InMemory {
         let state = lock(&self.shared.state);
+        let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
+        if let Some(newest) = queued.max_by_key(|message| message.entry.sequence)
+            && keys.iter().all(|k| state.live.get(k).is_none_or(|e| e.sequence < newest.entry.sequence))
+        {
+            let QueuedMessage { entry, id, party, payload, .. } = newest.clone();
+            return InMemory::Queued(Message {
+                sender: party,
+                id,
+                payload,
+                sequence: Sequence(entry.sequence),
+            });
+        }
         let found = keys.iter().filter_map(|k| state.live.get(k).map(|e| (*k, *e)));
         let all_here = keys.iter().all(|k| state.live.contains_key(k));
         let newest = found.max_by_key(|(_, e)| e.sequence);

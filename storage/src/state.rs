@@ -15,6 +15,7 @@ use crate::delivered::Delivered;
 use crate::frame::{Class, Place};
 use crate::message::{DeliveryIdentity, Incarnation};
 use crate::parties::Parties;
+use crate::queued::{Queued, QueuedMessage};
 use crate::segment::Lane;
 
 /// An index entry. Kept small: there are many.
@@ -82,6 +83,8 @@ pub(crate) struct Recent {
 /// The index in memory.
 #[derive(Debug)]
 pub(crate) struct State {
+    /// On their way into the log.
+    pub(crate) queued: Queued,
     pub(crate) live: HashMap<u128, Entry>,
     pub(crate) pending: BTreeMap<(u16, u64), u128>,
     pub(crate) dead: BTreeMap<u64, DeadEntry>,
@@ -115,6 +118,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(cache_bytes: u64) -> Self {
         Self {
+            queued: Queued::default(),
             live: HashMap::new(),
             pending: BTreeMap::new(),
             dead: BTreeMap::new(),
@@ -136,6 +140,25 @@ impl State {
             relocations: 0,
             dirty: false,
         }
+    }
+
+    /// Undoes what queueing noted for a message that is not written.
+    pub(crate) fn withdraw(&mut self, sequence: u64) {
+        let Some(QueuedMessage { key, entry, identity, .. }) = self.queued.take(sequence) else { return };
+        if entry.class == Class::Outgoing {
+            self.parties.count(entry.party).held.remove(&(entry.incarnation, entry.number));
+        } else if let Some(identity) = identity {
+            self.progress_ended(key, entry, &identity);
+        }
+    }
+
+    /// Withdraws a queued message, unless it was given out for delivery.
+    pub(crate) fn refuse(&mut self, sequence: u64) -> bool {
+        let refused = !self.queued.is_exposed(sequence);
+        if refused {
+            self.withdraw(sequence);
+        }
+        refused
     }
 
     /// A delivery is in the log, or will not be.

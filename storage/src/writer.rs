@@ -14,9 +14,9 @@ use crate::batch::Batch;
 use crate::disk::DiskFile;
 use crate::error::StoreError;
 use crate::frame::{Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, encode_extents, frame_len};
-use crate::job::{Append, Job, Large, Reply, Take};
+use crate::job::{Append, Effect, Job, Large, Reply, Take};
 use crate::log::{io_error, lock};
-use crate::publish::{AfterSync, Written, publish};
+use crate::publish::{AfterSync, Entered, Written, publish};
 use crate::segment::Lane;
 use crate::shared::Shared;
 
@@ -62,7 +62,7 @@ pub(crate) struct LaneWriter {
     barriers: VecDeque<(u64, Reply)>,
     tickets: u64,
     full: bool,
-    /// There is no room for another segment; the backlog holds records of ends, which are tried again.
+    /// There is no room for another segment, and something waits for it.
     stalled: bool,
 }
 
@@ -95,8 +95,7 @@ impl LaneWriter {
             self.stalled = false;
             let result = self.poisoned().map_or_else(|| self.step(), Err);
             if let Err(error) = result {
-                let keep = open && matches!(error, StoreError::Full { .. });
-                self.fail_all(&error, if keep { MAX_KEPT } else { 0 });
+                self.fail_all(&error, open && matches!(error, StoreError::Full { .. }));
             }
             if !open && self.is_idle() {
                 return;
@@ -213,7 +212,7 @@ impl LaneWriter {
         }
         let place = batch.push(&header, &append.fields, &append.payload);
         let frame_len = (HEADER_BYTES as u32) + header.body_len;
-        written.push(Written { place, frame_len, first_segment: 0, append });
+        written.push(Written { at: Entered { place, frame_len, first_segment: 0 }, append });
         Ok(())
     }
 
@@ -260,7 +259,7 @@ impl LaneWriter {
         if self.push(batch, append, written).is_ok()
             && let Some(last) = written.last_mut()
         {
-            last.first_segment = first;
+            last.at.first_segment = first;
         }
         Ok(())
     }
@@ -352,33 +351,49 @@ impl LaneWriter {
         Ok(())
     }
 
-    /// Answers everything queued with an error. Records of ends, which nobody waits for, are kept up to `keep`: a full
-    /// disk must not bring back what was settled.
-    fn fail_all(&mut self, error: &StoreError, keep: usize) {
-        let mut kept = VecDeque::new();
-        let fail = |append: Append| {
-            self.shared.space.leave(self.lane, append.cost);
-            crate::publish::withdraw(&self.shared, &append.effect);
-            append.reply.send(Err(error.clone()));
-        };
-        for job in self.backlog.drain(..) {
+    /// Answers everything queued with an error. With `keep`, what must not be refused stays and is tried again.
+    fn fail_all(&mut self, error: &StoreError, keep: bool) {
+        for job in std::mem::take(&mut self.backlog) {
             match job {
-                Job::Append(append) if append.kind == Kind::Settle && kept.len() < keep => {
-                    kept.push_back(Job::Append(append));
-                }
-                Job::Append(append) => fail(append),
-                Job::Large(large) => fail(large.commit),
                 Job::Barrier(reply) => reply.send(Err(error.clone())),
+                Job::Append(append) if keep && self.must_keep(&append) => {
+                    self.backlog.push_back(Job::Append(append));
+                }
+                Job::Append(append) => self.fail(append, error),
+                Job::Large(large) if keep && self.must_keep(&large.commit) => {
+                    self.backlog.push_back(Job::Large(large));
+                }
+                Job::Large(large) => self.fail(large.commit, error),
             }
         }
-        for active in self.actives.drain(..) {
-            fail(active.large.commit);
+        for active in std::mem::take(&mut self.actives) {
+            if keep && self.must_keep(&active.large.commit) {
+                self.actives.push_back(active);
+            } else {
+                self.fail(active.large.commit, error);
+            }
         }
         for (_, reply) in self.barriers.drain(..) {
             reply.send(Err(error.clone()));
         }
-        self.stalled = !kept.is_empty();
-        self.backlog = kept;
+        self.stalled = !self.backlog.is_empty() || !self.actives.is_empty();
         self.note_unfinished();
+    }
+
+    /// On a full disk: a message that a peer may have already cannot be refused any more, and the record of an end, for
+    /// which nobody waits, is not to be lost. Anything else is withdrawn.
+    fn must_keep(&self, append: &Append) -> bool {
+        match append.effect {
+            Effect::Message => !lock(&self.shared.state).refuse(append.sequence),
+            _ => append.kind == Kind::Settle && self.backlog.len() < MAX_KEPT,
+        }
+    }
+
+    fn fail(&self, append: Append, error: &StoreError) {
+        self.shared.space.leave(self.lane, append.cost);
+        if matches!(append.effect, Effect::Message) {
+            lock(&self.shared.state).withdraw(append.sequence);
+        }
+        append.reply.send(Err(error.clone()));
     }
 }
