@@ -1,7 +1,8 @@
 //! Compiles `protos/` in pure Rust: no `protoc` on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = protox::compile(["petnet/simple.proto", "petnet/health.proto"], ["protos"])?;
+    let files =
+        protox::compile(["petnet/simple.proto", "petnet/health.proto", "petnet/peer.proto"], ["protos"])?;
     println!("cargo:rerun-if-changed=protos");
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     Ok(())

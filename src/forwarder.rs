@@ -261,7 +261,8 @@ impl<L: Deliver> Forwarder<L> {
 
     fn start(&mut self, work: Work, guard: UnderWay) {
         let Pending { sequence, len, .. } = work.pending;
-        let attempt = attempt(self.engine.clone(), self.link.clone(), self.peer.clone(), sequence);
+        let suspect = work.failures > 0;
+        let attempt = attempt(self.engine.clone(), self.link.clone(), self.peer.clone(), sequence, suspect);
         let handle = self.running.spawn(async move {
             let end = attempt.await;
             drop(guard);
@@ -368,10 +369,16 @@ impl<L: Deliver> Forwarder<L> {
 }
 
 /// One attempt at one message, up to its settling.
-async fn attempt(engine: Arc<dyn Engine>, link: Arc<impl Deliver>, peer: PartyId, sequence: Sequence) -> End {
+async fn attempt(
+    engine: Arc<dyn Engine>,
+    link: Arc<impl Deliver>,
+    peer: PartyId,
+    sequence: Sequence,
+    suspect: bool,
+) -> End {
     let outcome = match engine.load(&peer, sequence).await {
         Ok(None) => return End::Gone,
-        Ok(Some(message)) => match link.deliver(&message).await {
+        Ok(Some(message)) => match link.deliver(&message, suspect).await {
             Verdict::Delivered => Outcome::Delivered,
             Verdict::RefusedForGood(why) => Outcome::Dead(DeadReason::Refused(why)),
             Verdict::TryAgain { reason, whole_peer } => {

@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::forwarder::{Forwarder, Lane, Window};
 use crate::health::HealthApi;
 use crate::hub::Hub;
+use crate::link_api::LinkApi;
 use crate::listen::Connections;
 use crate::mailbox::Mailbox;
 use crate::parties::Parties;
@@ -130,10 +131,12 @@ impl Gateway {
             max_message_bytes: settings.max_message_bytes,
             draining: draining.clone(),
         };
-        let simple = SimpleApi { mailbox: Arc::new(mailbox), recv_wait: settings.recv_wait };
+        let mailbox = Arc::new(mailbox);
+        let simple = SimpleApi { mailbox: mailbox.clone(), recv_wait: settings.recv_wait };
+        let link = LinkApi { mailbox };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
         let connections = Connections::new(settings.max_connections, draining.clone());
-        let server = Server::start(listener, connections, simple, health);
+        let server = Server::start(listener, connections, simple, link, health);
         let grace = settings.shutdown_grace;
         Self {
             addr,
@@ -218,7 +221,8 @@ fn start_forwarders(
     for (peer, wakes) in &hub.peers {
         let connections = parties.parties.get(peer).map_or(&[][..], Vec::as_slice);
         for lane in [Lane::Small, Lane::Bulk] {
-            let link = PeerLink::new(settings.party.clone(), connections, settings.delivery_timeout);
+            let ours = settings.party.clone();
+            let link = PeerLink::new(ours, connections, settings.delivery_timeout, tracker.clone());
             let window = Window {
                 messages: settings.max_in_flight.max(1),
                 bytes: lane.share(settings.max_in_flight_bytes),

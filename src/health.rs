@@ -17,8 +17,13 @@ use crate::proto::health as petnet;
 use crate::status;
 
 /// What is asked for and served: the gateway as a whole, and each service by name.
-const SERVICES: [&str; 4] =
-    ["", "petnet.simple.v1.SimpleRequestServer", "petnet.health.v1.Health", "grpc.health.v1.Health"];
+const SERVICES: [&str; 5] = [
+    "",
+    "petnet.simple.v1.SimpleRequestServer",
+    "petnet.peer.v1.PeerLink",
+    "petnet.health.v1.Health",
+    "grpc.health.v1.Health",
+];
 
 /// Both health services.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ mod forwarder;
 pub mod gateway;
 mod health;
 mod hub;
+mod link_api;
 mod listen;
 mod mailbox;
 mod metadata;
@@ -33,6 +34,10 @@ pub mod proto {
     /// `petnet.simple.v1`
     pub mod simple {
         tonic::include_proto!("petnet.simple.v1");
+    }
+    /// `petnet.peer.v1`
+    pub mod peer {
+        tonic::include_proto!("petnet.peer.v1");
     }
     /// `petnet.health.v1`
     pub mod health {

@@ -110,11 +110,16 @@ impl Mailbox {
         payload: Bytes,
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored, Refusal> {
-        self.open()?;
-        self.admit(sender.as_ref())?;
+        self.may_deliver(sender.as_ref())?;
         let id = MessageId::new(id)?;
         self.check_size(&payload)?;
         Ok(self.engine.store(Arrival { sender, id, payload: kept(payload), identity }).await?)
+    }
+
+    /// Whether a peer may deliver, now.
+    pub(crate) fn may_deliver(&self, sender: Option<&PartyId>) -> Result<(), Refusal> {
+        self.open()?;
+        self.admit(sender)
     }
 
     /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet.

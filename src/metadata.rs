@@ -14,6 +14,8 @@ pub(crate) const WAIT_MS: &str = "petnet-wait-ms";
 const INCARNATION: &str = "petnet-incarnation";
 const NUMBER: &str = "petnet-number";
 const LOW_WATER: &str = "petnet-low-water";
+const LINK_VERSION: &str = "petnet-link-version";
+const LINK_VERSION_1: &str = "1";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// Metadata that cannot be read; the text says which and why.
@@ -76,15 +78,8 @@ pub(crate) fn identity(metadata: &MetadataMap) -> Result<Option<DeliveryIdentity
                 .map_err(|e| BadMetadata::new(INCARNATION, format!("{incarnation:?}: {e}")))?;
             let number = decimal(NUMBER, number)?;
             let low_water = decimal(LOW_WATER, low_water)?;
-            // Numbers count from 1, and each has a successor.
-            if number == 0 || number == u64::MAX {
-                return Err(BadMetadata::new(NUMBER, format!("{number} cannot be the number of a delivery")));
-            }
-            if low_water > number {
-                let what = format!("{low_water} is above the delivery's own number {number}");
-                return Err(BadMetadata::new(LOW_WATER, what));
-            }
-            Ok(Some(DeliveryIdentity { incarnation, number, low_water }))
+            let identity = DeliveryIdentity { incarnation, number, low_water };
+            check_identity(&identity).map(|()| Some(identity))
         }
         _ => Err(BadMetadata::new(
             INCARNATION,
@@ -93,12 +88,43 @@ pub(crate) fn identity(metadata: &MetadataMap) -> Result<Option<DeliveryIdentity
     }
 }
 
+/// Numbers count from 1, each has a successor, and none is below its own mark.
+pub(crate) fn check_identity(identity: &DeliveryIdentity) -> Result<(), BadMetadata> {
+    let DeliveryIdentity { number, low_water, .. } = *identity;
+    if number == 0 || number == u64::MAX {
+        return Err(BadMetadata::new(NUMBER, format!("{number} cannot be the number of a delivery")));
+    }
+    if low_water > number {
+        let what = format!("{low_water} is above the delivery's own number {number}");
+        return Err(BadMetadata::new(LOW_WATER, what));
+    }
+    Ok(())
+}
+
 /// Writes what a peer needs to know of a delivery.
 pub(crate) fn write_delivery(metadata: &mut MetadataMap, sender: &PartyId, identity: &DeliveryIdentity) {
     put(metadata, SENDER, &escape(sender.as_str()));
     put(metadata, INCARNATION, &identity.incarnation.to_string());
     put(metadata, NUMBER, &identity.number.to_string());
     put(metadata, LOW_WATER, &identity.low_water.to_string());
+}
+
+/// Writes what opens a peer link.
+pub(crate) fn write_link(metadata: &mut MetadataMap, sender: &PartyId) {
+    put(metadata, SENDER, &escape(sender.as_str()));
+    put(metadata, LINK_VERSION, LINK_VERSION_1);
+}
+
+/// Who opens a peer link. An error where it is not one of the version that this gateway speaks.
+pub(crate) fn link(metadata: &MetadataMap) -> Result<PartyId, BadMetadata> {
+    match text(metadata, LINK_VERSION)? {
+        Some(LINK_VERSION_1) => {}
+        other => {
+            let what = format!("{} is not a version known here", other.unwrap_or("nothing"));
+            return Err(BadMetadata::new(LINK_VERSION, what));
+        }
+    }
+    sender(metadata)?.ok_or_else(|| BadMetadata::new(SENDER, "missing; a link names its sender"))
 }
 
 /// Writes whose message a client wants, where only one sender's will do, and how long it waits for it.

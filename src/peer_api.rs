@@ -1,7 +1,8 @@
 //! The gRPC face for peers: `ServerSimpleSend`, from our own gateways (which name themselves and the delivery in the
 //! metadata) and from Python PETNet (which does neither).
 
-use petnet_storage::Stored;
+use bytes::Bytes;
+use petnet_storage::{DeliveryIdentity, PartyId, Stored};
 use tonic::Request;
 
 use crate::mailbox::{Mailbox, Refusal};
@@ -23,7 +24,19 @@ pub(crate) async fn deliver(
         )));
     }
     let ServerSimpleSendRequest { message_id, payload } = request.into_inner();
-    let stored = mailbox.store(sender.clone(), &message_id, payload, identity).await;
+    store(mailbox, sender, &message_id, payload, identity).await?;
+    Ok(status::done())
+}
+
+/// Keeps a delivery, however it came.
+pub(crate) async fn store(
+    mailbox: &Mailbox,
+    sender: Option<PartyId>,
+    message_id: &str,
+    payload: Bytes,
+    identity: Option<DeliveryIdentity>,
+) -> Result<(), Refusal> {
+    let stored = mailbox.store(sender.clone(), message_id, payload, identity).await;
     match &stored {
         Ok(Stored::New(_)) => {}
         Ok(Stored::Repeated | Stored::Stale) => {
@@ -34,5 +47,5 @@ pub(crate) async fn deliver(
         }
         Err(refusal) => tracing::debug!(?sender, id = message_id, %refusal, "delivery refused"),
     }
-    stored.map(|_| status::done())
+    stored.map(|_| ())
 }

@@ -1,15 +1,23 @@
-//! The connection to a peer over `ServerSimpleSend`, and what the peer's answer means: a [`Verdict`].
+//! The connection to a peer, and what the peer's answer means: a [`Verdict`].
 //!
-//! Connects when first needed and again after a break. Invariants: an attempt ends within its time limit, which grows
-//! with the message; a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`.
+//! Small messages go over one stream of `petnet.peer.v1` (`stream`), where the peer knows it. Large ones, and those that
+//! failed before, go as calls of `ServerSimpleSend`, each of its own: what breaks a stream must not take others along
+//! for ever. Connects when first needed and again after a break. Invariants: an attempt ends within its time limit, which
+//! grows with the message; a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the
+//! stream is never a refusal of a message.
 
-use std::sync::{Mutex, PoisonError};
+mod stream;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use petnet_storage::{Outgoing, PartyId};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use self::stream::LinkStream;
 use crate::metadata;
 use crate::parties::Connection;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
@@ -28,6 +36,10 @@ const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 const REPLY_LIMIT: usize = (64 << 10) + 1;
 /// An attempt may take a second longer for so many payload bytes: 2 Mbit/s.
 const BYTES_PER_SECOND: u64 = 256 << 10;
+/// Messages below this go over the stream.
+const STREAM_BELOW: usize = 256 << 10;
+/// A peer that did not know the stream may have been replaced by one that does: asked again after this long.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
 
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +60,9 @@ pub(crate) enum Verdict {
 /// Something that delivers to one peer.
 #[tonic::async_trait]
 pub(crate) trait Deliver: Send + Sync + 'static {
-    /// One attempt. Ends in bounded time.
-    async fn deliver(&self, message: &Outgoing) -> Verdict;
+    /// One attempt. Ends in bounded time. `suspect`: it failed before, and must not take others along if it is the
+    /// reason itself.
+    async fn deliver(&self, message: &Outgoing, suspect: bool) -> Verdict;
 }
 
 /// A peer's gateway, reached over one of its connections at a time.
@@ -57,6 +70,7 @@ pub(crate) trait Deliver: Send + Sync + 'static {
 pub(crate) struct PeerLink {
     ours: PartyId,
     timeout: Duration,
+    tasks: TaskTracker,
     routes: Vec<Route>,
     in_use: Mutex<usize>,
 }
@@ -65,26 +79,83 @@ pub(crate) struct PeerLink {
 struct Route {
     endpoint: Endpoint,
     channel: Mutex<(u64, Channel)>,
+    /// Held while a stream is opened: many need it at once, one opens it.
+    link: tokio::sync::Mutex<Link>,
+}
+
+/// What is known of a route's stream.
+#[derive(Debug)]
+enum Link {
+    Closed,
+    Open(Arc<LinkStream>),
+    /// The peer does not know it; asked again from then on.
+    NotKnown(Instant),
+}
+
+/// What an attempt failed with.
+enum Trouble {
+    /// The stream: says nothing about the message.
+    Stream(Status),
+    /// A call of the message's own.
+    Call(Status),
+}
+
+impl Trouble {
+    fn status(&self) -> &Status {
+        match self {
+            Self::Stream(status) | Self::Call(status) => status,
+        }
+    }
 }
 
 impl PeerLink {
-    /// A link over `connections`, used in turn when one fails. Nothing is connected yet.
-    pub(crate) fn new(ours: PartyId, connections: &[Connection], timeout: Duration) -> Self {
+    /// A link over `connections`, used in turn when one fails. Nothing is connected yet. `tasks`: what it runs.
+    pub(crate) fn new(
+        ours: PartyId,
+        connections: &[Connection],
+        timeout: Duration,
+        tasks: TaskTracker,
+    ) -> Self {
         let routes = connections.iter().filter_map(|connection| match endpoint(&connection.url) {
             Ok(endpoint) => {
                 let channel = Mutex::new((0, endpoint.connect_lazy()));
-                Some(Route { endpoint, channel })
+                Some(Route { endpoint, channel, link: tokio::sync::Mutex::new(Link::Closed) })
             }
             Err(error) => {
                 tracing::error!(url = connection.url, %error, "connection of the party file cannot be used");
                 None
             }
         });
-        Self { ours, timeout, routes: routes.collect(), in_use: Mutex::new(0) }
+        Self { ours, timeout, tasks, routes: routes.collect(), in_use: Mutex::new(0) }
     }
 
-    async fn attempt(&self, message: &Outgoing, route: &Route, limit: Duration) -> Result<Response, Status> {
+    async fn attempt(
+        &self,
+        message: &Outgoing,
+        route: &Route,
+        suspect: bool,
+        limit: Duration,
+    ) -> Result<Verdict, Trouble> {
         let (generation, channel) = route.channel();
+        let answer = async {
+            if !suspect && message.payload.len() < STREAM_BELOW {
+                let link = route.link(channel.clone(), &self.ours, &self.tasks).await;
+                if let Some(stream) = link.map_err(Trouble::Stream)? {
+                    return stream.deliver(message).await.map_err(Trouble::Stream);
+                }
+            }
+            self.call(message, channel).await.map_err(Trouble::Call)
+        };
+        if let Ok(answer) = tokio::time::timeout(limit, answer).await {
+            return answer;
+        }
+        // What swallowed this answer may swallow all further ones on the connection until the kernel gives it up, a
+        // quarter of an hour later. Other attempts under way keep it alive until they end.
+        route.renew(generation);
+        Err(Trouble::Call(crate::status::no_answer(limit)))
+    }
+
+    async fn call(&self, message: &Outgoing, channel: Channel) -> Result<Verdict, Status> {
         let mut request = Request::new(ServerSimpleSendRequest {
             message_id: message.id.as_str().to_owned(),
             payload: message.payload.clone(),
@@ -92,13 +163,7 @@ impl PeerLink {
         metadata::write_delivery(request.metadata_mut(), &self.ours, &message.identity);
         // No limit of ours on what is sent: the message was accepted, so only the peer's limit counts.
         let mut client = SimpleRequestServerClient::new(channel).max_decoding_message_size(REPLY_LIMIT);
-        if let Ok(answer) = tokio::time::timeout(limit, client.server_simple_send(request)).await {
-            return answer.map(tonic::Response::into_inner);
-        }
-        // What swallowed this answer may swallow all further ones on the connection until the kernel gives it up, a
-        // quarter of an hour later. Other attempts under way keep it alive until they end.
-        route.renew(generation);
-        Err(crate::status::no_answer(limit))
+        client.server_simple_send(request).await.map(|answer| of_response(answer.into_inner()))
     }
 
     fn route_in_use(&self) -> usize {
@@ -117,23 +182,24 @@ impl PeerLink {
 
 #[tonic::async_trait]
 impl Deliver for PeerLink {
-    async fn deliver(&self, message: &Outgoing) -> Verdict {
+    async fn deliver(&self, message: &Outgoing, suspect: bool) -> Verdict {
         let mut at = self.route_in_use();
         let Some(route) = self.routes.get(at) else {
             let reason = "the party file has no usable connection for this party".to_owned();
             return Verdict::TryAgain { reason, whole_peer: true };
         };
         let limit = self.timeout + Duration::from_secs(message.payload.len() as u64 / BYTES_PER_SECOND);
-        let mut answer = self.attempt(message, route, limit).await;
-        if answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable) {
-            // The first call after a break only finds the break, so once more at once, over the next connection
+        let mut answer = self.attempt(message, route, suspect, limit).await;
+        if answer.as_ref().is_err_and(|trouble| trouble.status().code() == Code::Unavailable) {
+            // The first attempt after a break only finds the break, so once more at once, over the next connection
             // where there are several.
             at = self.turn_from(at);
-            answer = self.attempt(message, &self.routes[at], limit).await;
+            answer = self.attempt(message, &self.routes[at], suspect, limit).await;
         }
         let verdict = match answer {
-            Ok(response) => of_response(response),
-            Err(status) => of_status(&status),
+            Ok(verdict) => verdict,
+            Err(Trouble::Call(status)) => of_status(&status),
+            Err(Trouble::Stream(status)) => Verdict::TryAgain { reason: in_words(&status), whole_peer: true },
         };
         if matches!(verdict, Verdict::TryAgain { whole_peer: true, .. }) {
             self.turn_from(at);
@@ -148,9 +214,53 @@ impl Route {
     }
 
     fn renew(&self, generation: u64) {
-        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        if channel.0 == generation {
+        {
+            let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+            if channel.0 != generation {
+                return;
+            }
             *channel = (generation + 1, self.endpoint.connect_lazy());
+        }
+        // Whoever holds it is opening a stream over the old connection, in vain.
+        if let Ok(mut link) = self.link.try_lock()
+            && let Link::Open(stream) = &*link
+        {
+            stream.give_up(crate::status::link_ended());
+            *link = Link::Closed;
+        }
+    }
+
+    /// The open stream, opened if need be. `None`: the peer does not know it.
+    async fn link(
+        &self,
+        channel: Channel,
+        ours: &PartyId,
+        tasks: &TaskTracker,
+    ) -> Result<Option<Arc<LinkStream>>, Status> {
+        let mut link = self.link.lock().await;
+        match &*link {
+            Link::Open(stream) if !stream.is_over() => return Ok(Some(stream.clone())),
+            Link::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
+            _ => {}
+        }
+        match LinkStream::open(channel, ours, tasks).await {
+            Ok(stream) => {
+                let stream = Arc::new(stream);
+                *link = Link::Open(stream.clone());
+                Ok(Some(stream))
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                if !matches!(*link, Link::NotKnown(_)) {
+                    let url = self.endpoint.uri();
+                    tracing::info!(%url, "the peer does not know the peer link; delivering over ServerSimpleSend");
+                }
+                *link = Link::NotKnown(Instant::now() + ASK_AGAIN);
+                Ok(None)
+            }
+            Err(status) => {
+                *link = Link::Closed;
+                Err(status)
+            }
         }
     }
 }
@@ -172,8 +282,10 @@ fn of_response(response: Response) -> Verdict {
     if response.success {
         return Verdict::Delivered;
     }
-    let number = response.error_code.unwrap_or_default();
-    let words = response.error_msg.unwrap_or_default();
+    of_refusal(response.error_code.unwrap_or_default(), &response.error_msg.unwrap_or_default())
+}
+
+fn of_refusal(number: i32, words: &str) -> Verdict {
     let reason = format!("error {number}: {words}");
     match number {
         code::INVALID_REQUEST | code::MESSAGE_TOO_LARGE | code::MESSAGE_ID_CONFLICT => {
@@ -185,8 +297,12 @@ fn of_response(response: Response) -> Verdict {
     }
 }
 
+fn in_words(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
 fn of_status(status: &Status) -> Verdict {
-    let reason = format!("{:?}: {}", status.code(), status.message());
+    let reason = in_words(status);
     let words = status.message();
     let too_large = words.contains("too large") || words.contains("larger than");
     let reply_too_large = words.ends_with(&format!("the limit is: {REPLY_LIMIT} bytes"));
@@ -278,7 +394,12 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _in_runtime = runtime.enter();
         let connections = [connection(1), connection(2)];
-        let link = PeerLink::new(PartyId::new("a").unwrap(), &connections, Duration::from_secs(1));
+        let link = PeerLink::new(
+            PartyId::new("a").unwrap(),
+            &connections,
+            Duration::from_secs(1),
+            TaskTracker::new(),
+        );
         assert_eq!(link.turn_from(0), 1);
         assert_eq!(link.turn_from(0), 1, "many attempts fail together, but it turns once");
         assert_eq!(link.turn_from(1), 0);

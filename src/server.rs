@@ -21,8 +21,10 @@ use tonic::codegen::http::{Request, Response};
 
 use crate::client_api::SimpleApi;
 use crate::health::HealthApi;
+use crate::link_api::{LinkApi, MAX_FRAME_BYTES};
 use crate::listen::Connections;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::peer::peer_link_server::PeerLinkServer;
 use crate::proto::simple::simple_request_server_server::SimpleRequestServerServer;
 
 /// Room in a gRPC message for everything that is not payload: ids of full length, tags, an error text.
@@ -70,6 +72,7 @@ impl Server {
         listener: TcpListener,
         connections: Connections,
         simple: SimpleApi,
+        link: LinkApi,
         health: HealthApi,
     ) -> Self {
         let limit = message_limit(simple.mailbox.max_message_bytes);
@@ -80,6 +83,7 @@ impl Server {
         let router = server_settings()
             .layer(CountCalls(calls.clone()))
             .add_service(simple)
+            .add_service(PeerLinkServer::new(link).max_decoding_message_size(MAX_FRAME_BYTES))
             .add_service(HealthServer::new(health.clone()))
             .add_service(tonic_health::pb::health_server::HealthServer::new(health));
         let incoming = connections.clone().accept(listener);

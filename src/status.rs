@@ -67,6 +67,29 @@ pub(crate) fn unknown_service(name: &str) -> Status {
     Status::not_found(format!("no service {name:?} is served here"))
 }
 
+/// A call that is no peer link of a version known here: the peer is to deliver over `petnet.simple.v1`.
+pub(crate) fn bad_link(why: &str) -> Status {
+    Status::unimplemented(format!("not a peer link: {why}"))
+}
+
+/// Who opened the link may not deliver here, or not now.
+pub(crate) fn link_refused(refusal: &Refusal) -> Status {
+    match refused(refusal) {
+        Ok(response) => Status::permission_denied(response.error_msg.unwrap_or_default()),
+        Err(status) => status,
+    }
+}
+
+/// Shutdown ends a peer link.
+pub(crate) fn link_draining() -> Status {
+    Status::unavailable(Refusal::Draining.to_string())
+}
+
+/// The other side ended the peer link without a word.
+pub(crate) fn link_ended() -> Status {
+    Status::unavailable("the peer link ended")
+}
+
 /// What an attempt to deliver counts as when no answer came in time.
 pub(crate) fn no_answer(within: std::time::Duration) -> Status {
     Status::deadline_exceeded(format!("no answer within {within:?}"))

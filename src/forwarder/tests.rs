@@ -50,7 +50,7 @@ impl ScriptedPeer {
 
 #[tonic::async_trait]
 impl Deliver for ScriptedPeer {
-    async fn deliver(&self, message: &Outgoing) -> Verdict {
+    async fn deliver(&self, message: &Outgoing, _: bool) -> Verdict {
         let id = message.id.as_str();
         let before = self.attempts(id);
         {

@@ -1,0 +1,165 @@
+//! The receiving end of `petnet.peer.v1.PeerLink`: many deliveries under way on one stream, answered when durable.
+//!
+//! Invariants: an answer of `kept` leaves only after the sync that covers the message; at most [`MAX_STORING`]
+//! deliveries and [`MAX_STORING_BYTES`] of their payload are under way per stream, then it is not read on; a stream ends
+//! when shutdown begins, after the answers to what was under way.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
+use futures_util::{FutureExt, Stream};
+use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::peer::peer_link_server::PeerLink;
+use crate::proto::peer::{Answers, Deliveries, Delivery, Refusal as Refused};
+use crate::{metadata, peer_api, status};
+
+/// Deliveries of a stream that are being stored at a time.
+const MAX_STORING: usize = 1024;
+/// Their payload bytes.
+const MAX_STORING_BYTES: usize = 32 << 20;
+/// Payload bytes in one frame, and the room that its fields may take besides.
+pub(crate) const FRAME_BYTES: usize = 1 << 20;
+/// Deliveries in one frame.
+pub(crate) const FRAME_DELIVERIES: usize = 256;
+/// Largest frame on the wire: payloads, ids of full length, and the other fields.
+pub(crate) const MAX_FRAME_BYTES: usize = FRAME_BYTES + FRAME_DELIVERIES * 2048;
+
+/// The service `petnet.peer.v1.PeerLink`.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkApi {
+    /// The rules.
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+type Storing = FuturesUnordered<Pin<Box<dyn Future<Output = Stored> + Send>>>;
+
+/// What became of a delivery.
+struct Stored {
+    tag: u64,
+    bytes: usize,
+    result: Result<(), Refusal>,
+}
+
+/// One stream.
+struct Link {
+    mailbox: Arc<Mailbox>,
+    sender: PartyId,
+    incoming: Option<Streaming<Deliveries>>,
+    storing: Storing,
+    bytes: usize,
+    /// What the stream ends with once everything under way is answered.
+    end: Option<Status>,
+}
+
+#[tonic::async_trait]
+impl PeerLink for LinkApi {
+    type DeliverStream = Pin<Box<dyn Stream<Item = Result<Answers, Status>> + Send>>;
+
+    async fn deliver(
+        &self,
+        request: Request<Streaming<Deliveries>>,
+    ) -> Result<Response<Self::DeliverStream>, Status> {
+        let sender = metadata::link(request.metadata()).map_err(|e| status::bad_link(&e.to_string()))?;
+        self.mailbox.may_deliver(Some(&sender)).map_err(|refusal| {
+            tracing::warn!(%sender, %refusal, "link refused");
+            status::link_refused(&refusal)
+        })?;
+        tracing::debug!(%sender, "link opened");
+        let link = Link {
+            mailbox: self.mailbox.clone(),
+            sender,
+            incoming: Some(request.into_inner()),
+            storing: FuturesUnordered::new(),
+            bytes: 0,
+            end: None,
+        };
+        Ok(Response::new(Box::pin(unfold(link, |mut link| async move {
+            let answers = link.answers().await?;
+            Some((answers, link))
+        }))))
+    }
+}
+
+impl Link {
+    /// The next answers; `None` when the stream is over.
+    async fn answers(&mut self) -> Option<Result<Answers, Status>> {
+        loop {
+            let has_room = self.storing.len() < MAX_STORING && self.bytes < MAX_STORING_BYTES;
+            let reads = has_room && self.incoming.is_some();
+            if !reads && self.storing.is_empty() {
+                return self.end.take().map(Err);
+            }
+            tokio::select! {
+                biased;
+                Some(stored) = self.storing.next() => return Some(Ok(self.collect(stored))),
+                () = self.mailbox.draining.cancelled(), if self.incoming.is_some() => {
+                    self.over(Some(status::link_draining()));
+                }
+                frame = next_frame(&mut self.incoming), if reads => match frame {
+                    Ok(Some(frame)) => self.store(frame),
+                    Ok(None) => self.over(None),
+                    Err(error) => self.over(Some(error)),
+                },
+            }
+        }
+    }
+
+    /// Nothing more is read.
+    fn over(&mut self, end: Option<Status>) {
+        self.incoming = None;
+        if self.end.is_none() {
+            self.end = end;
+        }
+    }
+
+    fn store(&mut self, frame: Deliveries) {
+        for delivery in frame.deliveries {
+            self.bytes += delivery.payload.len();
+            let (mailbox, sender) = (self.mailbox.clone(), self.sender.clone());
+            self.storing.push(Box::pin(async move {
+                let (tag, bytes) = (delivery.tag, delivery.payload.len());
+                Stored { tag, bytes, result: store(&mailbox, sender, delivery).await }
+            }));
+        }
+    }
+
+    /// Answers everything that is done by now in one frame.
+    fn collect(&mut self, first: Stored) -> Answers {
+        let mut answers = Answers::default();
+        let mut next = Some(first);
+        while let Some(Stored { tag, bytes, result }) = next {
+            self.bytes -= bytes;
+            match result.map_err(|refusal| status::refused(&refusal)) {
+                Ok(()) => answers.kept.push(tag),
+                Err(Ok(response)) => answers.refused.push(Refused {
+                    tag,
+                    error_code: response.error_code.unwrap_or(status::code::UNKNOWN),
+                    error_msg: response.error_msg.unwrap_or_default(),
+                }),
+                // Passes by itself or with a restart: the peer is to come again.
+                Err(Err(status)) => self.over(Some(status)),
+            }
+            next = self.storing.next().now_or_never().flatten();
+        }
+        answers
+    }
+}
+
+async fn next_frame(incoming: &mut Option<Streaming<Deliveries>>) -> Result<Option<Deliveries>, Status> {
+    match incoming {
+        Some(incoming) => incoming.message().await,
+        None => Ok(None),
+    }
+}
+
+async fn store(mailbox: &Mailbox, sender: PartyId, delivery: Delivery) -> Result<(), Refusal> {
+    let Delivery { message_id, payload, started_ms, random, number, low_water, .. } = delivery;
+    let incarnation = Incarnation { started_ms, random };
+    let identity = DeliveryIdentity { incarnation, number, low_water };
+    metadata::check_identity(&identity).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    peer_api::store(mailbox, Some(sender), &message_id, payload, Some(identity)).await
+}
