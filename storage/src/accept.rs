@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::engine::{IdReuse, Observer};
 use crate::error::{Result, StoreError};
 use crate::frame::{Class, Kind, MessageFields, Place, SLICE_BYTES};
-use crate::job::{Append, Effect, Job, Large, Reply};
+use crate::job::{Append, Effect, Job, Large, Reply, Urgency};
 use crate::keys;
 use crate::log::lock;
 use crate::message::{Arrival, DeliveryIdentity, Incarnation, Message, MessageId, PartyId, Sequence, Stored};
@@ -186,7 +186,7 @@ impl Intake {
     pub(crate) async fn barrier(&self) -> Result<()> {
         let waiting = self.shared.queues.each_ref().map(|queue| {
             let (reply, done) = Reply::new(None);
-            queue.push(Job::Barrier(reply));
+            queue.push(Job::Barrier(reply), Urgency::AtOnce);
             done
         });
         for done in waiting {
@@ -322,7 +322,9 @@ impl Intake {
         let news = draft.news(Sequence(entry.sequence));
         let job = draft.job(entry, fields, cost, reply);
         // Still under the lock: within a lane the order of sequence numbers is the order of the queue.
-        if shared.queues[lane.index()].push(job) {
+        let patient = lane == Lane::Small && identity.is_some();
+        let urgency = if patient { Urgency::Soon } else { Urgency::AtOnce };
+        if shared.queues[lane.index()].push(job, urgency) {
             drop(state);
             news.tell(&*shared.observer);
         } else {

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use crate::frame::{Kind, MessageFields, Place};
-use crate::job::{Append, Effect, Job, Large, Reply};
+use crate::job::{Append, Effect, Job, Large, Reply, Urgency};
 use crate::keys;
 use crate::log::{io_error, lock};
 use crate::reader::Reader;
@@ -133,6 +133,6 @@ fn queue(
     } else {
         Job::Append(append)
     };
-    shared.queues[lane.index()].push(job);
+    shared.queues[lane.index()].push(job, Urgency::AtOnce);
     Ok(synced)
 }

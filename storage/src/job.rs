@@ -4,8 +4,8 @@
 //! ended it, or, when the job is dropped unwritten, [`StoreError::Closed`].
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -19,8 +19,12 @@ use crate::state::{DeadEntry, Entry};
 const LAZY_DELAY: Duration = Duration::from_millis(200);
 /// A stalled writer tries again after this time.
 const STALL_PAUSE: Duration = Duration::from_millis(250);
-/// Lazy records that make a write of their own at once.
-const LAZY_MAX: usize = 4096;
+/// Deliveries of our own peers are written at the latest after this time, when nothing else takes them along: they are
+/// visible before, and their sender has many under way, so that a shared sync costs nobody time. Fewer syncs leave
+/// the disk to those who do wait.
+const SOON_DELAY: Duration = Duration::from_millis(1);
+/// So many jobs make a write of their own at once.
+const PATIENT_JOBS: usize = 4096;
 
 /// What becomes visible when the frame is in the file.
 #[derive(Debug)]
@@ -118,10 +122,23 @@ pub(crate) enum Take {
     WaitBriefly,
 }
 
+/// When a job must be written at the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Somebody waits for the answer.
+    AtOnce,
+    /// A peer waits, which has more under way: within [`SOON_DELAY`].
+    Soon,
+    /// Nobody waits: within [`LAZY_DELAY`].
+    Lazy,
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
     urgent: bool,
+    /// When the jobs are to be taken, if none is urgent.
+    due: Option<Instant>,
     closed: bool,
 }
 
@@ -133,52 +150,48 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Queues a job; the writer starts at once. False: nothing is taken any more, and the job was answered so.
-    pub(crate) fn push(&self, job: Job) -> bool {
+    /// Queues a job. False: nothing is taken any more, and the job was answered so.
+    pub(crate) fn push(&self, job: Job, urgency: Urgency) -> bool {
         let mut waiting = lock(&self.waiting);
         if waiting.closed {
             // Dropped, and so answered.
             return false;
         }
         waiting.jobs.push_back(job);
-        if !waiting.urgent {
-            waiting.urgent = true;
+        if waiting.urgent {
+            return true;
+        }
+        let delay = match urgency {
+            Urgency::AtOnce => None,
+            Urgency::Soon => Some(SOON_DELAY),
+            Urgency::Lazy => Some(LAZY_DELAY),
+        };
+        let due = delay.filter(|_| waiting.jobs.len() < PATIENT_JOBS).map(|delay| Instant::now() + delay);
+        waiting.urgent = due.is_none();
+        if due.is_none_or(|due| waiting.due.is_none_or(|earlier| due < earlier)) {
+            waiting.due = due;
             self.arrived.notify_one();
         }
         true
     }
 
-    /// Queues a record that rides on the next write.
-    pub(crate) fn push_lazy(&self, append: Append) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.closed {
-            return;
-        }
-        waiting.jobs.push_back(Job::Append(append));
-        let many = waiting.jobs.len() >= LAZY_MAX;
-        if waiting.jobs.len() == 1 || many && !waiting.urgent {
-            waiting.urgent |= many;
-            self.arrived.notify_one();
-        }
-    }
-
     /// Takes all that waits. `None`: closed and empty.
     pub(crate) fn take(&self, how: Take, into: &mut VecDeque<Job>) -> Option<()> {
         let mut waiting = lock(&self.waiting);
-        let mut ripe = false;
-        while how != Take::AtOnce && !waiting.urgent && !waiting.closed && !ripe {
-            let has_lazy = !waiting.jobs.is_empty();
-            let pause = match how {
-                Take::WaitBriefly => STALL_PAUSE,
-                _ if has_lazy => LAZY_DELAY,
-                _ => Duration::from_secs(3600),
+        let retry_at = (how == Take::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
+        while how != Take::AtOnce && !waiting.urgent && !waiting.closed {
+            let Some(due) = waiting.due.into_iter().chain(retry_at).min() else {
+                waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
-            let (guard, timeout) =
-                self.arrived.wait_timeout(waiting, pause).unwrap_or_else(std::sync::PoisonError::into_inner);
-            waiting = guard;
-            ripe = timeout.timed_out() && (has_lazy || how == Take::WaitBriefly);
+            let pause = due.saturating_duration_since(Instant::now());
+            if pause.is_zero() {
+                break;
+            }
+            waiting = self.arrived.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
         waiting.urgent = false;
+        waiting.due = None;
         let closed = waiting.closed && waiting.jobs.is_empty();
         into.append(&mut waiting.jobs);
         (!closed).then_some(())

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Result, StoreError};
 use crate::frame::{Class, DeadFields, Kind, Place, SettleFields};
-use crate::job::{Append, Effect, Job, Reply};
+use crate::job::{Append, Effect, Job, Reply, Urgency};
 use crate::log::lock;
 use crate::message::DeadReason;
 use crate::publish::dead_letter;
@@ -24,7 +24,7 @@ pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, de
     let mut fields = Vec::with_capacity(32);
     SettleFields { key, place, dead_letter }.encode(&mut fields);
     let crc = crc32fast::hash(&fields);
-    shared.queues[Lane::Small.index()].push_lazy(Append {
+    let record = Append {
         kind: Kind::Settle,
         sequence,
         time: shared.now(),
@@ -34,7 +34,8 @@ pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, de
         cost: 0,
         effect: Effect::None,
         reply: Reply::nobody(),
-    });
+    };
+    shared.queues[Lane::Small.index()].push(Job::Append(record), Urgency::Lazy);
 }
 
 /// Ends a message that is indexed in memory. `None`: it is not.
@@ -103,7 +104,7 @@ pub(crate) fn bury(shared: &Shared, key: u128, entry: Entry, reason: DeadReason)
     let crc = crc32fast::hash(&fields);
     let (reply, synced) = Reply::new(None);
     let death = Death { reason: code, text: text.into(), place: Place::default(), frame_len: 0 };
-    shared.queues[Lane::Small.index()].push(Job::Append(Append {
+    let record = Append {
         kind: Kind::Dead,
         sequence: entry.sequence,
         time: shared.now(),
@@ -113,7 +114,8 @@ pub(crate) fn bury(shared: &Shared, key: u128, entry: Entry, reason: DeadReason)
         cost: 0,
         effect: Effect::Dead(Box::new(DeadEntry { key, entry, death })),
         reply,
-    }));
+    };
+    shared.queues[Lane::Small.index()].push(Job::Append(record), Urgency::AtOnce);
     Ok(Burial { key, entry, reason, synced })
 }
 
