@@ -87,8 +87,8 @@ pub(crate) enum NotAFrame {
     Zero,
     /// Anything else.
     Garbage,
-    /// Checks out, but its kind is not known to this version.
-    UnknownKind(u8),
+    /// Checks out, but its kind is not known to this version: kind, and bytes of the frame on disk.
+    UnknownKind(u8, u64),
 }
 
 fn header_crc(bytes: &[u8], offset: u32) -> u32 {
@@ -134,7 +134,7 @@ impl Header {
         }
         match kind {
             Some(kind) => Ok(Self { kind, ..header }),
-            None => Err(NotAFrame::UnknownKind(bytes[4])),
+            None => Err(NotAFrame::UnknownKind(bytes[4], header.frame_len())),
         }
     }
 

@@ -26,12 +26,24 @@ pub(crate) struct Inventory {
     pub(crate) max_id: u32,
 }
 
+/// Ending of a segment on the way to its own name.
+const MISNAMED: &str = "misnamed";
+
 /// Lists the folder. Foreign segments are set aside; misnamed ones get the name that their header says.
 pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Inventory, OpenError> {
     let mut inventory = Inventory::default();
     let mut misnamed = Vec::new();
     let names = log.disk.list(&log.dir).map_err(open_io("list", &log.dir))?;
     for name in names {
+        if name.ends_with(&format!(".{MISNAMED}")) {
+            // A start was cut off while it renamed.
+            let path = log.dir.join(&name);
+            match read_header(log, &path)? {
+                (Ok(h), _) if h.store_id == store_id => misnamed.push((name, h)),
+                _ => set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &path))?,
+            }
+            continue;
+        }
         let Some(file) = LogFile::parse(&name) else { continue };
         let (lane, id) = match file {
             LogFile::Free(id) => {
@@ -51,7 +63,12 @@ pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Invento
                 set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &path))?;
             }
             Ok(h) if (h.lane, h.id) != (lane, id) => misnamed.push((name, h)),
-            Ok(_) => {
+            Ok(h) => {
+                if u64::from(len) < h.size {
+                    inventory.damaged += 1;
+                    let expected = h.size;
+                    tracing::error!(file = %path.display(), len, expected, "a segment was cut short; the messages cut off are lost");
+                }
                 inventory.segments.insert(id, Held { lane, size: len });
             }
             Err(NotASegment::Newer(version)) => {
@@ -95,10 +112,17 @@ fn rename_misnamed(
         );
         inventory.damaged += 1;
         let from = log.dir.join(name);
-        log.disk.rename(&from, &from.with_extension("misnamed")).map_err(open_io("rename", &from))?;
+        let to = from.with_extension(MISNAMED);
+        if from != to {
+            log.disk.rename(&from, &to).map_err(open_io("rename", &from))?;
+        }
+    }
+    if !misnamed.is_empty() {
+        // First their old names are free for good: else a power cut could leave one of them under another one's name.
+        log.disk.sync_dir(&log.dir).map_err(open_io("sync", &log.dir))?;
     }
     for (name, header) in misnamed {
-        let from = log.dir.join(&name).with_extension("misnamed");
+        let from = log.dir.join(&name).with_extension(MISNAMED);
         if inventory.segments.contains_key(&header.id) {
             let name = from.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or(name);
             set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &from))?;

@@ -161,7 +161,7 @@ fn decode_header(bytes: &[u8], place: Place) -> Result<Header, ReadError> {
         ReadError::Damaged(match e {
             NotAFrame::Zero => "the frame's header is all zero".into(),
             NotAFrame::Garbage => "the frame's header does not match its checksum".into(),
-            NotAFrame::UnknownKind(kind) => format!("frame kind {kind} is not known to this version"),
+            NotAFrame::UnknownKind(kind, _) => format!("frame kind {kind} is not known to this version"),
         })
     })
 }

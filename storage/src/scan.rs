@@ -83,7 +83,7 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let place = Place { segment, offset: hit as u32 };
-                if matches!(self.header(place)?, Ok(_) | Err(NotAFrame::UnknownKind(_))) {
+                if matches!(self.header(place)?, Ok(_) | Err(NotAFrame::UnknownKind(..))) {
                     return Ok(Some(hit));
                 }
             }
@@ -106,7 +106,10 @@ pub(crate) fn scan(
     let mut at = from;
     loop {
         if at + HEADER_BYTES as u64 > size {
-            return Ok(End { offset: at, torn: 0 });
+            // A segment ends in zeros; in a file that was cut short, half a header may be the last there is.
+            let rest = reader.get(at.min(size), HEADER_BYTES)?;
+            let torn = if rest.iter().all(|b| *b == 0) { 0 } else { rest.len() as u64 };
+            return Ok(End { offset: at, torn });
         }
         let place = Place { segment, offset: at as u32 };
         let mut bad_len = 0;
@@ -123,9 +126,10 @@ pub(crate) fn scan(
                 bad_len = header.frame_len();
                 is_header = true;
             }
-            Err(NotAFrame::UnknownKind(kind)) => {
+            Err(NotAFrame::UnknownKind(kind, frame_len)) => {
                 each(Found::Unknown(place, kind))?;
-                bad_len = ALIGN;
+                at += frame_len;
+                continue;
             }
             // A batch ends with a zero header; anything else is what a torn write left, to the end of its page.
             Err(NotAFrame::Garbage) => bad_len = PAGE - at % PAGE,

@@ -6,11 +6,11 @@
 mod common;
 mod ledger;
 mod sim_disk;
+mod trials;
 
-use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{arrival, identity, payload, read, until};
@@ -19,11 +19,7 @@ use petnet_storage::{
     Engine, ManualClock, NoObserver, OpenError, OpenReport, Store, StoreOptions, StoreState, Stored,
 };
 use sim_disk::{Fault, SimDisk};
-
-/// Trials wait for threads more than they compute.
-const AT_ONCE: usize = 16;
-/// No start, stop or call may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+use trials::{all, block_on, seed};
 
 fn options(disk: &SimDisk) -> (StoreOptions, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
@@ -104,44 +100,6 @@ async fn survives(disk: &SimDisk, ledger: &mut Ledger, when: &str) {
     drop(store);
     let (store, report) = open(disk).unwrap_or_else(|e| panic!("{when}: not a second time: {e}"));
     ledger.check(&store, &format!("{when}, after a second start; {report}")).await;
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("nothing hangs") })
-}
-
-/// Runs the trials side by side; a failed one is named, and the others still run.
-fn all(points: impl IntoIterator<Item = u64>, trial: impl Fn(u64) + Sync) -> u64 {
-    let mut points: Vec<u64> = points.into_iter().collect();
-    if let Some(only) = number("PETNET_CRASH_AT") {
-        points.retain(|p| *p == only);
-    }
-    let next = AtomicU64::new(0);
-    let failed = Mutex::new(BTreeSet::new());
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let trial = std::panic::AssertUnwindSafe(|| trial(*point));
-                    if std::panic::catch_unwind(trial).is_err() {
-                        failed.lock().expect("not poisoned").insert(*point);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().expect("not poisoned");
-    assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), points.len());
-    points.len() as u64
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap_or_else(|e| panic!("{name}={v}: {e}")))
-}
-
-fn seed() -> u64 {
-    number("PETNET_SEED").unwrap_or(1)
 }
 
 /// Operations of the workload when nothing goes wrong, and the syncs among them.

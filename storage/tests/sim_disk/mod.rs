@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use petnet_storage::{Disk, DiskFile, OpenMode, RealDisk, Room};
 
 mod content;
+mod tamper;
 
 pub use content::Rng;
 use content::{Change, Content, apply_part};
