@@ -6,6 +6,7 @@ use crate::account::Account;
 use crate::disk::DiskFile;
 use crate::error::OpenError;
 use crate::format::{Format, open_io};
+use crate::frame::ALIGN;
 use crate::inventory::Inventory;
 use crate::log::Log;
 use crate::options::StoreOptions;
@@ -99,6 +100,8 @@ fn open_end(log: &Log, state: &mut State, lane: Lane, id: u32, offset: u64) -> R
     file.sync_data().map_err(io("sync"))?;
     if let Some(account) = state.accounts.get_mut(&id) {
         account.tail = end as u32;
+        // What was remembered about frames behind the end is not about those that will come to stand there.
+        account.dead.remove_range(account.tail / ALIGN as u32..);
     }
     Ok(LogEnd { segment: id, file, size: size as u32, end, tail })
 }
