@@ -39,8 +39,9 @@ pub(crate) async fn store(
     let stored = mailbox.store(sender.clone(), message_id, payload, identity).await;
     match &stored {
         Ok(Stored::New(_)) => {}
-        Ok(Stored::Repeated | Stored::Stale) => {
-            tracing::debug!(?sender, id = message_id, ?stored, "delivery changed nothing");
+        Ok(Stored::Repeated) => tracing::debug!(?sender, id = message_id, "repeated delivery"),
+        Ok(Stored::Stale) => {
+            tracing::info!(?sender, id = message_id, "late delivery of a message that a newer one replaced");
         }
         Err(refusal @ Refusal::Denied(_)) => {
             tracing::warn!(?sender, id = message_id, %refusal, "delivery refused");

@@ -166,7 +166,12 @@ impl Intake {
             Ok(found.filter(|e| lock(&shared.state).is_valid(e.place)))
         });
         let held: Option<Entry> = found.await.map_err(|_| StoreError::Closed)??;
-        Ok(held.is_some_and(|e| e.number > 0 && (e.incarnation, e.number) > (ordinal, identity.number)))
+        let state = lock(&self.shared.state);
+        let newer = |e: Entry| {
+            e.number > 0
+                && state.delivered.is_newer(e.party, (e.incarnation, e.number), (ordinal, identity.number))
+        };
+        Ok(held.is_some_and(newer))
     }
 
     pub(crate) fn is_known(&self, sender: Option<&PartyId>, identity: &DeliveryIdentity) -> bool {
@@ -373,10 +378,11 @@ fn admit_delivery(
     entry.incarnation = state.delivered.ordinal(entry.party, identity.incarnation);
     // A straggler: something newer of this sender is here under the id.
     let this = (entry.incarnation, entry.number);
-    if state.live.get(&key).is_some_and(|held| held.number > 0 && (held.incarnation, held.number) > this) {
+    let is_newer = |than| state.delivered.is_newer(entry.party, than, this);
+    if state.live.get(&key).is_some_and(|held| held.number > 0 && is_newer((held.incarnation, held.number))) {
         return Err(Queued::Stale);
     }
-    if state.newest_in_progress.get(&key).is_some_and(|newest| *newest > this) {
+    if state.newest_in_progress.get(&key).is_some_and(|newest| is_newer(*newest)) {
         return Err(Queued::InProgress);
     }
     state.newest_in_progress.insert(key, this);

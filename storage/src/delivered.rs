@@ -76,6 +76,8 @@ impl Numbers {
 struct SenderMemory {
     next_ordinal: u32,
     clock: u64,
+    /// The incarnation that started last. Not written down: it is among the others.
+    newest: Option<Incarnation>,
     incarnations: HashMap<Incarnation, Numbers>,
 }
 
@@ -97,9 +99,24 @@ impl Delivered {
     /// Whether nothing newer of this sender is known.
     pub(crate) fn is_newest(&self, sender: u16, identity: &DeliveryIdentity) -> bool {
         let Some(memory) = self.senders.get(&sender) else { return true };
+        if memory.newest.is_some_and(|newest| newest > identity.incarnation) {
+            return false;
+        }
         let Some(known) = memory.incarnations.get(&identity.incarnation) else { return true };
         let last = known.ranges.last_key_value().map_or(known.low_water, |(_, end)| *end);
-        known.ordinal == memory.next_ordinal && identity.number >= last
+        identity.number >= last
+    }
+
+    /// Whether a sender accepted message `a` after message `b`: ordinal of the incarnation, number. Incarnations are in
+    /// the order of their starts, which never falls within a store; not in that of their first contact, since after an
+    /// outage the messages of several may come in any order. One that was forgotten is older than all known ones.
+    pub(crate) fn is_newer(&self, sender: u16, a: (u32, u64), b: (u32, u64)) -> bool {
+        if a.0 == b.0 {
+            return a.1 > b.1;
+        }
+        let memory = self.senders.get(&sender);
+        let started = |ordinal| memory.and_then(|m| m.incarnations.iter().find(|(_, n)| n.ordinal == ordinal));
+        started(a.0).map(|(incarnation, _)| incarnation) > started(b.0).map(|(incarnation, _)| incarnation)
     }
 
     /// Whether one more gap of this incarnation would be too many.
@@ -109,7 +126,7 @@ impl Delivered {
         known.is_some_and(|n| n.ranges.len() >= MAX_RANGES && !n.ranges.contains_key(&next))
     }
 
-    /// The order in which this sender's incarnation was first met, from 1 on.
+    /// A small name for this sender's incarnation: the order in which it was first met, from 1 on.
     pub(crate) fn ordinal(&mut self, sender: u16, incarnation: Incarnation) -> u32 {
         let memory = self.senders.entry(sender).or_default();
         if let Some(known) = memory.incarnations.get(&incarnation) {
@@ -121,6 +138,7 @@ impl Delivered {
         memory.clock += 1;
         let numbers = Numbers { ordinal, touched: memory.clock, ..Numbers::default() };
         memory.incarnations.insert(incarnation, numbers);
+        memory.newest = memory.newest.max(Some(incarnation));
         ordinal
     }
 
@@ -133,6 +151,7 @@ impl Delivered {
             memory.make_room();
         }
         let clock = memory.clock;
+        memory.newest = memory.newest.max(Some(identity.incarnation));
         let numbers = memory.incarnations.entry(identity.incarnation).or_default();
         numbers.ordinal = ordinal;
         numbers.touched = clock;
@@ -169,7 +188,7 @@ impl Delivered {
         for _ in 0..f.u32()? {
             let sender = f.u16()?;
             let mut memory =
-                SenderMemory { next_ordinal: f.u32()?, clock: f.u64()?, incarnations: HashMap::new() };
+                SenderMemory { next_ordinal: f.u32()?, clock: f.u64()?, ..SenderMemory::default() };
             for _ in 0..f.u32()? {
                 let incarnation = Incarnation { started_ms: f.u64()?, random: f.u64()? };
                 let mut numbers = Numbers {
@@ -181,6 +200,7 @@ impl Delivered {
                 for _ in 0..f.u32()? {
                     numbers.ranges.insert(f.u64()?, f.u64()?);
                 }
+                memory.newest = memory.newest.max(Some(incarnation));
                 memory.incarnations.insert(incarnation, numbers);
             }
             all.senders.insert(sender, memory);
@@ -256,10 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn incarnations_are_ordered_by_first_contact() {
+    fn incarnations_are_ordered_by_their_start_whichever_is_met_first() {
         let mut memory = Delivered::default();
-        let later = Incarnation { started_ms: 1, random: 9 };
-        let first = Incarnation { started_ms: 50, random: 2 };
-        assert_eq!((memory.ordinal(1, first), memory.ordinal(1, later), memory.ordinal(1, first)), (1, 2, 1));
+        let later = memory.ordinal(1, Incarnation { started_ms: 50, random: 2 });
+        let earlier = memory.ordinal(1, Incarnation { started_ms: 1, random: 9 });
+        assert_eq!((later, earlier), (1, 2));
+        assert!(memory.is_newer(1, (later, 1), (earlier, 9)) && !memory.is_newer(1, (earlier, 9), (later, 1)));
+        assert!(memory.is_newer(1, (later, 2), (later, 1)) && !memory.is_newer(1, (later, 1), (later, 1)));
+        assert!(memory.is_newer(1, (earlier, 1), (77, 1)), "a forgotten one is older");
+        let identity = |started_ms| DeliveryIdentity {
+            incarnation: Incarnation { started_ms, random: 0 },
+            number: 1,
+            low_water: 1,
+        };
+        assert!(memory.is_newest(1, &identity(51)) && !memory.is_newest(1, &identity(2)));
     }
 }

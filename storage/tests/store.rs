@@ -112,6 +112,30 @@ async fn a_late_retry_of_an_older_message_never_replaces_a_newer_one() {
     );
 }
 
+/// Incarnations used to be ordered by first contact. After an outage the messages of several starts of the sender come in
+/// any order; then what it accepted last was taken for a straggler, acknowledged, and thrown away.
+#[tokio::test]
+async fn what_was_accepted_last_wins_also_when_an_earlier_start_of_its_sender_is_heard_of_later() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (options, clock) = clocked(dir.path());
+    let (store, _) = open(options);
+    let send = async |name: &str, text: &'static str, identity| {
+        store.store(arrival("party_a", name, text.into(), Some(identity))).await.expect("answers")
+    };
+    send("other", "from the second start", identity(2, 1, 1)).await;
+    for (name, on_disk) in [("m", false), ("n", true)] {
+        let number = 2 + u64::from(on_disk) * 2;
+        send(name, "old", identity(1, number, 1)).await;
+        if on_disk {
+            clock.advance(Duration::from_secs(10));
+            until("indexed on disk", async || store.stats().index_in_memory == 0).await;
+        }
+        assert!(matches!(send(name, "new", identity(2, number, 1)).await, Stored::New(_)));
+        assert_eq!(send(name, "older still", identity(1, number - 1, 1)).await, Stored::Stale);
+        assert_eq!(read(&store, name).await, Some("new".into()));
+    }
+}
+
 #[tokio::test]
 async fn a_newer_message_supersedes_a_pending_one_with_its_id() {
     let dir = tempfile::tempdir().expect("a folder");
