@@ -49,7 +49,7 @@ const TELL_AFTER: u32 = 4;
 pub(crate) struct Window {
     /// Deliveries under way.
     pub(crate) messages: usize,
-    /// Their payload bytes; a larger message goes alone.
+    /// Their payload bytes; besides, one larger message may be under way.
     pub(crate) bytes: u64,
     /// Longest pause between attempts.
     pub(crate) retry_cap: Duration,
@@ -78,7 +78,15 @@ pub(crate) struct Forwarder<L> {
     running: JoinSet<End>,
     works: HashMap<Id, Work>,
     in_flight: HashSet<Sequence>,
-    in_flight_bytes: u64,
+    /// By [`Size`].
+    in_flight_bytes: [u64; 2],
+}
+
+/// Whether a message fits the window at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Usual,
+    Huge,
 }
 
 /// How an attempt ended.
@@ -122,7 +130,7 @@ impl<L: Deliver> Forwarder<L> {
             running: JoinSet::new(),
             works: HashMap::new(),
             in_flight: HashSet::new(),
-            in_flight_bytes: 0,
+            in_flight_bytes: [0; 2],
         }
     }
 
@@ -233,12 +241,37 @@ impl<L: Deliver> Forwarder<L> {
         }
     }
 
-    /// What waited for another attempt and is due goes first, then the order of acceptance. Taken out when it fits.
+    /// What waited for another attempt and is due goes first, then the order of acceptance. A message larger than the
+    /// window goes beside those within it, one at a time: neither kind waits for the other.
     fn next_in_turn(&mut self, now: Instant) -> Option<Work> {
-        let free = |work: &&Work| self.wakes.is_free(work.pending.id_key);
-        let work = *self.retries.due(now.into_std()).find(free).or_else(|| self.fresh.values().find(free))?;
-        let fits = self.running.is_empty() || self.in_flight_bytes + work.pending.len <= self.window.bytes;
-        fits.then(|| self.take(work))
+        let mut full = [false; 2];
+        let mut found = None;
+        for work in self.retries.due(now.into_std()).chain(self.fresh.values()) {
+            let size = self.size_of(work.pending.len);
+            if full[size as usize] || !self.wakes.is_free(work.pending.id_key) {
+                continue;
+            }
+            if self.fits(work.pending.len) {
+                found = Some(*work);
+                break;
+            }
+            // What does not fit is not overtaken by its like.
+            full[size as usize] = true;
+            if full == [true; 2] {
+                break;
+            }
+        }
+        found.map(|work| self.take(work))
+    }
+
+    fn size_of(&self, len: u64) -> Size {
+        if len > self.window.bytes { Size::Huge } else { Size::Usual }
+    }
+
+    fn fits(&self, len: u64) -> bool {
+        let size = self.size_of(len);
+        let under_way = self.in_flight_bytes[size as usize];
+        under_way == 0 || size == Size::Usual && under_way + len <= self.window.bytes
     }
 
     /// Any message that was not tried yet, else what failed least. Were it always the oldest, a few messages that
@@ -270,7 +303,7 @@ impl<L: Deliver> Forwarder<L> {
         });
         self.works.insert(handle.id(), work);
         self.in_flight.insert(sequence);
-        self.in_flight_bytes += len;
+        self.in_flight_bytes[self.size_of(len) as usize] += len;
     }
 
     fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
@@ -284,7 +317,7 @@ impl<L: Deliver> Forwarder<L> {
         let Some(work) = self.works.remove(&id) else { return };
         let sequence = work.pending.sequence;
         self.in_flight.remove(&sequence);
-        self.in_flight_bytes -= work.pending.len;
+        self.in_flight_bytes[self.size_of(work.pending.len) as usize] -= work.pending.len;
         match end {
             Some(End::Settled) => self.answered(),
             Some(End::Gone) => self.reach.nothing_learnt(sequence),

@@ -63,7 +63,8 @@ impl Deliver for ScriptedPeer {
             seen.most_under_way = seen.most_under_way.max(seen.under_way.len());
             seen.most_bytes = seen.most_bytes.max(seen.bytes);
         }
-        tokio::time::sleep(self.takes).await;
+        // A megabyte takes ten times as long as a small one.
+        tokio::time::sleep(self.takes * (1 + 10 * (message.payload.len() >> 20) as u32)).await;
         let verdict = (self.script)(id, before);
         let mut seen = self.seen.lock().unwrap();
         seen.under_way.retain(|other| other != id);
@@ -164,18 +165,21 @@ async fn everything_pending_is_delivered_within_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_larger_than_the_byte_window_goes_alone_in_its_lane() {
+async fn huge_message_goes_beside_the_others_and_holds_up_none() {
     let mut bench = Bench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
+    for n in 0..2 {
+        bench.accept(&format!("huge{n}"), &vec![1; 3 << 20]).await;
+    }
     for n in 0..6 {
         bench.accept(&format!("half{n}"), &vec![1; 512 << 10]).await;
     }
-    bench.accept("huge", &vec![1; 3 << 20]).await;
-    bench.accept("after", &vec![1; 512 << 10]).await;
     bench.start(&peer);
     bench.until_settled().await;
-    assert_eq!(peer.delivered().len(), 8);
-    assert_eq!(peer.seen.lock().unwrap().most_bytes, 3 << 20);
+    let delivered = peer.delivered();
+    assert_eq!(delivered.len(), 8);
+    assert!(delivered[6..].iter().all(|id| id.starts_with("huge")), "{delivered:?}");
+    assert_eq!(peer.seen.lock().unwrap().most_bytes, (3 << 20) + (1 << 20), "one huge and the window");
     bench.stop().await;
 }
 

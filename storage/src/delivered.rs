@@ -115,7 +115,8 @@ impl Delivered {
             return a.1 > b.1;
         }
         let memory = self.senders.get(&sender);
-        let started = |ordinal| memory.and_then(|m| m.incarnations.iter().find(|(_, n)| n.ordinal == ordinal));
+        let started =
+            |ordinal| memory.and_then(|m| m.incarnations.iter().find(|(_, n)| n.ordinal == ordinal));
         started(a.0).map(|(incarnation, _)| incarnation) > started(b.0).map(|(incarnation, _)| incarnation)
     }
 
@@ -281,7 +282,9 @@ mod tests {
         let later = memory.ordinal(1, Incarnation { started_ms: 50, random: 2 });
         let earlier = memory.ordinal(1, Incarnation { started_ms: 1, random: 9 });
         assert_eq!((later, earlier), (1, 2));
-        assert!(memory.is_newer(1, (later, 1), (earlier, 9)) && !memory.is_newer(1, (earlier, 9), (later, 1)));
+        assert!(
+            memory.is_newer(1, (later, 1), (earlier, 9)) && !memory.is_newer(1, (earlier, 9), (later, 1))
+        );
         assert!(memory.is_newer(1, (later, 2), (later, 1)) && !memory.is_newer(1, (later, 1), (later, 1)));
         assert!(memory.is_newer(1, (earlier, 1), (77, 1)), "a forgotten one is older");
         let identity = |started_ms| DeliveryIdentity {

@@ -310,7 +310,7 @@ impl Engine for Store {
             return Ok(true);
         }
         self.blocking(move |shared| {
-            let ended = in_memory || settle::in_cold(shared, key, &entry)?;
+            let ended = in_memory || end_pending(shared, key, entry)?;
             settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
             Ok(ended)
         })
@@ -420,6 +420,20 @@ impl Engine for Store {
 
     async fn close(&self) -> Result<()> {
         self.close_now().await
+    }
+}
+
+/// Ends a pending message, wherever it is by now: it may move in the log, and to memory, at any time. Blocks.
+fn end_pending(shared: &Shared, key: u128, entry: Entry) -> Result<bool> {
+    let mut at = entry;
+    loop {
+        if settle::in_cold(shared, key, &at)? || settle::in_memory(shared, key, entry.sequence).is_some() {
+            return Ok(true);
+        }
+        match (Reader { shared }).pending_entry(entry.party, Sequence(entry.sequence))? {
+            Some((_, found)) => at = found,
+            None => return Ok(false),
+        }
     }
 }
 

@@ -123,6 +123,17 @@ impl Reader<'_> {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<(u128, Entry)>> {
+        loop {
+            let relocations = lock(&self.shared.state).relocations;
+            let entries = self.look_at_pending(party, after, limit)?;
+            // One that came from disk to memory between the two looks was in neither.
+            if lock(&self.shared.state).relocations == relocations {
+                return Ok(entries);
+            }
+        }
+    }
+
+    fn look_at_pending(self, party: u16, after: Sequence, limit: usize) -> Result<Vec<(u128, Entry)>> {
         let (mut entries, on_disk) = {
             let mut state = lock(&self.shared.state);
             let on_disk = state.parties.count(party).cold_pending > 0;
@@ -156,6 +167,16 @@ impl Reader<'_> {
 
     /// One pending message; `None` when it is pending no more. Blocks when it is on disk.
     pub(crate) fn pending_entry(self, party: u16, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
+        loop {
+            let relocations = lock(&self.shared.state).relocations;
+            let entry = self.look_for_pending(party, sequence)?;
+            if entry.is_some() || lock(&self.shared.state).relocations == relocations {
+                return Ok(entry);
+            }
+        }
+    }
+
+    fn look_for_pending(self, party: u16, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
         {
             let state = lock(&self.shared.state);
             if let Some(key) = state.pending.get(&(party, sequence.0)) {
