@@ -6,10 +6,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -25,6 +25,8 @@ const HELLO: usize = 24;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between lines that say the same.
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// What all connections of a gateway share.
 #[derive(Debug, Clone)]
@@ -36,13 +38,22 @@ pub(crate) struct Connections {
     moved: Arc<AtomicU64>,
     room: Arc<Semaphore>,
     max: usize,
+    /// When a line about it was last logged.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Connections {
     /// Room for `max` connections.
     pub(crate) fn new(max: usize, draining: CancellationToken) -> Self {
         let room = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
-        Self { draining, cut: CancellationToken::new(), moved: Arc::default(), room, max }
+        Self {
+            draining,
+            cut: CancellationToken::new(),
+            moved: Arc::default(),
+            room,
+            max,
+            told: Arc::default(),
+        }
     }
 
     /// Rises whenever bytes move on any connection.
@@ -75,8 +86,18 @@ impl Connections {
         })
     }
 
+    /// At most one line a minute.
+    fn is_time_to_tell(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if is_time {
+            *told = Some(Instant::now());
+        }
+        is_time
+    }
+
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if self.room.available_permits() == 0 {
+        if self.room.available_permits() == 0 && self.is_time_to_tell() {
             tracing::warn!(max = self.max, "MAX_CONNECTIONS reached; new connections wait");
         }
         // The semaphore is never closed.

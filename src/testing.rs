@@ -181,7 +181,7 @@ impl FakeEngine {
 
     fn check(&self) -> Result<()> {
         match &*self.state.borrow() {
-            StoreState::Serving => Ok(()),
+            StoreState::Serving | StoreState::Stalled => Ok(()),
             StoreState::Poisoned(why) => Err(StoreError::Poisoned(why.clone())),
             StoreState::Closed => Err(StoreError::Closed),
         }

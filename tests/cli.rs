@@ -159,6 +159,26 @@ fn a_data_folder_in_use_by_another_process_is_refused() {
 }
 
 #[test]
+fn a_data_folder_that_is_removed_ends_it_with_its_own_exit_code() {
+    let place = Place::new();
+    let running = Running::serving(place.serve(0));
+    std::fs::remove_dir_all(place.path("party_a")).unwrap();
+    let (status, log) = running.end();
+    assert_eq!(status.code(), Some(4), "{log}");
+    assert!(log.contains("No such file"), "{log}");
+}
+
+#[test]
+fn a_hangup_does_not_end_it() {
+    let place = Place::new();
+    let running = Running::serving(place.serve(0));
+    running.signal("HUP");
+    running.logged("SIGHUP");
+    running.signal("TERM");
+    assert_eq!(running.end().0.code(), Some(0));
+}
+
+#[test]
 fn sigterm_and_ctrl_c_end_it_in_order() {
     for signal in ["TERM", "INT"] {
         let place = Place::new();

@@ -15,18 +15,29 @@ pub(crate) struct Damage<'a> {
     pub(crate) offset: u64,
     pub(crate) len: u64,
     pub(crate) what: &'a str,
+    /// An unfinished last write, normal after a crash.
+    pub(crate) torn: bool,
 }
 
 /// Copies a damaged place of `file` and adds a line to the report. Failing to is logged: nothing depends on it.
 pub(crate) fn set_aside(disk: &dyn Disk, data_dir: &Path, file: &dyn DiskFile, damage: &Damage<'_>) {
-    let Damage { segment, offset, len, what } = damage;
-    tracing::warn!(
-        segment,
-        offset,
-        len,
-        what,
-        "damaged place in the log; it is set aside in corrupt/, everything else is served"
-    );
+    let Damage { segment, offset, len, what, torn } = damage;
+    if *torn {
+        tracing::info!(
+            segment,
+            offset,
+            len,
+            "cut off an unfinished write at the end of the log; a copy is in corrupt/"
+        );
+    } else {
+        tracing::warn!(
+            segment,
+            offset,
+            len,
+            what,
+            "damaged place in the log; it is set aside in corrupt/, everything else is served"
+        );
+    }
     let copy = || -> std::io::Result<()> {
         let dir = data_dir.join("corrupt");
         disk.create_dir(&dir)?;

@@ -70,6 +70,14 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn try_lock(&self) -> io::Result<bool>;
 }
 
+/// Trouble that passes without anything being lost: no room, no descriptors, no memory. Any other error of a write or a
+/// sync is final.
+pub(crate) fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+}
+
 /// Reads exactly `buf.len()` bytes.
 pub(crate) fn read_exact_at(file: &dyn DiskFile, buf: &mut [u8], offset: u64) -> io::Result<()> {
     if file.read_at(buf, offset)? == buf.len() {

@@ -52,6 +52,8 @@ impl Observer for NoObserver {
 pub enum StoreState {
     /// Accepts and serves.
     Serving,
+    /// A sync has been running for seconds: callers wait, within their own deadlines. Passes when it comes back.
+    Stalled,
     /// A write or sync failed: accepts nothing until the process is started anew. Final.
     Poisoned(Arc<str>),
     /// [`Engine::close`] was called. Final.
@@ -161,7 +163,7 @@ impl fmt::Debug for dyn Engine {
 /// The error of a state that takes nothing.
 pub(crate) fn state_error(state: &StoreState) -> Option<StoreError> {
     match state {
-        StoreState::Serving => None,
+        StoreState::Serving | StoreState::Stalled => None,
         StoreState::Poisoned(why) => Some(StoreError::Poisoned(why.clone())),
         StoreState::Closed => Some(StoreError::Closed),
     }

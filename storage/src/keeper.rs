@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::Checkpoint;
 use crate::cold::{Cold, ColdError};
 use crate::compact::compact;
+use crate::disk::passes;
 use crate::frame::{Class, Kind, MessageFields};
 use crate::keys;
 use crate::log::lock;
@@ -41,6 +42,8 @@ pub(crate) struct Keeper {
     pub(crate) last_checkpoint: Instant,
     /// Recycled files that are not durably free yet.
     pub(crate) freed: Vec<u32>,
+    /// What failed in the last round.
+    pub(crate) trouble: Option<String>,
 }
 
 impl Keeper {
@@ -52,7 +55,18 @@ impl Keeper {
                 return;
             }
             if let Err(error) = self.round(stopping) {
-                tracing::warn!(%error, "housekeeping failed; it is tried again");
+                if !passes(&error) {
+                    self.shared.poison(&format!("housekeeping of the log failed: {error}"));
+                    return;
+                }
+                // Once per trouble, not four times a second.
+                let why = error.to_string();
+                if self.trouble.as_ref() != Some(&why) {
+                    tracing::warn!(%error, "housekeeping failed; it is tried again");
+                    self.trouble = Some(why);
+                }
+            } else {
+                self.trouble = None;
             }
             if stopping {
                 return;
@@ -65,7 +79,7 @@ impl Keeper {
     }
 
     fn round(&mut self, stopping: bool) -> io::Result<()> {
-        self.refresh_space();
+        self.refresh_space()?;
         if !stopping {
             self.expire_pending();
             self.spill().map_err(|e| io::Error::other(self.shared.cold_failed(&e).to_string()))?;
@@ -77,15 +91,15 @@ impl Keeper {
         if due || since >= IDLE_CHECKPOINT || stopping && dirty {
             self.checkpoint()?;
             self.last_checkpoint = Instant::now();
-            self.refresh_space();
+            self.refresh_space()?;
         }
         Ok(())
     }
 
-    /// Counts what room there is for new messages.
-    pub(crate) fn refresh_space(&self) {
+    /// Counts what room there is for new messages. An error: the data folder is gone.
+    pub(crate) fn refresh_space(&self) -> io::Result<()> {
         let shared = &self.shared;
-        let Ok(room) = shared.options.disk.room(&shared.options.data_dir) else { return };
+        let room = shared.options.disk.room(&shared.options.data_dir)?;
         let (used, files) = {
             let state = lock(&shared.state);
             let used = state.accounts.values().map(|a| u64::from(a.tail)).sum::<u64>();
@@ -108,6 +122,7 @@ impl Keeper {
         if room.available >= segment {
             shared.spares.retry();
         }
+        Ok(())
     }
 
     /// Moves what is old enough, or too much, to the index on disk.
@@ -262,7 +277,7 @@ impl Keeper {
         let written = checkpoint.write(&*shared.options.disk, &shared.options.data_dir, shared.store_id);
         if let Err(e) = written {
             lock(&shared.state).dirty = true;
-            return Err(io::Error::other(format!("cannot write a checkpoint: {e}")));
+            return Err(e);
         }
         self.generation = checkpoint.generation;
         self.give_back(&checkpoint)
@@ -319,7 +334,16 @@ impl Keeper {
             }
         }
         for (id, lane) in free {
-            self.forget_expired(id).map_err(|e| io::Error::other(e.to_string()))?;
+            match self.forget_expired(id) {
+                Ok(()) => {}
+                Err(error @ crate::StoreError::Poisoned(_)) => {
+                    return Err(io::Error::other(error.to_string()));
+                }
+                Err(error) => {
+                    tracing::warn!(segment = id, %error, "an old segment cannot be read and is kept for now");
+                    continue;
+                }
+            }
             let size = {
                 let mut state = lock(&shared.state);
                 state.dirty = true;

@@ -52,6 +52,7 @@ mod spares;
 mod state;
 mod store;
 mod verify;
+mod watch;
 mod writer;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};

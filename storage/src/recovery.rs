@@ -110,6 +110,11 @@ fn read_back(
         newest.write(&*disk, dir, format.store_id).map_err(open_io("write the checkpoint in", dir))?;
     }
     let checkpoint = checkpoint.unwrap_or_default();
+    if !had_checkpoint && !new && !inventory.segments.is_empty() {
+        tracing::warn!(
+            "no checkpoint that checks out: the whole log is read; what was delivered and given back is not remembered"
+        );
+    }
     give_back_freed(&log, &checkpoint, &mut inventory)?;
 
     let (cold, existed) = open_cold(options, had_checkpoint)?;
@@ -434,7 +439,7 @@ fn draw_incarnation(last_ms: u64) -> Result<Incarnation, OpenError> {
 pub(crate) fn report_damage(log: &Log, data_dir: &Path, lane: Lane, place: Place, len: u64, what: &str) {
     let name = LogFile::Segment(lane, place.segment).name();
     if let Ok(file) = log.file(lane, place.segment) {
-        let damage = Damage { segment: &name, offset: place.offset.into(), len, what };
+        let damage = Damage { segment: &name, offset: place.offset.into(), len, what, torn: false };
         set_aside(&*log.disk, data_dir, &*file, &damage);
     }
 }

@@ -85,7 +85,7 @@ impl Replay<'_> {
                         &*self.log.disk,
                         &self.options.data_dir,
                         &*file,
-                        &Damage { segment: &name, offset, len, what },
+                        &Damage { segment: &name, offset, len, what, torn: false },
                     );
                 }
                 Found::Frame(..) | Found::Damaged(..) => {}
@@ -103,7 +103,7 @@ impl Replay<'_> {
         if end.torn > 0 && end.offset < until {
             self.torn_bytes += end.torn;
             let what = "an unfinished frame at the end of the log";
-            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what };
+            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what, torn: true };
             set_aside(&*self.log.disk, &self.options.data_dir, &*file, &damage);
         }
         Ok(end)

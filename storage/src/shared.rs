@@ -14,6 +14,7 @@ use crate::options::StoreOptions;
 use crate::space::Space;
 use crate::spares::Spares;
 use crate::state::State;
+use crate::watch::SyncStart;
 
 /// Counters for [`StoreStats`](crate::StoreStats).
 #[derive(Debug, Default)]
@@ -30,6 +31,7 @@ pub(crate) struct Counters {
 pub(crate) struct LaneProgress {
     pub(crate) batches: Mutex<(u64, u64)>,
     pub(crate) synced: Condvar,
+    pub(crate) sync_start: SyncStart,
 }
 
 /// Everything that the threads of one store share.
@@ -66,6 +68,9 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     pub(crate) wake_keeper: Condvar,
     pub(crate) keeper_lock: Mutex<()>,
+    /// True: the watch ends.
+    pub(crate) watch_stop: Mutex<bool>,
+    pub(crate) wake_watch: Condvar,
 }
 
 impl std::fmt::Debug for Shared {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::disk::{DiskFile, OpenMode, write_all_at};
+use crate::disk::{DiskFile, OpenMode, passes, write_all_at};
 use crate::log::{Log, lock};
 use crate::segment::{Lane, LogFile, PAGE, SegmentHeader};
 
@@ -122,7 +122,15 @@ impl Spares {
 
     /// The preparing thread: makes wanted segments until [`stop`](Self::stop). A segment is registered before it can
     /// be taken, so that no checkpoint can miss one that is in use.
-    pub(crate) fn run(&self, log: &Log, store_id: u128, size: u32, register: impl Fn(Lane, &Ready)) {
+    /// `broken` is told of an error that does not pass.
+    pub(crate) fn run(
+        &self,
+        log: &Log,
+        store_id: u128,
+        size: u32,
+        register: impl Fn(Lane, &Ready),
+        broken: impl Fn(&io::Error),
+    ) {
         loop {
             let mut inner = lock(&self.inner);
             let lane = loop {
@@ -152,8 +160,13 @@ impl Spares {
                     inner.wanted[lane.index()] = false;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot prepare a log segment; new messages are refused until there is room");
                     inner.failed[lane.index()] = true;
+                    drop(inner);
+                    if passes(&error) {
+                        tracing::warn!(%error, "cannot prepare a log segment; new messages are refused until there is room");
+                    } else {
+                        broken(&error);
+                    }
                 }
             }
             self.changed.notify_all();

@@ -83,6 +83,8 @@ impl Store {
             stopping: AtomicBool::new(false),
             wake_keeper: Condvar::new(),
             keeper_lock: Mutex::new(()),
+            watch_stop: Mutex::new(false),
+            wake_watch: Condvar::new(),
             options,
         });
         let keeper = Keeper {
@@ -91,8 +93,10 @@ impl Store {
             last_incarnation_ms: recovered.incarnation.started_ms,
             last_checkpoint: Instant::now(),
             freed: Vec::new(),
+            trouble: None,
         };
-        keeper.refresh_space();
+        let data_dir = &shared.options.data_dir;
+        keeper.refresh_space().map_err(crate::format::open_io("find the room of", data_dir))?;
         let mut threads = Threads { folder_lock: Some(recovered.folder_lock), ..Threads::default() };
         for (lane, end) in LANES.into_iter().zip(recovered.ends) {
             let writer = LaneWriter::new(shared.clone(), lane, end);
@@ -105,10 +109,18 @@ impl Store {
         let preparing = shared.clone();
         threads.helpers.push(spawn("petnet-prepare", move || {
             let shared = &preparing;
-            shared.spares.run(&shared.log, shared.store_id, shared.segment_bytes as u32, |lane, ready| {
-                lock(&shared.state).add_segment(ready.id, Account::new(lane, ready.size, PAGE as u32));
-            });
+            shared.spares.run(
+                &shared.log,
+                shared.store_id,
+                shared.segment_bytes as u32,
+                |lane, ready| {
+                    lock(&shared.state).add_segment(ready.id, Account::new(lane, ready.size, PAGE as u32));
+                },
+                |error| shared.poison(&format!("cannot prepare a log segment: {error}")),
+            );
         })?);
+        let watching = shared.clone();
+        threads.helpers.push(spawn("petnet-watch", move || crate::watch::run(&watching))?);
         let intake = Intake {
             shared: shared.clone(),
             room: [(); 2].map(|()| Arc::new(Semaphore::new(permits as usize))),
@@ -176,7 +188,7 @@ fn report(recovered: &Recovered) -> OpenReport {
 /// Writes what is queued, takes a last checkpoint, ends the threads, gives the folder up.
 fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
     shared.status.send_if_modified(|state| {
-        let serving = *state == StoreState::Serving;
+        let serving = matches!(state, StoreState::Serving | StoreState::Stalled);
         if serving {
             *state = StoreState::Closed;
         }
@@ -199,6 +211,8 @@ fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
         shared.wake_keeper.notify_all();
     }
     shared.spares.stop();
+    *lock(&shared.watch_stop) = true;
+    shared.wake_watch.notify_all();
     for helper in threads.helpers.drain(..) {
         drop(helper.join());
     }

@@ -274,7 +274,11 @@ impl LaneWriter {
         self.shared.space.set_left(self.lane, u64::from(self.at.size).saturating_sub(self.at.end));
         let tail = Place { segment: self.at.segment, offset: self.at.end as u32 };
         let AfterSync { replies, ended } = publish(&self.shared, self.lane, tail, written);
-        if let Err(e) = self.at.file.sync_data() {
+        let progress = &self.shared.progress[self.lane.index()];
+        progress.sync_start.begin(self.shared.options.clock.elapsed());
+        let synced = self.at.file.sync_data();
+        progress.sync_start.end();
+        if let Err(e) = synced {
             let error = self.poison("sync", e);
             for (reply, _) in replies {
                 reply.send(Err(error.clone()));
@@ -282,11 +286,8 @@ impl LaneWriter {
             return Err(error);
         }
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        {
-            let progress = &self.shared.progress[self.lane.index()];
-            lock(&progress.batches).1 += 1;
-            progress.synced.notify_all();
-        }
+        lock(&progress.batches).1 += 1;
+        progress.synced.notify_all();
         if !ended.is_empty() {
             lock(&self.shared.state).let_go(&ended);
         }

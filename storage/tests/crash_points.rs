@@ -269,6 +269,30 @@ fn closing_ends_with_an_error_when_its_last_sync_fails() {
 }
 
 #[test]
+fn a_sync_that_does_not_come_back_is_told_and_passes() {
+    let disk = SimDisk::new(Path::new("/data"), None);
+    block_on(async {
+        let (options, clock) = options(&disk);
+        let (store, _) = Store::open(options, Arc::new(NoObserver)).expect("opens");
+        let state = || store.state().borrow().clone();
+        disk.hold_syncs(true);
+        let accepting = tokio::spawn({
+            let store = store.clone();
+            async move { store.accept(&common::party("party_b"), &common::id("m"), payload(1, 100)).await }
+        });
+        until("it is told", async || {
+            clock.advance(Duration::from_millis(100));
+            state() == StoreState::Stalled
+        })
+        .await;
+        assert!(!accepting.is_finished(), "nothing is accepted without a sync");
+        disk.hold_syncs(false);
+        assert!(accepting.await.expect("no panic").is_ok());
+        until("it passes", async || state() == StoreState::Serving).await;
+    });
+}
+
+#[test]
 fn a_full_disk_refuses_new_messages_only_and_accepts_again_when_there_is_room() {
     let disk = SimDisk::new(Path::new("/data"), None);
     block_on(async {

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use petnet_storage::{Disk, DiskFile, OpenMode, RealDisk, Room};
 
@@ -85,6 +85,7 @@ struct World {
 #[derive(Debug, Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
+    syncs_held: Arc<(Mutex<bool>, Condvar)>,
     root: PathBuf,
     index: Option<PathBuf>,
 }
@@ -173,7 +174,7 @@ impl SimDisk {
             keep_failed: false,
             total: 512 * MIB,
         };
-        Self { world: Arc::new(Mutex::new(world)), root: root.into(), index }
+        Self { world: Arc::new(Mutex::new(world)), syncs_held: Arc::default(), root: root.into(), index }
     }
 
     pub fn set_fault(&self, fault: Fault) {
@@ -188,6 +189,12 @@ impl SimDisk {
     /// Syncs of files so far.
     pub fn syncs(&self) -> u64 {
         lock(&self.world).syncs
+    }
+
+    /// While held, no sync of a file comes back.
+    pub fn hold_syncs(&self, hold: bool) {
+        *lock(&self.syncs_held.0) = hold;
+        self.syncs_held.1.notify_all();
     }
 
     pub fn cut_power(&self) {
@@ -258,7 +265,12 @@ impl SimDisk {
             keep_failed: false,
             total: world.total,
         };
-        Self { world: Arc::new(Mutex::new(next)), root: self.root.clone(), index: self.index.clone() }
+        Self {
+            world: Arc::new(Mutex::new(next)),
+            syncs_held: Arc::default(),
+            root: self.root.clone(),
+            index: self.index.clone(),
+        }
     }
 
     fn is_real(&self, path: &Path) -> bool {
@@ -453,6 +465,8 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let (held, let_go) = &*self.disk.syncs_held;
+        drop(let_go.wait_while(lock(held), |held| *held));
         let mut world = lock(&self.disk.world);
         let happens = world.operation(true);
         if world.without_power || happens.is_err() && world.keep_failed {

@@ -23,7 +23,12 @@ impl SimDisk {
             without_power: false,
             ..*world
         };
-        Self { world: Arc::new(Mutex::new(next)), root: self.root.clone(), index: self.index.clone() }
+        Self {
+            world: Arc::new(Mutex::new(next)),
+            syncs_held: Arc::default(),
+            root: self.root.clone(),
+            index: self.index.clone(),
+        }
     }
 
     /// Names in a folder; none when there is no such folder.
