@@ -96,6 +96,10 @@ impl Account {
         self.dead.insert(offset / ALIGN as u32);
     }
 
+    pub(crate) fn revive(&mut self, offset: u32) {
+        self.dead.remove(offset / ALIGN as u32);
+    }
+
     /// Nothing in it is needed at service time `now`.
     pub(crate) fn is_empty(&self, now: u32, message_ttl: Option<u32>) -> bool {
         let expired = || message_ttl.is_some_and(|ttl| self.newest_incoming.saturating_add(ttl) <= now);

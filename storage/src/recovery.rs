@@ -24,7 +24,7 @@ use crate::options::{IndexFound, StoreOptions};
 use crate::replay::{DeadRecord, Replay};
 use crate::segment::{LANES, Lane, LogFile, PAGE};
 use crate::spares::Spares;
-use crate::state::{DeadEntry, State};
+use crate::state::{DeadEntry, Entry, State};
 use crate::verify::{Verified, from_the_start, is_settled_place, verify};
 use crate::writer::LogEnd;
 
@@ -133,6 +133,7 @@ fn read_back(
         state,
         settled: Vec::new(),
         dead: std::collections::HashMap::new(),
+        replaced: std::collections::HashSet::new(),
         records: 0,
         torn_bytes: 0,
         damaged: inventory.damaged,
@@ -318,14 +319,17 @@ fn settle_all(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 
                 expect_no_more(state, positions, sequence, letter.death.place);
             }
         }
-        // What is older under the key ended with it.
-        if let Some(entry) = state.live.get(&fields.key).copied().filter(|e| e.sequence <= sequence) {
+        // What is older under the key ended with it, unless it was a dead letter by then.
+        let ended = |e: &Entry| {
+            e.sequence == sequence || e.sequence < sequence && !replay.dead.contains_key(&e.sequence)
+        };
+        if let Some(entry) = state.live.get(&fields.key).copied().filter(ended) {
             state.remove(fields.key, entry.sequence);
         }
         expect_no_more(state, positions, sequence, fields.place);
         let Some(cold) = cold else { continue };
         for old in [cold.mail(fields.key)?, cold.latest_pending(fields.key)?].into_iter().flatten() {
-            if old.sequence <= sequence {
+            if ended(&old) {
                 expect_no_more(state, positions, old.sequence, old.place);
             }
         }
@@ -377,6 +381,7 @@ fn reconcile(
         };
         match known {
             Some(other) if other.sequence > entry.sequence && state.is_valid(other.place) => {
+                replay.replaced.insert(recent.sequence);
                 state.remove(recent.key, recent.sequence);
             }
             Some(other) if other.sequence < entry.sequence => state.remove_cold(&other),
@@ -396,6 +401,9 @@ fn bury_all(replay: &mut Replay<'_>) {
         if let Some(entry) = in_memory {
             replay.state.bury(key, entry, death, false, time);
             continue;
+        }
+        if replay.replaced.contains(&sequence) {
+            replay.state.revive(message);
         }
         if !replay.state.is_valid(message) {
             replay.state.mark_dead(death.place);
@@ -419,7 +427,7 @@ fn bury_all(replay: &mut Replay<'_>) {
     }
 }
 
-fn read_entry(replay: &mut Replay<'_>, place: Place) -> Result<(u128, crate::state::Entry), ReadError> {
+fn read_entry(replay: &mut Replay<'_>, place: Place) -> Result<(u128, Entry), ReadError> {
     let lane = replay.state.accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
     let frame = replay.log.read(lane, place, 0)?;
     let wrong = || ReadError::Damaged("not a message".into());

@@ -4,7 +4,7 @@
 //! place where reading starts. Invariant: the outcome does not depend on the order in which frames are met, since the
 //! highest sequence wins and records that end messages are applied after all messages are in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use crate::codec::Short;
@@ -55,6 +55,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) state: State,
     pub(crate) settled: Vec<(u64, SettleFields)>,
     pub(crate) dead: HashMap<u64, DeadRecord>,
+    /// Messages that a newer one replaced. Those that were dead letters by then stay what they are.
+    pub(crate) replaced: HashSet<u64>,
     pub(crate) records: u64,
     pub(crate) torn_bytes: u64,
     pub(crate) damaged: u64,
@@ -128,6 +130,10 @@ impl Replay<'_> {
             Kind::Message | Kind::Commit => {
                 let (key, entry) = self.message(place, header, fields)?;
                 if self.state.is_valid(place) {
+                    let other = self.state.live.get(&key).map_or(entry.sequence, |e| e.sequence);
+                    if other != entry.sequence {
+                        self.replaced.insert(other.min(entry.sequence));
+                    }
                     self.state.insert(key, entry, header.time);
                 }
             }

@@ -415,6 +415,13 @@ impl State {
         }
     }
 
+    /// The frame at `place` is valid after all.
+    pub(crate) fn revive(&mut self, place: Place) {
+        if let Some(account) = self.accounts.get_mut(&place.segment) {
+            account.revive(place.offset);
+        }
+    }
+
     /// Counts an entry in the accounts of every segment that it needs, or takes it out.
     pub(crate) fn account(&mut self, entry: &Entry, enters: bool) {
         let first = if entry.first_segment == 0 { entry.place.segment } else { entry.first_segment };
