@@ -106,7 +106,7 @@ impl Keeper {
             (used, state.accounts.values().map(|a| u64::from(a.size)).sum::<u64>())
         };
         let segment = shared.segment_bytes;
-        let spares = shared.spares.free_count() as u64;
+        let (spares, ready) = shared.spares.free_and_ready();
         let files = files + spares * segment;
         let reserve = (room.total / 20).min(64 << 20);
         let on_disk = room.available.saturating_sub(reserve);
@@ -115,7 +115,6 @@ impl Keeper {
             max => max.saturating_sub(files),
         };
         let fresh = on_disk.min(by_quota) / segment;
-        let ready = shared.spares.count() as u64 - spares;
         shared.space.set_room(fresh + spares + ready, used, files + on_disk.min(by_quota));
         shared.disk_low.store(on_disk == 0, Ordering::Relaxed);
         // Records may use the reserve.
