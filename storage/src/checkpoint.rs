@@ -20,10 +20,11 @@ use crate::message::{Incarnation, PartyId};
 use crate::segment::Lane;
 
 const MAGIC: &[u8; 8] = b"PETNCHK1";
-const PREFIX_BYTES: usize = 8 + 16 + 8 + 8 + 4;
+/// Bytes before the body; all zero: no checkpoint.
+pub(crate) const PREFIX_BYTES: usize = 8 + 16 + 8 + 8 + 4;
 /// Room reserved for a checkpoint, so that one fits on a full disk.
 const RESERVED_BYTES: u64 = 1 << 20;
-const FILES: [&str; 2] = ["CHECKPOINT.0", "CHECKPOINT.1"];
+pub(crate) const FILES: [&str; 2] = ["CHECKPOINT.0", "CHECKPOINT.1"];
 
 /// The content of a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -154,8 +155,8 @@ impl Checkpoint {
     pub(crate) fn read(disk: &dyn Disk, dir: &Path, store_id: u128) -> io::Result<(Option<Self>, u64)> {
         let mut newest: Option<Self> = None;
         let mut damaged = 0;
-        for name in FILES {
-            match read_file(disk, &dir.join(name), store_id)? {
+        for slot in Self::slots(disk, dir, store_id)? {
+            match slot {
                 Slot::Checkpoint(found) => {
                     if newest.as_ref().is_none_or(|n| n.generation < found.generation) {
                         newest = Some(found);
@@ -167,9 +168,17 @@ impl Checkpoint {
         }
         Ok((newest, damaged))
     }
+
+    /// What each of the two files holds.
+    pub(crate) fn slots(disk: &dyn Disk, dir: &Path, store_id: u128) -> io::Result<[Slot; 2]> {
+        let [first, second] = FILES.map(|name| read_file(disk, &dir.join(name), store_id));
+        Ok([first?, second?])
+    }
 }
 
-enum Slot {
+/// Content of a checkpoint file.
+#[derive(Debug)]
+pub(crate) enum Slot {
     Checkpoint(Checkpoint),
     Empty,
     Damaged,

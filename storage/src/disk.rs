@@ -15,6 +15,8 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
+    /// Must exist; only read and locked.
+    Read,
     /// Must exist.
     Existing,
     /// Made when missing; its folder entry is not durable before [`Disk::sync_dir`].
@@ -123,7 +125,7 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(mode != OpenMode::Read)
             .create(mode == OpenMode::Create)
             .truncate(false)
             .open(path)?;

@@ -43,16 +43,16 @@ pub(crate) fn random_u64() -> Result<u64, OpenError> {
     })
 }
 
-/// Reads `FORMAT`; makes it in a new folder. `None` in the second place: the store is new.
-pub(crate) fn read_or_create(disk: &dyn Disk, dir: &Path) -> Result<(Format, bool), OpenError> {
+/// Reads `FORMAT`; `None` in a folder that holds no store.
+pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Format>, OpenError> {
     let path = dir.join("FORMAT");
     let names = disk.list(dir).map_err(open_io("list the data folder", dir))?;
     if names.iter().any(|n| n == "FORMAT") {
-        let file = disk.open(&path, OpenMode::Existing).map_err(open_io("open", &path))?;
+        let file = disk.open(&path, OpenMode::Read).map_err(open_io("open", &path))?;
         let len = file.len().map_err(open_io("read", &path))?.min(4096);
         let mut bytes = vec![0; len as usize];
         file.read_at(&mut bytes, 0).map_err(open_io("read", &path))?;
-        return Ok((parse(&path, &String::from_utf8_lossy(&bytes))?, false));
+        return parse(&path, &String::from_utf8_lossy(&bytes)).map(Some);
     }
     if names.iter().any(|n| n == "log") {
         let listed = disk.list(&dir.join("log")).map_err(open_io("list", &dir.join("log")))?;
@@ -61,6 +61,15 @@ pub(crate) fn read_or_create(disk: &dyn Disk, dir: &Path) -> Result<(Format, boo
             return Err(OpenError::Format { path, what: what.into() });
         }
     }
+    Ok(None)
+}
+
+/// Reads `FORMAT`; makes it in a new folder. True in the second place: the store is new.
+pub(crate) fn read_or_create(disk: &dyn Disk, dir: &Path) -> Result<(Format, bool), OpenError> {
+    if let Some(format) = read(disk, dir)? {
+        return Ok((format, false));
+    }
+    let path = dir.join("FORMAT");
     let format = Format {
         store_id: u128::from(random_u64()?) << 64 | u128::from(random_u64()?),
         key_secret: (random_u64()?, random_u64()?),

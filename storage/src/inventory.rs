@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
 use crate::format::open_io;
 use crate::log::Log;
 use crate::segment::{FORMAT_VERSION, Lane, LogFile, NotASegment, PAGE, SegmentHeader};
+
+/// How the name of a segment ends while it is given its own name back, in place of `.seg`.
+pub(crate) const MISNAMED: &str = ".misnamed";
 
 /// A segment file that belongs to this store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,25 +29,15 @@ pub(crate) struct Inventory {
     pub(crate) max_id: u32,
 }
 
-/// Ending of a segment on the way to its own name.
-const MISNAMED: &str = "misnamed";
-
 /// Lists the folder. Foreign segments are set aside; misnamed ones get the name that their header says.
 pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Inventory, OpenError> {
     let mut inventory = Inventory::default();
     let mut misnamed = Vec::new();
     let names = log.disk.list(&log.dir).map_err(open_io("list", &log.dir))?;
     for name in names {
-        if name.ends_with(&format!(".{MISNAMED}")) {
-            // A start was cut off while it renamed.
-            let path = log.dir.join(&name);
-            match read_header(log, &path)? {
-                (Ok(h), _) if h.store_id == store_id => misnamed.push((name, h)),
-                _ => set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &path))?,
-            }
-            continue;
-        }
-        let Some(file) = LogFile::parse(&name) else { continue };
+        // A start that was cut off while it gave swapped segments their names back leaves the temporary ones.
+        let temporary = name.strip_suffix(MISNAMED).map(|stem| format!("{stem}.seg"));
+        let Some(file) = LogFile::parse(temporary.as_ref().unwrap_or(&name)) else { continue };
         let (lane, id) = match file {
             LogFile::Free(id) => {
                 inventory.free.push(id);
@@ -62,7 +55,7 @@ pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Invento
                 inventory.damaged += 1;
                 set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &path))?;
             }
-            Ok(h) if (h.lane, h.id) != (lane, id) => misnamed.push((name, h)),
+            Ok(h) if (h.lane, h.id) != (lane, id) || temporary.is_some() => misnamed.push((name, h)),
             Ok(h) => {
                 if u64::from(len) < h.size {
                     inventory.damaged += 1;
@@ -76,6 +69,11 @@ pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Invento
                     "has format version {version}, this program knows {FORMAT_VERSION}; run the version that wrote it, or a newer one"
                 );
                 return Err(OpenError::Format { path, what });
+            }
+            Err(NotASegment::Garbage) if temporary.is_some() => {
+                tracing::warn!(file = %path.display(), "a segment without name or header; it is set aside in corrupt/");
+                inventory.damaged += 1;
+                set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &path))?;
             }
             Err(NotASegment::Garbage) => {
                 // Each frame says itself which segment it belongs to: the header is not needed to read them.
@@ -112,17 +110,17 @@ fn rename_misnamed(
         );
         inventory.damaged += 1;
         let from = log.dir.join(name);
-        let to = from.with_extension(MISNAMED);
+        let to = temporary(log, name);
         if from != to {
             log.disk.rename(&from, &to).map_err(open_io("rename", &from))?;
         }
     }
+    // Before any takes a name that another one had: a power cut must not keep the second renaming without the first.
     if !misnamed.is_empty() {
-        // First their old names are free for good: else a power cut could leave one of them under another one's name.
         log.disk.sync_dir(&log.dir).map_err(open_io("sync", &log.dir))?;
     }
     for (name, header) in misnamed {
-        let from = log.dir.join(&name).with_extension(MISNAMED);
+        let from = temporary(log, &name);
         if inventory.segments.contains_key(&header.id) {
             let name = from.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or(name);
             set_aside_file(log, data_dir, &name).map_err(open_io("set aside", &from))?;
@@ -138,9 +136,26 @@ fn rename_misnamed(
     log.disk.sync_dir(&log.dir).map_err(open_io("sync", &log.dir))
 }
 
+/// Where a misnamed segment is between its two names.
+fn temporary(log: &Log, name: &str) -> PathBuf {
+    let stem = name.strip_suffix(MISNAMED).or_else(|| name.strip_suffix(".seg")).unwrap_or(name);
+    log.dir.join(format!("{stem}{MISNAMED}"))
+}
+
+/// Moves a file of the log to `corrupt/`, beside what was set aside there before.
 fn set_aside_file(log: &Log, data_dir: &Path, name: &str) -> io::Result<()> {
     let corrupt = data_dir.join("corrupt");
     log.disk.create_dir(&corrupt)?;
-    log.disk.rename(&log.dir.join(name), &corrupt.join(name))?;
-    log.disk.sync_dir(&corrupt)
+    log.disk.sync_dir(data_dir)?;
+    let names = log.disk.list(&corrupt)?;
+    let mut free = name.to_owned();
+    for n in 1..=names.len() {
+        if !names.contains(&free) {
+            break;
+        }
+        free = format!("{name}.{n}");
+    }
+    log.disk.rename(&log.dir.join(name), &corrupt.join(free))?;
+    log.disk.sync_dir(&corrupt)?;
+    log.disk.sync_dir(&log.dir)
 }

@@ -7,6 +7,7 @@
 //! store -> accept, reader, settle -> job -> writer -> batch -> frame        (append, sync, publish)
 //! store -> recovery -> inventory, replay, verify -> scan -> frame           (open)
 //! keeper -> checkpoint, cold, compact                                       (housekeeping)
+//! inspect -> scan, recovery, disk_overlay                                   (verify and repair, with no store open)
 //! all   -> state -> account, cache, delivered                               (index in memory, pure)
 //! ```
 //!
@@ -24,11 +25,14 @@ mod compact;
 mod corrupt;
 mod delivered;
 mod disk;
+mod disk_copy;
+mod disk_overlay;
 mod ends;
 mod engine;
 mod error;
 mod format;
 mod frame;
+pub mod inspect;
 mod inventory;
 mod job;
 mod keeper;

@@ -3,6 +3,7 @@
 //! Invariants: opening twice gives the same answers, also when it is cut off half-way; nothing that checks out is
 //! dropped; before anything recovered is promised again, the end of the log is synced.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -49,7 +50,8 @@ pub(crate) struct Recovered {
 }
 
 /// Why reading back failed.
-enum Failure {
+#[derive(Debug)]
+pub(crate) enum Failure {
     /// The store cannot be opened.
     Open(OpenError),
     /// The index on disk gave errors: it is done without.
@@ -64,17 +66,25 @@ impl From<OpenError> for Failure {
 
 /// Opens the store in the folder.
 pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
+    let folder_lock = lock_folder(&*options.disk, &options.data_dir)?;
+    recover_locked(options, &folder_lock)
+}
+
+/// Opens the store in a folder that this process has locked.
+pub(crate) fn recover_locked(
+    options: &StoreOptions,
+    folder_lock: &Arc<dyn DiskFile>,
+) -> Result<Recovered, OpenError> {
     let disk = options.disk.clone();
     let dir = options.data_dir.as_path();
-    let folder_lock = lock_folder(&*disk, dir)?;
     let (format, new) = read_or_create(&*disk, dir)?;
     disk.create_dir(&dir.join("log")).map_err(open_io("create", &dir.join("log")))?;
     Checkpoint::create_files(&*disk, dir).map_err(open_io("create the checkpoint files in", dir))?;
     disk.sync_dir(dir).map_err(open_io("sync", dir))?;
     let mut last_error = String::new();
     for _ in 0..2 {
-        match read_back(options, &folder_lock, format, new) {
-            Ok(recovered) => return Ok(recovered),
+        match read_back(options, format) {
+            Ok(found) => return go_on(options, folder_lock, format, new, found),
             Err(Failure::Open(error)) => return Err(error),
             Err(Failure::Index(error)) => {
                 tracing::warn!(%error, "the index gives errors; it is set aside and made anew from the log");
@@ -89,13 +99,28 @@ pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
     Err(OpenError::Io { action: "make the index anew in", path, source: io::Error::other(last_error) })
 }
 
+/// What a data folder holds, before anything goes on in it.
+#[derive(Debug)]
+pub(crate) struct ReadBack {
+    pub(crate) log: Log,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) inventory: Inventory,
+    pub(crate) state: State,
+    pub(crate) cold: Option<Arc<Cold>>,
+    /// The index on disk was there and a checkpoint says what it must hold.
+    pub(crate) trusted: bool,
+    /// Segments of which the index on disk did not hold what it must.
+    pub(crate) wrong: BTreeSet<u32>,
+    pub(crate) tails: [Option<(u32, u64)>; 2],
+    pub(crate) records: u64,
+    pub(crate) torn_bytes: u64,
+    pub(crate) damaged: u64,
+    pub(crate) newest_time: u32,
+    pub(crate) last_incarnation_ms: u64,
+}
+
 /// Reads everything back, with the index on disk as it is.
-fn read_back(
-    options: &StoreOptions,
-    folder_lock: &Arc<dyn DiskFile>,
-    format: Format,
-    new: bool,
-) -> Result<Recovered, Failure> {
+pub(crate) fn read_back(options: &StoreOptions, format: Format) -> Result<ReadBack, Failure> {
     let disk = options.disk.clone();
     let dir = options.data_dir.as_path();
     let log = Log::new(disk.clone(), dir.join("log"));
@@ -110,7 +135,7 @@ fn read_back(
         newest.write(&*disk, dir, format.store_id).map_err(open_io("write the checkpoint in", dir))?;
     }
     let checkpoint = checkpoint.unwrap_or_default();
-    if !had_checkpoint && !new && !inventory.segments.is_empty() {
+    if !had_checkpoint && !inventory.segments.is_empty() {
         tracing::warn!(
             "no checkpoint that checks out: the whole log is read; what was delivered and given back is not remembered"
         );
@@ -144,9 +169,36 @@ fn read_back(
     let tails = replay_lanes(&mut replay, &positions)?;
     // sled panics on some damage.
     let caught = catch_unwind(AssertUnwindSafe(|| catch_up(&mut replay, cold.as_deref(), &positions)));
-    caught.unwrap_or_else(|_| Err(Failure::Index(ColdError("sled panicked while it was read".into()))))?;
-    let incarnation = draw_incarnation(replay.last_incarnation_ms)?;
-    let Replay { mut state, records, torn_bytes, damaged, newest_time, .. } = replay;
+    let wrong = caught
+        .unwrap_or_else(|_| Err(Failure::Index(ColdError("sled panicked while it was read".into()))))?;
+    let Replay { state, records, torn_bytes, damaged, newest_time, last_incarnation_ms, .. } = replay;
+    Ok(ReadBack {
+        log,
+        checkpoint,
+        inventory,
+        state,
+        cold,
+        trusted,
+        wrong,
+        tails,
+        records,
+        torn_bytes,
+        damaged,
+        newest_time,
+        last_incarnation_ms,
+    })
+}
+
+/// Makes what was read back ready to go on.
+fn go_on(
+    options: &StoreOptions,
+    folder_lock: &Arc<dyn DiskFile>,
+    format: Format,
+    new: bool,
+    found: ReadBack,
+) -> Result<Recovered, OpenError> {
+    let ReadBack { log, checkpoint, mut inventory, mut state, cold, trusted, tails, .. } = found;
+    let incarnation = draw_incarnation(found.last_incarnation_ms)?;
     state.incarnations.push(incarnation);
     for fifo in &mut state.fifo {
         fifo.make_contiguous().sort_by_key(|recent| recent.place);
@@ -168,13 +220,13 @@ fn read_back(
         spares,
         cold,
         segment_bytes,
-        service_seconds: newest_time,
+        service_seconds: found.newest_time,
         generation: checkpoint.generation,
         incarnation,
         index,
-        records,
-        torn_bytes,
-        damaged,
+        records: found.records,
+        torn_bytes: found.torn_bytes,
+        damaged: found.damaged,
     })
 }
 
@@ -283,7 +335,12 @@ fn seal(state: &mut State, id: u32, end: Option<u64>) {
 }
 
 /// Applies the records that end messages, and brings memory and the index on disk into line.
-fn catch_up(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 2]) -> Result<(), Failure> {
+/// Gives the segments of which the index on disk was wrong.
+fn catch_up(
+    replay: &mut Replay<'_>,
+    cold: Option<&Cold>,
+    positions: &[Place; 2],
+) -> Result<BTreeSet<u32>, Failure> {
     settle_all(replay, cold, positions).map_err(Failure::Index)?;
     let verified = match cold {
         Some(cold) => verify(replay, cold, positions).map_err(Failure::Index)?,
@@ -302,7 +359,7 @@ fn catch_up(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 2]
     }
     settle_all(replay, cold, positions).map_err(Failure::Index)?;
     bury_all(replay);
-    Ok(())
+    Ok(verified.wrong)
 }
 
 /// Ends the messages that the log says are settled.

@@ -136,8 +136,9 @@ pub(crate) fn scan(
             Err(NotAFrame::Zero) => {}
         }
         let until = size.min(at + bad_len + search_bytes);
-        // Behind a header that checks out the next frame is known; what lies in its body is a payload.
-        let next = if is_header { at + bad_len } else { at + ALIGN };
+        // Behind a header that checks out the next frame is known; what lies in its body is a payload. No frame is
+        // shorter than its header.
+        let next = at + if is_header { bad_len } else { HEADER_BYTES as u64 };
         match reader.search(segment, next, until)? {
             Some(next) => {
                 each(Found::Damaged(at, next - at))?;

@@ -51,7 +51,8 @@ impl Store {
         Ok((Arc::new(store), report))
     }
 
-    fn start(
+    /// Starts the threads of an opened store.
+    pub(crate) fn start(
         options: StoreOptions,
         observer: Arc<dyn Observer>,
         recovered: Recovered,
@@ -132,6 +133,12 @@ impl Store {
 }
 
 impl Store {
+    /// Closes it. Blocks.
+    pub(crate) fn stop_now(&self) -> Result<()> {
+        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        stop(&self.shared, &mut threads)
+    }
+
     /// See [`Engine::close`].
     pub(crate) async fn close_now(&self) -> Result<()> {
         let mut threads = std::mem::take(&mut *lock(&self.threads));

@@ -361,7 +361,7 @@ impl Disk for SimDisk {
         let found = world.dirs[&dir].live.get(&name).copied();
         let node = match found {
             Some(node) => node,
-            None if mode == OpenMode::Existing => return Err(io::ErrorKind::NotFound.into()),
+            None if mode != OpenMode::Create => return Err(io::ErrorKind::NotFound.into()),
             None => {
                 world.operation(false)?;
                 let node = world.next_node;

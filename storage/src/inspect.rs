@@ -1,0 +1,176 @@
+//! Looks at the data folder of a stopped gateway, and sets aside what is damaged in it.
+//!
+//! [`Inspector::inspect`] reads every record and changes nothing: the code that opens a store runs on a copy-on-write
+//! view of the folder, so that what is reported is what a gateway would serve. [`Inspector::repair`] copies what is
+//! damaged to `corrupt/`, makes the damaged places ones that are skipped, and has the index made anew.
+//!
+//! Both lock the folder. Invariant: nothing undamaged is ever dropped, and nothing is overwritten before its copy is
+//! synced.
+
+mod contents;
+mod index;
+mod mend;
+mod repair;
+mod report;
+mod survey;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use report::{
+    CheckpointFound, Damage, IndexFinding, InspectError, Inspection, Repaired, SegmentReport, SegmentUse,
+};
+
+use crate::checkpoint::{FILES, Slot};
+use crate::disk::{Disk, DiskFile, OpenMode, RealDisk};
+use crate::disk_overlay::{Counts, Overlay};
+use crate::error::OpenError;
+use crate::format::{Format, open_io, read};
+use crate::log::Log;
+use crate::options::StoreOptions;
+use contents::Contents;
+use survey::Survey;
+
+/// Looks at one data folder. Clones share their count of bytes read.
+#[derive(Debug, Clone)]
+pub struct Inspector {
+    data_dir: PathBuf,
+    scratch: Option<PathBuf>,
+    disk: Arc<dyn Disk>,
+    counts: Arc<Counts>,
+}
+
+/// An inspection and what it stands on.
+struct Looked {
+    inspection: Inspection,
+    survey: Survey,
+    contents: Contents,
+    format: Format,
+}
+
+impl Inspector {
+    /// For the data folder `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            scratch: None,
+            disk: Arc::new(RealDisk),
+            counts: Arc::new(Counts::default()),
+        }
+    }
+
+    /// An empty folder on a real file system where the index may be copied to. Without one the index is not looked at.
+    #[must_use]
+    pub fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.scratch = Some(folder.into());
+        self
+    }
+
+    /// Another disk than the operating system's.
+    #[must_use]
+    pub fn with_disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Bytes of the folder read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.counts.read.load(Ordering::Relaxed)
+    }
+
+    /// Reads every record of the folder and says what is there. Changes nothing. Blocks.
+    pub fn inspect(&self) -> Result<Inspection, InspectError> {
+        let _lock = self.lock()?;
+        Ok(self.look()?.inspection)
+    }
+
+    /// Sets damaged places aside and has the index made anew. Does nothing where nothing is damaged. Blocks.
+    pub fn repair(&self) -> Result<Repaired, InspectError> {
+        repair::repair(self)
+    }
+
+    /// Locks the folder without making a lock file: a folder that has none was never opened, or is a copy.
+    fn lock(&self) -> Result<Option<Arc<dyn DiskFile>>, InspectError> {
+        let dir = self.data_dir.as_path();
+        let no_store = |what: &str| InspectError::NoStore { path: dir.into(), what: what.into() };
+        let names = self.disk.list(dir).map_err(|e| no_store(&e.to_string()))?;
+        if !names.iter().any(|n| n == "FORMAT" || n == "log") {
+            return Err(no_store("it has no file FORMAT"));
+        }
+        if !names.iter().any(|n| n == "LOCK") {
+            return Ok(None);
+        }
+        let lock = dir.join("LOCK");
+        let file = self.disk.open(&lock, OpenMode::Read).map_err(open_io("open the lock file", &lock))?;
+        if file.try_lock().map_err(open_io("lock", &lock))? {
+            return Ok(Some(file));
+        }
+        Err(OpenError::InUse { path: dir.to_owned(), lock }.into())
+    }
+
+    fn look(&self) -> Result<Looked, InspectError> {
+        let dir = self.data_dir.as_path();
+        let format = read(&*self.disk, dir)?.ok_or_else(|| InspectError::NoStore {
+            path: dir.into(),
+            what: "it has no file FORMAT".into(),
+        })?;
+        // Everything below sees the folder as a repair would leave it.
+        let mended: Arc<dyn Disk> = Arc::new(Overlay::new(self.disk.clone(), None, self.counts.clone()));
+        let log = Log::new(mended.clone(), dir.join("log"));
+        let survey = Survey::take(&log, format.store_id)?;
+        for mend in &survey.mends {
+            let (_, id) = mend.segment();
+            let Some(segment) = survey.segments.get(&id) else { continue };
+            let path = log.dir.join(&segment.name);
+            let file = mended.open(&path, OpenMode::Existing).map_err(open_io("open", &path))?;
+            mend.apply(&*file, format.store_id).map_err(open_io("read", &path))?;
+        }
+        let slots = crate::checkpoint::Checkpoint::slots(&*self.disk, dir, format.store_id)
+            .map_err(open_io("read the checkpoint in", dir))?;
+        let contents = Contents::read(&options(dir, view(&mended, None)), format, &survey)?;
+        let (index, missing) = self.index(&mended, format, &survey)?;
+        let mut inspection = report::inspection(&survey, &contents, dir);
+        inspection.checkpoints = slots.map(|slot| match slot {
+            Slot::Checkpoint(found) => CheckpointFound::Whole { generation: found.generation },
+            Slot::Empty => CheckpointFound::Empty,
+            Slot::Damaged => CheckpointFound::Damaged,
+        });
+        if inspection.checkpoints == [CheckpointFound::Damaged; 2] {
+            for name in FILES {
+                let what =
+                    "the checkpoint does not match its checksum, and neither does the other one".into();
+                inspection.damage.push(Damage { file: name.into(), offset: 0, len: 0, what });
+            }
+        }
+        inspection.index = index;
+        inspection.missing_messages = missing;
+        inspection.unreadable_bytes = self.counts.unreadable.load(Ordering::Relaxed);
+        Ok(Looked { inspection, survey, contents, format })
+    }
+
+    /// Holds the index on disk against the log: what it says, and how many of its messages the log has not.
+    fn index(
+        &self,
+        mended: &Arc<dyn Disk>,
+        format: Format,
+        survey: &Survey,
+    ) -> Result<(IndexFinding, u64), InspectError> {
+        let copy = match index::copy(&*self.disk, &self.data_dir, self.scratch.as_deref()) {
+            Ok(copy) => copy,
+            Err(finding) => return Ok((finding, 0)),
+        };
+        let options = options(&self.data_dir, view(mended, Some(copy)));
+        Ok(index::compare(&options, format, survey)?)
+    }
+}
+
+/// A view that keeps its changes to itself; the index may be at `index`.
+fn view(below: &Arc<dyn Disk>, index: Option<PathBuf>) -> Arc<dyn Disk> {
+    Arc::new(Overlay::new(below.clone(), index, Arc::default()))
+}
+
+/// Options that end no message: their lifetimes are the gateway's business.
+fn options(dir: &Path, disk: Arc<dyn Disk>) -> StoreOptions {
+    StoreOptions { disk, message_ttl: None, send_ttl: None, cache_bytes: 0, ..StoreOptions::new(dir) }
+}
