@@ -57,7 +57,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
     let path = shared.log.path(lane, id);
     let file = shared.log.file(lane, id).map_err(|e| io_error("read", &path, e))?;
     let mut live = Vec::new();
-    scan(&*file, id, PAGE, u64::from(u32::MAX), |found| {
+    scan(&*file, id, PAGE, |found| {
         if let Found::Frame(place, header, body) = found
             && matches!(header.kind, Kind::Message | Kind::Commit)
             && let (fields, payload) = body.split_at(usize::from(header.fields_len))

@@ -390,7 +390,7 @@ impl Keeper {
         let path = shared.log.path(lane, id);
         let io = |e| crate::log::io_error("read", &path, e);
         let file = shared.log.file(lane, id).map_err(io)?;
-        scan(&*file, id, PAGE, u64::from(u32::MAX), |found| {
+        scan(&*file, id, PAGE, |found| {
             if let Found::Frame(place, header, body) = found
                 && matches!(header.kind, Kind::Message | Kind::Commit)
                 && let Ok(f) = MessageFields::decode(&body[..usize::from(header.fields_len)])

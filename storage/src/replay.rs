@@ -72,7 +72,7 @@ impl Replay<'_> {
         let file = self.log.file(lane, id).map_err(open_io("open", &path))?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut unknown = None;
-        let end = scan(&*file, id, from.max(PAGE), MAX_UNSYNCED, |found| {
+        let end = scan(&*file, id, from.max(PAGE), |found| {
             match found {
                 Found::Frame(place, header, body) if u64::from(place.offset) < until => {
                     self.frame(place, &header, body).map_err(|Short| {

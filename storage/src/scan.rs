@@ -93,12 +93,11 @@ impl Reader<'_> {
     }
 }
 
-/// Scans the segment from `from` on. `search_bytes`: how far behind a bad place frames are still looked for.
+/// Scans the segment from `from` on. Behind a bad place frames are looked for to the end of the file.
 pub(crate) fn scan(
     file: &dyn DiskFile,
     segment: u32,
     from: u64,
-    search_bytes: u64,
     mut each: impl FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<End> {
     let size = file.len()?;
@@ -135,11 +134,10 @@ pub(crate) fn scan(
             Err(NotAFrame::Garbage) => bad_len = PAGE - at % PAGE,
             Err(NotAFrame::Zero) => {}
         }
-        let until = size.min(at + bad_len + search_bytes);
         // Behind a header that checks out the next frame is known; what lies in its body is a payload. No frame is
         // shorter than its header.
         let next = at + if is_header { bad_len } else { HEADER_BYTES as u64 };
-        match reader.search(segment, next, until)? {
+        match reader.search(segment, next, size)? {
             Some(next) => {
                 each(Found::Damaged(at, next - at))?;
                 at = next;

@@ -14,6 +14,7 @@ mod trials;
 
 use at_rest::{Segment, Total, after_damage, at_rest, goes_on};
 use log_map::{HEADER, Kind, PAGE, SEGMENT_HEADER};
+use petnet_storage::StoreOptions;
 use sent::{Hit, a_little_of_everything};
 use trials::{all, block_on, seed};
 
@@ -106,4 +107,33 @@ fn a_cut_file_loses_what_was_cut_off_and_nothing_else() {
         }));
     });
     println!("{trials} cuts: {total}");
+}
+
+/// Frames used to be looked for only 17 MiB behind a bad place, also where no torn write can be: what stood behind a
+/// larger hole was dropped with it, and counted as torn.
+#[tokio::test]
+async fn undamaged_messages_behind_a_large_hole_are_served() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = || StoreOptions { segment_bytes: 32 << 20, ..StoreOptions::new(dir.path()) };
+    let peer = common::party("party_b");
+    let (store, _) = common::open(options());
+    for n in 0..900_u64 {
+        store.accept(&peer, &common::id(n.to_string()), common::payload(n, 32 << 10)).await.expect("accepts");
+    }
+    store.close().await.expect("closes");
+    drop(store);
+    let hole = vec![0; 18 << 20];
+    let segment = dir.path().join("log/small-0000000001.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(segment).expect("the first segment");
+    std::os::unix::fs::FileExt::write_all_at(&file, &hole, 2 << 20).expect("writes");
+    for name in ["CHECKPOINT.0", "CHECKPOINT.1"] {
+        std::fs::remove_file(dir.path().join(name)).expect("is there");
+    }
+    let (store, report) = common::open(options());
+    let hit = (18 << 20) / (32 << 10) + 2;
+    assert!(report.pending >= 900 - hit && report.pending < 900, "{report}");
+    assert_eq!((report.damaged > 0, report.torn_bytes), (true, 0), "{report}");
+    for (name, bytes) in common::pending(&store, "party_b").await {
+        assert!(bytes == common::payload(name.parse().expect("a number"), 32 << 10), "{name}");
+    }
 }

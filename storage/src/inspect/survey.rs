@@ -171,7 +171,7 @@ impl Survey {
         self.enter(id, lane, name, size);
         let (mut records, mut covered, mut bad) = (0, 0, Vec::new());
         let mut unknown = None;
-        let end = scan(&*file, id, PAGE, u64::from(u32::MAX), |found| {
+        let end = scan(&*file, id, PAGE, |found| {
             match found {
                 Found::Frame(place, header, body) => {
                     records += 1;
