@@ -22,8 +22,6 @@ use crate::shared::Shared;
 use crate::spares::MAX_FREE;
 use crate::state::{DeadEntry, Entry, Recent, State};
 
-/// Pause between rounds.
-const ROUND: Duration = Duration::from_millis(250);
 /// Entries moved to the index on disk at a time.
 const SPILL_BATCH: usize = 2048;
 /// Share of a round that spilling may take, so that checkpoints and space come round too.
@@ -73,7 +71,8 @@ impl Keeper {
             }
             let guard = lock(&self.shared.keeper_lock);
             if !self.shared.stopping.load(Ordering::Acquire) {
-                drop(self.shared.wake_keeper.wait_timeout(guard, ROUND));
+                let pause = self.shared.options.housekeeping_every;
+                drop(self.shared.wake_keeper.wait_timeout(guard, pause));
             }
         }
     }
@@ -185,6 +184,9 @@ impl Keeper {
         for letter in dead {
             cold.put_dead(letter)?;
             cold.remove(letter.key, &letter.entry)?;
+            // What the message replaced ends here: no replay will meet the message any more.
+            let old = cold.latest_pending(letter.key)?.filter(|old| old.sequence < letter.entry.sequence);
+            replaced.extend(old.map(|old| (letter.key, old)));
         }
         let mut gone = Vec::new();
         let mut gone_dead = Vec::new();

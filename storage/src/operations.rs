@@ -213,10 +213,10 @@ impl Engine for Store {
             for key in keys {
                 if let Some((key, entry)) = reader.find(&[key])? {
                     released = true;
+                    settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
                     if settle::in_memory(shared, key, entry.sequence).is_none() {
                         settle::in_cold(shared, key, &entry)?;
                     }
-                    settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
                 }
             }
             Ok(released)
@@ -304,15 +304,14 @@ impl Engine for Store {
             buried.map_err(|_| StoreError::Closed)??;
             return Ok(true);
         }
-        let in_memory = settle::in_memory(&self.shared, key, sequence.0).is_some();
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
-        if in_memory && !on_disk {
+        if !on_disk && settle::in_memory(&self.shared, key, sequence.0).is_some() {
             return Ok(true);
         }
         self.blocking(move |shared| {
-            let ended = in_memory || end_pending(shared, key, entry)?;
+            // First what it replaced: a checkpoint that knows of one end must know of both.
             settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
-            Ok(ended)
+            end_pending(shared, key, entry)
         })
         .await
     }
@@ -427,7 +426,7 @@ impl Engine for Store {
 fn end_pending(shared: &Shared, key: u128, entry: Entry) -> Result<bool> {
     let mut at = entry;
     loop {
-        if settle::in_cold(shared, key, &at)? || settle::in_memory(shared, key, entry.sequence).is_some() {
+        if settle::in_memory(shared, key, entry.sequence).is_some() || settle::in_cold(shared, key, &at)? {
             return Ok(true);
         }
         match (Reader { shared }).pending_entry(entry.party, Sequence(entry.sequence))? {

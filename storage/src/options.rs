@@ -35,6 +35,8 @@ pub struct StoreOptions {
     pub checkpoint_every: Duration,
     /// How long a message is indexed in memory only, before the index on disk takes it.
     pub spill_after: Duration,
+    /// Pause between rounds of housekeeping.
+    pub housekeeping_every: Duration,
     /// Source of service time.
     pub clock: Arc<dyn Clock>,
     /// Where the files are.
@@ -56,6 +58,7 @@ impl StoreOptions {
             queue_bytes: 64 << 20,
             checkpoint_every: Duration::from_secs(5),
             spill_after: Duration::from_secs(5),
+            housekeeping_every: Duration::from_millis(250),
             clock: Arc::new(MonotonicClock::default()),
             disk: Arc::new(RealDisk),
         }

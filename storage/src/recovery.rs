@@ -358,6 +358,10 @@ fn catch_up(
         reconcile(replay, cold, positions, &verified).map_err(Failure::Index)?;
     }
     settle_all(replay, cold, positions).map_err(Failure::Index)?;
+    for message in &verified.dead_messages {
+        // A segment that was read again may hold what came after it under its id.
+        replay.state.revive(*message);
+    }
     bury_all(replay);
     Ok(verified.wrong)
 }
@@ -377,10 +381,15 @@ fn settle_all(replay: &mut Replay<'_>, cold: Option<&Cold>, positions: &[Place; 
             }
         }
         // What is older under the key ended with it, unless it was a dead letter by then.
-        let ended = |e: &Entry| {
-            e.sequence == sequence || e.sequence < sequence && !replay.dead.contains_key(&e.sequence)
+        let replaced = &mut replay.replaced;
+        let dead = &replay.dead;
+        let mut ended = |e: &Entry| {
+            if e.sequence < sequence {
+                replaced.insert(e.sequence);
+            }
+            e.sequence == sequence || e.sequence < sequence && !dead.contains_key(&e.sequence)
         };
-        if let Some(entry) = state.live.get(&fields.key).copied().filter(ended) {
+        if let Some(entry) = state.live.get(&fields.key).copied().filter(&mut ended) {
             state.remove(fields.key, entry.sequence);
         }
         expect_no_more(state, positions, sequence, fields.place);

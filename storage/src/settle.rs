@@ -66,7 +66,7 @@ pub(crate) fn older_in_cold(shared: &Shared, key: u128, sequence: u64, class: Cl
 pub(crate) fn in_cold(shared: &Shared, key: u128, entry: &Entry) -> Result<bool> {
     let valid = {
         let mut state = lock(&shared.state);
-        let valid = state.is_valid(entry.place);
+        let valid = state.is_current_cold(entry);
         state.remove_cold(entry);
         valid
     };

@@ -314,9 +314,14 @@ impl State {
         }
     }
 
+    /// Whether an entry of the index on disk is what it was there. One that became a dead letter may not be out yet.
+    pub(crate) fn is_current_cold(&self, entry: &Entry) -> bool {
+        self.is_valid(entry.place) && !self.dead.contains_key(&entry.sequence)
+    }
+
     /// Ends an entry of the index on disk: it is dead, whatever is still written there.
     pub(crate) fn remove_cold(&mut self, entry: &Entry) {
-        if !self.is_valid(entry.place) {
+        if !self.is_current_cold(entry) {
             return;
         }
         self.leave_cold(entry);

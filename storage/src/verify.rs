@@ -88,6 +88,8 @@ fn compare(
             account.cold.remove(entry.sequence, entry.place);
             if !replay.dead.contains_key(&entry.sequence) {
                 account.mark_dead(entry.place.offset);
+                // The record that it is a dead letter may be in a segment that is still to be read again.
+                replay.replaced.insert(entry.sequence);
             }
         }
         if counts(replay, positions, key, &entry) {

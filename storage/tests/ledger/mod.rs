@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    DeadReason, DeliveryIdentity, Engine, FromSender, Outcome, Sequence, StoreError, Stored,
+    DeadLetter, DeadReason, DeliveryIdentity, Engine, FromSender, Incarnation, Outcome, Sequence, StoreError,
+    Stored,
 };
 
 use crate::common::{arrival, id, identity, party, payload};
@@ -54,6 +55,8 @@ struct Attempt {
     /// When it came, by the test's clock.
     at: u64,
     identity: Option<DeliveryIdentity>,
+    /// Somebody once asked to settle it: its peer has it, or need not have it.
+    settled: bool,
 }
 
 /// The ledger.
@@ -61,12 +64,17 @@ struct Attempt {
 pub struct Ledger {
     keys: BTreeMap<Key, Vec<Attempt>>,
     seeds: u64,
+    /// Bytes by peer, incarnation and delivery number; and the marks that peers were told.
+    numbers: BTreeMap<(&'static str, Incarnation, u64), Bytes>,
+    marks: BTreeMap<(&'static str, Incarnation), u64>,
     /// The test's clock in seconds, and the lifetimes that apply.
     pub now: u64,
     pub message_ttl: Option<u64>,
     pub send_ttl: Option<u64>,
     /// Attempts that were accepted.
     pub accepted: u64,
+    /// Attempts that were refused for lack of room.
+    pub refused: u64,
     /// Messages that a check found where they must be.
     pub checked: u64,
 }
@@ -77,10 +85,15 @@ impl Ledger {
         let mut bytes = self.seeds.to_le_bytes().to_vec();
         bytes.extend_from_slice(&payload(self.seeds, len));
         let bytes = Bytes::from(bytes);
+        let at = self.note(key, bytes.clone(), identity);
+        (bytes, at)
+    }
+
+    fn note(&mut self, key: &Key, bytes: Bytes, identity: Option<DeliveryIdentity>) -> usize {
         let attempts = self.keys.entry(key.clone()).or_default();
         let (told, end, dead) = (Told::Nothing, End::No, End::No);
-        attempts.push(Attempt { bytes: bytes.clone(), told, end, dead, at: self.now, identity });
-        (bytes, attempts.len() - 1)
+        attempts.push(Attempt { bytes, told, end, dead, at: self.now, identity, settled: false });
+        attempts.len() - 1
     }
 
     fn tell<T>(&mut self, key: &Key, at: usize, result: &Result<T, StoreError>) {
@@ -90,6 +103,7 @@ impl Ledger {
             Err(_) => Told::Nothing,
         };
         self.accepted += u64::from(told == Told::Accepted);
+        self.refused += u64::from(told == Told::Refused);
         if let Some(attempts) = self.keys.get_mut(key) {
             attempts[at].told = told;
         }
@@ -163,16 +177,16 @@ impl Ledger {
         }
     }
 
-    /// Pending messages of a peer: id, bytes, sequence. Expired ones are left out.
+    /// Pending messages of a peer: id, bytes, sequence, identity. Expired ones are left out.
     async fn pending(
         store: &Arc<dyn Engine>,
         peer: &str,
-    ) -> Result<Vec<(String, Bytes, Sequence)>, StoreError> {
+    ) -> Result<Vec<(String, Bytes, Sequence, DeliveryIdentity)>, StoreError> {
         let peer = party(peer);
         let mut found = Vec::new();
         for p in store.pending(&peer, Sequence(0), 100_000).await? {
             if let Some(m) = store.load(&peer, p.sequence).await? {
-                found.push((m.id.to_string(), m.payload, p.sequence));
+                found.push((m.id.to_string(), m.payload, p.sequence, m.identity));
             }
         }
         Ok(found)
@@ -182,17 +196,19 @@ impl Ledger {
     pub async fn settle(&mut self, store: &Arc<dyn Engine>, peer: &'static str, name: &str, dead: bool) {
         // A disk that fails cannot say what is pending.
         let Ok(found) = Self::pending(store, peer).await else { return };
-        let Some((_, bytes, sequence)) = found.into_iter().find(|(n, ..)| n == name) else { return };
+        let Some((_, bytes, sequence, _)) = found.into_iter().find(|(n, ..)| n == name) else { return };
         let key = (Direction::Outgoing, peer, name.to_owned());
         let attempts = self.keys.get_mut(&key).unwrap_or_else(|| panic!("{key:?} was never sent"));
-        let at = attempts.iter().position(|a| a.bytes == bytes);
+        let at = attempts.iter().rposition(|a| a.bytes == bytes);
         let at = at.unwrap_or_else(|| panic!("{key:?} has bytes that were never sent"));
         let outcome = if dead {
             attempts[at].dead = End::Asked;
             Outcome::Dead(DeadReason::Refused("no".into()))
         } else {
             // What it superseded goes with it.
-            attempts[..=at].iter_mut().for_each(|a| a.end = End::Asked);
+            for attempt in &mut attempts[..=at] {
+                (attempt.end, attempt.settled) = (End::Asked, true);
+            }
             Outcome::Delivered
         };
         let settled = store.settle(&party(peer), sequence, outcome).await;
@@ -215,12 +231,39 @@ impl Ledger {
     pub async fn drop_letters(&mut self, store: &Arc<dyn Engine>) {
         let Ok(letters) = store.dead_letters(Sequence(0), 10_000).await else { return };
         for letter in letters {
-            let asked = store.drop_dead_letter(letter.sequence).await;
-            for (key, attempt) in
-                self.keys.iter_mut().flat_map(|(k, all)| all.iter_mut().map(move |a| (k, a)))
-            {
-                let same = key.0 == Direction::Outgoing && key.2 == letter.id.as_str();
-                if same && attempt.bytes.len() as u64 == letter.len && asked.is_ok() {
+            if store.drop_dead_letter(letter.sequence).await.is_ok() {
+                self.letter_is_gone(&letter);
+            }
+        }
+    }
+
+    /// Retries a dead letter, if there is one: the same bytes are sent once more.
+    pub async fn retry_letter(&mut self, store: &Arc<dyn Engine>) {
+        let Ok(letters) = store.dead_letters(Sequence(0), 1).await else { return };
+        // A disk that fails cannot say whose it is.
+        let Some(letter) = letters.first().filter(|l| l.id.as_str() != "(unreadable)") else { return };
+        let of_letter = |k: &&Key| k.0 == Direction::Outgoing && k.1 == letter.receiver.as_str();
+        let key = self.keys.keys().filter(of_letter).find(|k| k.2 == letter.id.as_str()).cloned();
+        let key = key.unwrap_or_else(|| panic!("{letter:?} was never sent"));
+        let bytes =
+            self.keys[&key].iter().find(|a| a.bytes.len() as u64 == letter.len).map(|a| a.bytes.clone());
+        let bytes = bytes.unwrap_or_else(|| panic!("{letter:?} was never sent"));
+        let at = self.note(&key, bytes, None);
+        let result = store.retry_dead_letter(letter.sequence).await;
+        self.tell(&key, at, &result);
+        if result.is_ok() {
+            self.letter_is_gone(letter);
+        }
+    }
+
+    fn letter_is_gone(&mut self, letter: &DeadLetter) {
+        let (now, ttl) = (self.now, self.send_ttl);
+        for (key, attempts) in &mut self.keys {
+            let same = key.0 == Direction::Outgoing
+                && key.1 == letter.receiver.as_str()
+                && key.2 == letter.id.as_str();
+            for attempt in attempts.iter_mut().filter(|a| same && a.bytes.len() as u64 == letter.len) {
+                if attempt.dead != End::No || ttl.is_some_and(|ttl| attempt.at + ttl <= now + 1) {
                     attempt.end = End::Asked;
                 }
             }
@@ -248,7 +291,8 @@ impl Ledger {
             self.keys.keys().filter(|k| k.0 == Direction::Outgoing).map(|k| k.1).collect();
         let mut pending = BTreeMap::new();
         for peer in peers {
-            for (name, bytes, _) in Self::pending(store, peer).await.map_err(|e| e.to_string())? {
+            for (name, bytes, _, identity) in Self::pending(store, peer).await.map_err(|e| e.to_string())? {
+                self.receive(peer, &name, &bytes, &identity)?;
                 let key = (Direction::Outgoing, peer, name);
                 if !self.keys.contains_key(&key) {
                     return Err(format!("{key:?} is pending and was never sent"));
@@ -278,6 +322,34 @@ impl Ledger {
         Ok(())
     }
 
+    /// What the peer would make of a delivery now. It knows messages by their numbers, and takes what lies below the
+    /// mark for had.
+    fn receive(
+        &mut self,
+        peer: &'static str,
+        name: &str,
+        bytes: &Bytes,
+        as_: &DeliveryIdentity,
+    ) -> Result<(), String> {
+        let DeliveryIdentity { incarnation, number, low_water } = *as_;
+        let known = self.numbers.entry((peer, incarnation, number)).or_insert_with(|| bytes.clone());
+        if known != bytes {
+            return Err(format!(
+                "{name:?} to {peer} has number {number} of {incarnation}, as another one had"
+            ));
+        }
+        let mark = self.marks.entry((peer, incarnation)).or_default();
+        let key = (Direction::Outgoing, peer, name.to_owned());
+        let settled = self.keys.get(&key).into_iter().flatten().any(|a| a.bytes == *bytes && a.settled);
+        if number < *mark && !settled {
+            return Err(format!(
+                "{name:?} to {peer} has number {number}, and the peer was told {mark}: LOST"
+            ));
+        }
+        *mark = low_water.max(*mark);
+        Ok(())
+    }
+
     fn judge(
         &self,
         key: &Key,
@@ -294,7 +366,7 @@ impl Ledger {
             }
         }
         if let Some(bytes) = found {
-            let Some(at) = attempts.iter().position(|a| a.bytes == bytes) else {
+            let Some(at) = attempts.iter().rposition(|a| a.bytes == bytes) else {
                 return Err(format!("{key:?} has {} bytes that were never sent", bytes.len()));
             };
             let attempt = &attempts[at];
@@ -338,13 +410,16 @@ impl Ledger {
                 let from = FromSender::Party(party(key.1));
                 store.read(&from, &id(&key.2)).await.expect("reads").map(|m| m.payload)
             };
+            let lifetime = if key.0 == Direction::Outgoing { self.send_ttl } else { self.message_ttl };
             for attempt in self.keys.get_mut(&key).into_iter().flatten() {
                 let is_it = found.as_ref() == Some(&attempt.bytes);
                 if is_it {
                     attempt.told = Told::Accepted;
                     attempt.end = End::No;
                     attempt.dead = End::No;
-                } else if attempt.dead != End::Sure {
+                } else if attempt.dead != End::Sure && lifetime.is_none_or(|l| attempt.at + l > self.now + 1)
+                {
+                    // What expired may be back for a while: a power cut takes the service time since the last record.
                     attempt.end = End::Sure;
                 }
             }

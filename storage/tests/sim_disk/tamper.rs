@@ -31,6 +31,16 @@ impl SimDisk {
         }
     }
 
+    /// A copy, as after a kill, with its index elsewhere.
+    pub fn with_index(&self, index: &Path) -> Self {
+        Self { index: Some(index.into()), ..self.after_kill() }
+    }
+
+    /// Nothing will go wrong by itself.
+    pub fn has_no_fault(&self) -> bool {
+        lock(&self.world).fault == super::Fault::None
+    }
+
     /// Names in a folder; none when there is no such folder.
     pub fn names(&self, dir: &Path) -> Vec<String> {
         let world = lock(&self.world);
