@@ -55,6 +55,9 @@ impl From<Short> for ColdError {
     }
 }
 
+/// Where the index says whose it is.
+const STORE_KEY: &[u8] = b"store";
+
 type Result<T> = std::result::Result<T, ColdError>;
 
 /// The open index.
@@ -124,20 +127,37 @@ fn decode_dead(value: &[u8]) -> Result<DeadEntry> {
 }
 
 impl Cold {
-    /// Opens the index at `path`; an unreadable one is renamed and a new one made. True: it was there and opened.
-    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<(Self, bool)> {
-        let existed = path.join("conf").exists();
-        match Self::try_open(disk, path) {
-            Ok(cold) => Ok((cold, existed)),
+    /// Opens the index of a store at `path`; an unreadable one is renamed and a new one made, that of another store is
+    /// emptied. True: it was there and opened.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, store_id: u128) -> Result<(Self, bool)> {
+        match Self::try_open(disk, path).and_then(|cold| cold.own(store_id)) {
+            Ok(opened) => Ok(opened),
             // Not damage: somebody has it open.
             Err(error) if error.is_locked() || error.is_passing() => Err(error),
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "the index is unreadable; it is set aside and made anew from the log");
                 set_aside(disk, path)
                     .map_err(|e| ColdError(format!("cannot set {} aside: {e}", path.display())))?;
-                Ok((Self::try_open(disk, path)?, false))
+                Self::try_open(disk, path)?.own(store_id)
             }
         }
+    }
+
+    /// Makes it the index of this store. True: it was before. Entries name frames by their place, and another store has
+    /// frames in the same places; their keys mean nothing here.
+    fn own(self, store_id: u128) -> Result<(Self, bool)> {
+        let id = store_id.to_be_bytes();
+        // sled panics on some damage.
+        let owned = catch_unwind(AssertUnwindSafe(|| {
+            let ours = self.db.get(STORE_KEY)?.is_some_and(|found| *found == id);
+            if !ours {
+                self.clear()?;
+                self.db.insert(STORE_KEY, &id)?;
+            }
+            Ok(ours)
+        }));
+        let ours = owned.unwrap_or_else(|_| Err(ColdError("sled panicked while it was read".into())))?;
+        Ok((self, ours))
     }
 
     fn try_open(disk: &dyn Disk, path: &Path) -> Result<Self> {
@@ -330,7 +350,7 @@ mod tests {
     #[test]
     fn entries_are_found_replaced_and_removed() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index")).expect("opens");
+        let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index"), 1).expect("opens");
         assert!(!existed);
         assert_eq!(cold.put(7, &entry(1, Class::Incoming)).expect("puts"), None);
         assert_eq!(cold.put(7, &entry(2, Class::Incoming)).expect("puts"), Some(entry(1, Class::Incoming)));
@@ -346,16 +366,26 @@ mod tests {
     }
 
     #[test]
+    fn the_index_of_another_store_is_emptied() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (id, was_there) in [(1, false), (1, true), (2, false), (2, true)] {
+            let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index"), id).expect("opens");
+            assert_eq!((existed, cold.all_mail().count()), (was_there, usize::from(was_there)));
+            cold.put(7, &entry(1, Class::Incoming)).expect("puts");
+        }
+    }
+
+    #[test]
     fn an_unreadable_index_is_set_aside_or_opens_empty() {
         let dir = tempfile::tempdir().expect("a folder");
         for (file, content) in [("conf", 20), ("db", 100_000)] {
             let path = dir.path().join(file);
-            let (cold, _) = Cold::open(&RealDisk, &path).expect("opens");
+            let (cold, _) = Cold::open(&RealDisk, &path, 1).expect("opens");
             cold.put(7, &entry(1, Class::Incoming)).expect("puts");
             cold.sync().expect("syncs");
             drop(cold);
             std::fs::write(path.join(file), vec![0xa5; content]).expect("writes");
-            let (cold, _) = Cold::open(&RealDisk, &path).expect("opens");
+            let (cold, _) = Cold::open(&RealDisk, &path, 1).expect("opens");
             assert_eq!(cold.all_mail().count(), 0, "damaged {file}");
         }
     }

@@ -142,7 +142,7 @@ pub(crate) fn read_back(options: &StoreOptions, format: Format) -> Result<ReadBa
     }
     give_back_freed(&log, &checkpoint, &mut inventory)?;
 
-    let (cold, existed) = open_cold(options, had_checkpoint)?;
+    let (cold, existed) = open_cold(options, format.store_id, had_checkpoint)?;
     let trusted = had_checkpoint && existed;
     let positions = if trusted { checkpoint.positions } else { from_the_start() };
     let mut state = restore(options, &checkpoint, &mut inventory);
@@ -248,9 +248,13 @@ fn give_back_freed(log: &Log, checkpoint: &Checkpoint, inventory: &mut Inventory
     Ok(())
 }
 
-fn open_cold(options: &StoreOptions, trusted: bool) -> Result<(Option<Arc<Cold>>, bool), Failure> {
+fn open_cold(
+    options: &StoreOptions,
+    store_id: u128,
+    trusted: bool,
+) -> Result<(Option<Arc<Cold>>, bool), Failure> {
     let Some(path) = options.disk.index_dir(&options.data_dir) else { return Ok((None, false)) };
-    let (cold, existed) = match Cold::open(&*options.disk, &path) {
+    let (cold, existed) = match Cold::open(&*options.disk, &path, store_id) {
         Ok(opened) => opened,
         Err(error) if error.is_locked() => {
             let source = io::Error::other(error.to_string());
