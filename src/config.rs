@@ -56,6 +56,8 @@ pub struct Settings {
     pub max_message_bytes: u64,
     /// `STORE_MAX_BYTES`; 0 = what the disk has.
     pub store_max_bytes: u64,
+    /// `DEAD_LETTER_MAX_BYTES`; 0 = no limit.
+    pub dead_letter_max_bytes: u64,
     /// `MESSAGE_ID_REUSE`.
     pub id_reuse: IdReuse,
     /// `SHUTDOWN_GRACE`.
@@ -301,6 +303,7 @@ impl Checker<'_> {
             max_message_bytes: self
                 .value("MAX_MESSAGE_BYTES", 1, |text| values::size_within(text, 1, LARGEST_MESSAGE)),
             store_max_bytes: self.value("STORE_MAX_BYTES", 0, values::size),
+            dead_letter_max_bytes: self.value("DEAD_LETTER_MAX_BYTES", 0, values::size),
             id_reuse: self.value("MESSAGE_ID_REUSE", IdReuse::Replace, |text| values::choice(text, &reuse)),
             shutdown_grace: self
                 .value("SHUTDOWN_GRACE", second, |text| values::duration_within(text, Duration::ZERO, HOUR)),

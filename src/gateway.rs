@@ -73,6 +73,7 @@ impl Gateway {
             message_ttl: settings.message_ttl,
             send_ttl: settings.send_ttl,
             max_bytes: settings.store_max_bytes,
+            dead_letter_bytes: settings.dead_letter_max_bytes,
             id_reuse: settings.id_reuse,
             ..StoreOptions::new(&settings.data_dir)
         };

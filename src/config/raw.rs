@@ -71,6 +71,12 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes that messages may take; 0 = what the disk has, less a reserve",
     ),
     setting(
+        "DEAD_LETTER_MAX_BYTES",
+        Some("64MiB"),
+        "SIZE",
+        "Bytes that dead letters may take; beyond it the oldest are dropped; 0 = no limit",
+    ),
+    setting(
         "MESSAGE_ID_REUSE",
         Some("replace"),
         "WORD",
@@ -89,7 +95,7 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_IN_FLIGHT_BYTES",
         Some("64MiB"),
         "SIZE",
-        "Payload bytes under way per peer; one larger message may always go",
+        "Payload bytes under way per peer; one larger message may go besides",
     ),
     setting("DELIVERY_TIMEOUT", Some("60"), "TIME", "Longest wait for the answer to one delivery attempt"),
     setting("RETRY_CAP", Some("30"), "TIME", "Longest pause between attempts at one peer"),

@@ -40,6 +40,7 @@ fn settings(name: &str) -> Settings {
         recv_wait: Duration::from_millis(50),
         max_message_bytes: MAX_MESSAGE,
         store_max_bytes: 0,
+        dead_letter_max_bytes: 0,
         id_reuse: IdReuse::Replace,
         shutdown_grace: Duration::from_secs(5),
         max_connections: 100,

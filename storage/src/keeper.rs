@@ -12,6 +12,7 @@ use crate::compact::compact;
 use crate::disk::passes;
 use crate::frame::{Class, Kind, MessageFields};
 use crate::keys;
+use crate::letters;
 use crate::log::lock;
 use crate::message::{DeadReason, Sequence};
 use crate::reader::Reader;
@@ -22,6 +23,8 @@ use crate::shared::Shared;
 use crate::spares::MAX_FREE;
 use crate::state::{DeadEntry, Entry, Recent, State};
 
+/// Pause between tries to open a missing index on disk.
+const REOPEN: Duration = Duration::from_secs(5);
 /// Entries moved to the index on disk at a time.
 const SPILL_BATCH: usize = 2048;
 /// Share of a round that spilling may take, so that checkpoints and space come round too.
@@ -42,6 +45,8 @@ pub(crate) struct Keeper {
     pub(crate) freed: Vec<u32>,
     /// What failed in the last round.
     pub(crate) trouble: Option<String>,
+    /// When the missing index on disk was last tried.
+    pub(crate) index_tried: Option<Instant>,
 }
 
 impl Keeper {
@@ -81,6 +86,10 @@ impl Keeper {
         self.refresh_space()?;
         if !stopping {
             self.expire_pending();
+            if let Err(error) = letters::keep_within_bound(&self.shared) {
+                tracing::warn!(%error, "cannot drop old dead letters; it is tried again");
+            }
+            self.reopen_index();
             self.spill().map_err(|e| io::Error::other(self.shared.cold_failed(&e).to_string()))?;
             compact(&self.shared);
         }
@@ -123,13 +132,41 @@ impl Keeper {
         Ok(())
     }
 
+    /// A start without an index on disk (full disk, no descriptors) gets one as soon as there is room: an empty one, since
+    /// everything is indexed in memory.
+    fn reopen_index(&mut self) {
+        let shared = &self.shared;
+        let path = shared.options.disk.index_dir(&shared.options.data_dir);
+        let Some(path) = path.filter(|_| shared.cold().is_none() && !shared.disk_low.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        if self.index_tried.is_some_and(|at| at.elapsed() < REOPEN) {
+            return;
+        }
+        self.index_tried = Some(Instant::now());
+        let opened = Cold::open(&*shared.options.disk, &path, shared.store_id)
+            .and_then(|(cold, _)| cold.clear().map(|()| cold));
+        match opened {
+            Ok(cold) => {
+                tracing::info!("the index on disk is there again");
+                *lock(&shared.index) = Some(Arc::new(cold));
+            }
+            Err(error) => tracing::debug!(%error, "still no index on disk"),
+        }
+    }
+
     /// Moves what is old enough, or too much, to the index on disk.
     fn spill(&self) -> Result<(), ColdError> {
         let started = Instant::now();
         loop {
             let batch = self.pick();
             let Some(cold) = self.shared.cold() else { return Ok(()) };
-            if batch.0 == [0, 0] || self.shared.disk_low.load(Ordering::Relaxed) {
+            // Room is looked at before each batch: sled, unlike the log, takes it while it writes.
+            if batch.0 == [0, 0]
+                || self.refresh_space().is_err()
+                || self.shared.disk_low.load(Ordering::Relaxed)
+            {
                 return Ok(());
             }
             // What an entry replaces on disk ends with it: that needs it to be synced.

@@ -37,6 +37,7 @@ mod inventory;
 mod job;
 mod keeper;
 mod keys;
+mod letters;
 mod log;
 mod message;
 mod operations;

@@ -13,6 +13,7 @@ use crate::engine::{Engine, PeerPending, StoreState, StoreStats};
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
 use crate::keys;
+use crate::letters;
 use crate::log::lock;
 use crate::message::{
     Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Message, MessageId, Outcome, Outgoing,
@@ -319,26 +320,7 @@ impl Engine for Store {
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
         self.blocking(move |shared| {
             let reader = Reader { shared };
-            let mut found: Vec<DeadEntry> = {
-                let state = lock(&shared.state);
-                state.dead.range(after.0.saturating_add(1)..).take(limit).map(|(_, l)| l.clone()).collect()
-            };
-            if let Some(cold) = &shared.cold() {
-                let mut taken = 0;
-                for item in cold.dead_after(after.0) {
-                    let letter = item.map_err(|e| shared.cold_failed(&e))?;
-                    if lock(&shared.state).is_valid(letter.death.place) {
-                        found.push(letter);
-                        taken += 1;
-                    }
-                    if taken >= limit {
-                        break;
-                    }
-                }
-            }
-            found.sort_by_key(|l| l.entry.sequence);
-            found.dedup_by_key(|l| l.entry.sequence);
-            found.truncate(limit);
+            let found = letters::oldest(shared, after.0, limit)?;
             let unreadable = MessageId::new("(unreadable)").map_err(|_| StoreError::Closed)?;
             let letter = |l: DeadEntry| {
                 let receiver = reader.party(l.entry.party)?;
@@ -362,24 +344,7 @@ impl Engine for Store {
 
     async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool> {
         let Some((letter, _)) = self.find_letter(sequence).await? else { return Ok(false) };
-        self.blocking(move |shared| {
-            // Where it is now: it may have moved to the index on disk since.
-            let in_memory = {
-                let mut state = lock(&shared.state);
-                let in_memory = state.dead.contains_key(&sequence.0);
-                if !in_memory && !state.is_valid(letter.death.place) {
-                    return Ok(false);
-                }
-                state.remove_dead(&letter, !in_memory);
-                in_memory
-            };
-            settle::record(shared, letter.key, sequence.0, letter.entry.place, true);
-            if let Some(cold) = shared.cold().filter(|_| !in_memory) {
-                cold.remove_dead(sequence.0).map_err(|e| shared.cold_failed(&e))?;
-            }
-            Ok(true)
-        })
-        .await
+        self.blocking(move |shared| letters::drop_letter(shared, &letter)).await
     }
 
     fn stats(&self) -> StoreStats {

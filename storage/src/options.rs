@@ -21,6 +21,8 @@ pub struct StoreOptions {
     pub send_ttl: Option<Duration>,
     /// Bytes that messages may take; 0 = what the disk has, less a reserve.
     pub max_bytes: u64,
+    /// Payload bytes that dead letters may keep; beyond it the oldest are dropped, with a line in the log. 0 = no limit.
+    pub dead_letter_bytes: u64,
     /// What the same id again means.
     pub id_reuse: IdReuse,
     /// Size of a segment file in bytes.
@@ -51,6 +53,7 @@ impl StoreOptions {
             message_ttl: Some(Duration::from_secs(3600)),
             send_ttl: Some(Duration::from_secs(604_800)),
             max_bytes: 0,
+            dead_letter_bytes: 64 << 20,
             id_reuse: IdReuse::Replace,
             segment_bytes: 64 << 20,
             cache_bytes: 32 << 20,

@@ -106,6 +106,8 @@ pub(crate) struct State {
     /// Mailbox messages and dead letters in the index on disk.
     pub(crate) cold_mail: u64,
     pub(crate) cold_dead: u64,
+    /// Payload bytes of all dead letters.
+    pub(crate) dead_bytes: u64,
     pub(crate) mailbox: u64,
     /// Numbers ended by frames of the batch that is being entered: party, incarnation, number.
     pub(crate) ended: Vec<(u16, u32, u64)>,
@@ -135,6 +137,7 @@ impl State {
             next_segment: 1,
             cold_mail: 0,
             cold_dead: 0,
+            dead_bytes: 0,
             mailbox: 0,
             ended: Vec::new(),
             relocations: 0,
@@ -384,6 +387,7 @@ impl State {
             time: arrived,
             dead_letter: true,
         });
+        self.dead_bytes += letter.entry.len;
         self.dead.insert(letter.entry.sequence, letter);
     }
 
@@ -398,6 +402,7 @@ impl State {
         } else {
             self.dead.remove(&letter.entry.sequence);
         }
+        self.dead_bytes = self.dead_bytes.saturating_sub(letter.entry.len);
         self.account(&letter.entry, false);
         self.mark_dead(letter.entry.place);
         self.uncount_death(letter);

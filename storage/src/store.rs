@@ -95,6 +95,7 @@ impl Store {
             last_checkpoint: Instant::now(),
             freed: Vec::new(),
             trouble: None,
+            index_tried: None,
         };
         let data_dir = &shared.options.data_dir;
         keeper.refresh_space().map_err(crate::format::open_io("find the room of", data_dir))?;

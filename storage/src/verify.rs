@@ -120,6 +120,7 @@ fn count(
         if right {
             verified.dead_messages.insert(letter.entry.place);
             replay.state.cold_dead += 1;
+            replay.state.dead_bytes += letter.entry.len;
             replay.state.account(&letter.entry, true);
             if let Some(account) = replay.state.accounts.get_mut(&letter.death.place.segment) {
                 account.owed += 1;

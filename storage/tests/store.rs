@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use petnet_storage::{
-    DeadReason, FromSender, IdReuse, IndexFound, NoObserver, OpenError, Outcome, Sequence, Store, StoreError,
-    StoreOptions, Stored,
+    DeadReason, Engine, FromSender, IdReuse, IndexFound, NoObserver, OpenError, Outcome, Sequence, Store,
+    StoreError, StoreOptions, Stored,
 };
 
 const SIZES: [usize; 9] = [0, 1, 64, 4096, 20_000, 65_535, 65_536, 300_000, 3 << 20];
@@ -296,6 +296,37 @@ async fn a_dead_letter_stays_when_a_newer_message_takes_its_id() {
             store.close().await.expect("closes");
         }
     }
+}
+
+#[tokio::test]
+async fn dead_letters_keep_within_their_bound_and_the_oldest_go() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (options, clock) = clocked(dir.path());
+    let options =
+        StoreOptions { dead_letter_bytes: 300_000, send_ttl: Some(Duration::from_secs(50)), ..options };
+    let b = party("party_b");
+    let (store, _) = open(options.clone());
+    for i in 0..40 {
+        store.accept(&b, &id(format!("{i}")), payload(i, 50_000)).await.expect("accepts");
+    }
+    clock.advance(Duration::from_secs(51));
+    let kept = async |store: &Arc<dyn Engine>| {
+        let letters = store.dead_letters(Sequence(0), 100).await.expect("lists");
+        letters.into_iter().map(|l| l.id.to_string()).collect::<Vec<_>>()
+    };
+    let newest: Vec<String> = (34..40).map(|i| i.to_string()).collect();
+    until("all expire and the oldest go", async || {
+        store.stats().pending.is_empty() && kept(&store).await == newest
+    })
+    .await;
+    until("their space comes back", async || {
+        clock.advance(Duration::from_secs(1));
+        store.store(arrival("party_a", "tick", Bytes::new(), None)).await.expect("stores");
+        store.stats().segments <= 4
+    })
+    .await;
+    drop(store);
+    assert_eq!(kept(&open(options).0).await, newest, "also after a restart");
 }
 
 #[tokio::test]

@@ -1,0 +1,87 @@
+//! Dead letters leave: dropped by the operator, or the oldest ones when all of them take more room than they may.
+//!
+//! A peer that is gone for good would otherwise fill the disk with messages that nobody will ever deliver.
+
+use crate::error::Result;
+use crate::log::lock;
+use crate::reader::Reader;
+use crate::settle;
+use crate::shared::Shared;
+use crate::state::DeadEntry;
+
+/// Letters dropped at a time.
+const BATCH: usize = 256;
+
+/// Removes a dead letter for good. Blocks. False: it was gone.
+pub(crate) fn drop_letter(shared: &Shared, letter: &DeadEntry) -> Result<bool> {
+    let sequence = letter.entry.sequence;
+    // Where it is now: it may have moved to the index on disk since.
+    let in_memory = {
+        let mut state = lock(&shared.state);
+        let in_memory = state.dead.contains_key(&sequence);
+        if !in_memory && !state.is_valid(letter.death.place) {
+            return Ok(false);
+        }
+        state.remove_dead(letter, !in_memory);
+        in_memory
+    };
+    settle::record(shared, letter.key, sequence, letter.entry.place, true);
+    if let Some(cold) = shared.cold_for_removal().filter(|_| !in_memory) {
+        cold.remove_dead(sequence).map_err(|e| shared.cold_failed(&e))?;
+    }
+    Ok(true)
+}
+
+/// The oldest dead letters after a sequence, memory and index on disk merged. Blocks.
+pub(crate) fn oldest(shared: &Shared, after: u64, limit: usize) -> Result<Vec<DeadEntry>> {
+    let mut found: Vec<DeadEntry> = {
+        let state = lock(&shared.state);
+        state.dead.range(after.saturating_add(1)..).take(limit).map(|(_, l)| l.clone()).collect()
+    };
+    if let Some(cold) = &shared.cold() {
+        let mut taken = 0;
+        for item in cold.dead_after(after) {
+            let letter = item.map_err(|e| shared.cold_failed(&e))?;
+            if lock(&shared.state).is_valid(letter.death.place) {
+                found.push(letter);
+                taken += 1;
+            }
+            if taken >= limit {
+                break;
+            }
+        }
+    }
+    found.sort_by_key(|l| l.entry.sequence);
+    found.dedup_by_key(|l| l.entry.sequence);
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// Drops the oldest dead letters until the rest fits its room. Each is told: nothing goes silently.
+pub(crate) fn keep_within_bound(shared: &Shared) -> Result<()> {
+    let limit = shared.options.dead_letter_bytes;
+    let bytes = || lock(&shared.state).dead_bytes;
+    while limit > 0 && bytes() > limit {
+        let letters = oldest(shared, 0, BATCH)?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        for letter in letters {
+            if bytes() <= limit {
+                return Ok(());
+            }
+            let reader = Reader { shared };
+            let peer = reader.party(letter.entry.party).map(|p| p.to_string()).unwrap_or_default();
+            let id = reader.id(&letter.entry).map(|id| id.to_string()).unwrap_or_default();
+            if drop_letter(shared, &letter)? {
+                tracing::warn!(
+                    peer,
+                    id,
+                    bytes = letter.entry.len,
+                    "dropped the oldest dead letter: they take more than DEAD_LETTER_MAX_BYTES"
+                );
+            }
+        }
+    }
+    Ok(())
+}
