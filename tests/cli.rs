@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use common::{Place, Running, is_root, petnet, read_only, run};
 
 #[test]
 fn every_sub_command_has_help_with_an_example() {
-    for sub in ["serve", "send", "recv", "quickstart"] {
+    for sub in ["serve", "send", "recv", "quickstart", "verify", "repair", "crashtest"] {
         let (code, out, _) = run(&mut petnet(&[sub, "--help"]));
         let help = String::from_utf8(out).unwrap();
         assert_eq!(code, Some(0));
@@ -281,4 +282,92 @@ fn an_absent_gateway_and_a_missing_file_are_clear_errors() {
     let (code, _, err) = run(&mut petnet(&["send", "--to", "b", "--id", "", "-"]));
     assert_eq!(code, Some(2));
     assert!(err.contains("the message id is empty"), "{err}");
+}
+
+/// A data folder of `party_a` with three messages for a peer that is not there, its gateway stopped.
+fn stopped_with_messages(place: &Place) -> String {
+    let running = Running::serving(place.serve(0));
+    for (id, content) in [("one", "1"), ("two", "content of the second"), ("three", "3")] {
+        let file = place.path(id);
+        fs::write(&file, content).unwrap();
+        let address = place.address(0);
+        let arguments =
+            ["send", "--to", "party_b", "--id", id, "--gateway", &address, file.to_str().unwrap()];
+        let (code, _, err) = run(&mut petnet(&arguments));
+        assert_eq!(code, Some(0), "{err}");
+    }
+    running.signal("TERM");
+    running.end();
+    place.path("party_a").to_str().unwrap().to_string()
+}
+
+/// Flips a bit in the middle of the second message.
+fn damage(folder: &str) {
+    let log = fs::read_dir(Path::new(folder).join("log")).unwrap().map(|entry| entry.unwrap().path());
+    for path in log {
+        let mut bytes = fs::read(&path).unwrap();
+        let wanted = b"content of the second";
+        if let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) {
+            bytes[at + 3] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn damage_is_found_set_aside_and_everything_else_is_delivered() {
+    let place = Place::new();
+    let folder = stopped_with_messages(&place);
+    let (code, out, err) = run(&mut petnet(&["verify", &folder]));
+    let out = String::from_utf8(out).unwrap();
+    assert_eq!(code, Some(0), "{out}{err}");
+    for text in ["All is well", "pending       3, 23 B", "small-0000000001.seg"] {
+        assert!(out.contains(text), "no {text:?} in:\n{out}");
+    }
+    damage(&folder);
+    let (code, out, _) = run(&mut petnet(&["verify", "--json", &folder]));
+    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((code, &json["well"], json["damage"].as_array().unwrap().len()), (Some(1), &false.into(), 1));
+    let (code, out, err) = run(&mut petnet(&["repair", "--dry-run", &folder]));
+    let out = String::from_utf8(out).unwrap();
+    assert_eq!(code, Some(1), "{err}");
+    assert!(out.contains("\"two\" (\"party_b\")") && out.contains("Nothing was changed"), "{out}");
+    assert!(!Path::new(&folder).join("corrupt").exists());
+    let (code, out, err) = run(&mut petnet(&["repair", &folder]));
+    let out = String::from_utf8(out).unwrap();
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("1 damaged places were set aside") && out.contains("All is well"), "{out}");
+    let report = fs::read_to_string(Path::new(&folder).join("corrupt/report.txt")).unwrap();
+    assert!(report.contains("\"two\""), "{report}");
+    assert_eq!(run(&mut petnet(&["verify", &folder])).0, Some(0));
+
+    let (_a, _b) = (Running::serving(place.serve(0)), Running::serving(place.serve(1)));
+    for (id, content) in [("one", "1"), ("three", "3")] {
+        let (code, out, err) =
+            run(&mut petnet(&["recv", "--id", id, "--wait", "20s", "--gateway", &place.address(1)]));
+        assert_eq!((code, out.as_slice()), (Some(0), content.as_bytes()), "{err}");
+    }
+}
+
+#[test]
+fn a_folder_of_a_running_gateway_or_of_none_is_not_looked_at() {
+    let place = Place::new();
+    fs::create_dir(place.path("empty")).unwrap();
+    let _running = Running::serving(place.serve(0));
+    for command in ["verify", "repair"] {
+        let folder = place.path("party_a");
+        let (code, out, err) = run(&mut petnet(&[command, folder.to_str().unwrap()]));
+        assert_eq!((code, out.len()), (Some(3), 0), "{err}");
+        assert!(err.contains("in use by another process") && err.contains("Stop the gateway first"), "{err}");
+        for (folder, why) in
+            [("empty", "no file FORMAT"), ("no/such", "No such file"), ("party.json", "Not a dir")]
+        {
+            let folder = place.path(folder);
+            let (code, out, err) = run(&mut petnet(&[command, folder.to_str().unwrap()]));
+            assert_eq!((code, out.len()), (Some(2), 0), "{err}");
+            assert!(err.contains(why) && err.contains("is not the data folder of a gateway"), "{err}");
+        }
+        assert_eq!(run(&mut petnet(&[command])).0, Some(2), "a folder must be named");
+    }
+    assert!(fs::read_dir(place.path("empty")).unwrap().next().is_none(), "something was created");
 }

@@ -4,12 +4,16 @@
 //! happened.
 
 mod client;
+mod crashtest;
+mod local;
 mod progress;
 mod quickstart;
 mod recv;
+mod repair;
 mod send;
 mod serve;
 mod signals;
+mod verify;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -23,9 +27,9 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed
+  1  it failed; verify: damage found; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
-  3  serve: the gateway could not start (port or data folder in use, disk error)
+  3  serve, verify, repair: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
   5  recv: no such message in time
 
@@ -45,6 +49,9 @@ enum Sub {
     Send(send::Send),
     Recv(recv::Recv),
     Quickstart(quickstart::Quickstart),
+    Verify(verify::Verify),
+    Repair(repair::Repair),
+    Crashtest(crashtest::Crashtest),
 }
 
 /// How a command ends.
@@ -84,6 +91,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Send(send) => reported(block_on(send.run())),
         Sub::Recv(recv) => reported(block_on(recv.run())),
         Sub::Quickstart(quickstart) => reported(block_on(quickstart.run())),
+        Sub::Verify(verify) => reported(block_on(verify.run())),
+        Sub::Repair(repair) => reported(block_on(repair.run())),
+        Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
     };
     exit.into()
 }

@@ -11,9 +11,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use petnet_storage::MessageId;
 use tokio::time::Instant;
 
-use super::process::GatewayProcess;
-use super::{Place, World, say};
 use crate::cli::client::{self, Client};
+use crate::cli::local::{GatewayProcess, Place, World, content, say};
 use crate::cli::progress;
 
 /// Sizes of the first messages.
@@ -174,23 +173,6 @@ async fn arrived(receiver: &mut Client, id: &MessageId, expected: &Bytes) -> any
     }
 }
 
-/// Bytes that differ by id and place, so that a mix-up shows (splitmix64).
-fn content(id: &str, len: usize) -> Bytes {
-    let mut state = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes.into()
-}
-
 fn time(took: Duration) -> String {
     let ms = took.as_secs_f64() * 1000.0;
     if ms < 1000.0 { format!("{ms:.1} ms") } else { format!("{:.1} s", ms / 1000.0) }
@@ -215,15 +197,6 @@ fn shell_word(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn contents_have_their_length_and_differ() {
-        for len in [0, 1, 7, 8, 9, 1000] {
-            assert_eq!(content("a", len).len(), len);
-        }
-        assert_ne!(content("a", 64), content("b", 64));
-        assert_eq!(content("a", 64), content("a", 64));
-    }
 
     #[test]
     fn a_path_can_be_pasted_into_a_shell() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use petnet_storage::PartyId;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,12 +30,14 @@ const TAIL_LINES: usize = 15;
 
 /// One gateway, running or not.
 #[derive(Debug)]
-pub(super) struct GatewayProcess {
-    pub(super) party: PartyId,
-    pub(super) address: String,
+pub(crate) struct GatewayProcess {
+    pub(crate) party: PartyId,
+    pub(crate) address: String,
     program: PathBuf,
     folder: PathBuf,
     log: PathBuf,
+    /// Beyond those that every gateway gets.
+    pub(crate) arguments: Vec<&'static str>,
     child: Option<Child>,
     /// Its stdin, which it stops with. Kept apart from the child: waiting for a child closes its stdin.
     lifeline: Option<ChildStdin>,
@@ -42,7 +45,7 @@ pub(super) struct GatewayProcess {
 
 impl GatewayProcess {
     /// Not started yet. Its files will be in `folder`, beside the party file.
-    pub(super) fn new(program: &Path, party: PartyId, port: u16, folder: &Path) -> Self {
+    pub(crate) fn new(program: &Path, party: PartyId, port: u16, folder: &Path) -> Self {
         let log = folder.join(format!("{party}.log"));
         let address = format!("127.0.0.1:{port}");
         Self {
@@ -51,13 +54,14 @@ impl GatewayProcess {
             program: program.into(),
             folder: folder.into(),
             log,
+            arguments: Vec::new(),
             child: None,
             lifeline: None,
         }
     }
 
     /// Starts it and waits until it serves. Returns how long that took.
-    pub(super) async fn start(&mut self) -> anyhow::Result<Duration> {
+    pub(crate) async fn start(&mut self) -> anyhow::Result<Duration> {
         let started = Instant::now();
         let log = File::options()
             .create(true)
@@ -79,6 +83,7 @@ impl GatewayProcess {
             .arg(self.folder.join(self.party.as_str()))
             .arg("--pem-path")
             .arg(self.folder.join("no-certificates"))
+            .args(&self.arguments)
             .arg("--stop-with-stdin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -110,7 +115,7 @@ impl GatewayProcess {
     }
 
     /// A connection to it.
-    pub(super) async fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let channel = client::endpoint(&self.address)?
             .connect()
             .await
@@ -119,7 +124,7 @@ impl GatewayProcess {
     }
 
     /// SIGKILL: it gets no chance to write anything down.
-    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await.with_context(|| format!("cannot kill the gateway of {}", self.party))?;
         }
@@ -127,7 +132,7 @@ impl GatewayProcess {
     }
 
     /// Stops it in order; kills it if it does not.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         drop(self.lifeline.take());
         if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
@@ -139,15 +144,44 @@ impl GatewayProcess {
     }
 
     /// Resolves when it has ended.
-    pub(super) async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         if let Some(child) = &mut self.child {
             // An error means that there is no such process: ended, too.
             drop(child.wait().await);
         }
     }
 
+    /// Asks it to stop in order, as a service manager does, and waits for its end. True: it ended by itself, and well.
+    pub(crate) async fn terminate(&mut self) -> anyhow::Result<bool> {
+        self.signal(Signal::TERM)?;
+        let Some(mut child) = self.child.take() else { return Ok(false) };
+        if let Ok(ended) = timeout(STOP_DEADLINE, child.wait()).await {
+            return Ok(ended.is_ok_and(|status| status.success()));
+        }
+        child.kill().await.with_context(|| format!("cannot kill the gateway of {}", self.party))?;
+        Ok(false)
+    }
+
+    /// Makes it stand still: connections stay open and nobody answers.
+    pub(crate) fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| pid.try_into().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            bail!("the gateway of {} does not run", self.party)
+        };
+        kill_process(pid, signal).with_context(|| format!("cannot signal the gateway of {}", self.party))
+    }
+
     /// The last lines of its log.
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         match fs::read(&self.log) {
             Ok(log) => {
                 let log = String::from_utf8_lossy(&log);

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 /// `N` different ports that are free now. All are held until all are found, so that none is found twice. Another
 /// program may take one before it is used; that shows as a gateway that cannot start.
-pub(super) fn free<const N: usize>() -> io::Result<[u16; N]> {
+pub(crate) fn free<const N: usize>() -> io::Result<[u16; N]> {
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
