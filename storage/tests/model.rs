@@ -165,7 +165,12 @@ impl Run {
         let store = self.store.clone();
         let sends = [(PEERS[0], self.name(), self.len())];
         let before = generation(&self.disk);
+        let accepted = self.ledger.accepted;
         self.ledger.accept(&store, &sends).await;
+        if self.ledger.accepted == accepted {
+            // Refused: perhaps nothing has changed, and no checkpoint is due.
+            return;
+        }
         let spills = self.index.is_some() && !self.is_full;
         until("housekeeping is done", async || {
             let spilled = !spills || store.stats().index_in_memory == 0;

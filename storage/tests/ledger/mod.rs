@@ -366,7 +366,10 @@ impl Ledger {
             }
         }
         if let Some(bytes) = found {
-            let Some(at) = attempts.iter().rposition(|a| a.bytes == bytes) else {
+            // A dead letter that is retried sends its bytes once more: of such attempts, the one that can be there.
+            let could_be = |a: &Attempt| a.bytes == bytes && a.told != Told::Refused;
+            let at = attempts.iter().rposition(could_be);
+            let Some(at) = at.or_else(|| attempts.iter().rposition(|a| a.bytes == bytes)) else {
                 return Err(format!("{key:?} has {} bytes that were never sent", bytes.len()));
             };
             let attempt = &attempts[at];
