@@ -1,0 +1,107 @@
+//! A file system of its own: one that can be filled, and one that can lose its power.
+//!
+//! The power cut is real as far as the file system goes: `FS_IOC_SHUTDOWN` without a flush of its journal throws away
+//! everything that was not synced, data and names alike, and the next mount recovers as after an outage. What it does
+//! not show is a disk that loses what it said it had flushed; nothing above the disk can help there.
+//!
+//! Invariant: a volume is unmounted when it is dropped, whatever still uses it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::tools::run;
+
+/// `FS_IOC_SHUTDOWN` with `FS_GOING_FLAGS_NOLOGFLUSH`. Asked of Python because this workspace has no unsafe code.
+const SHUTDOWN: &str = "import fcntl, os, struct, sys
+folder = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.ioctl(folder, 0x8004587D, struct.pack('I', 2))";
+
+/// Sparse: only what is written takes room.
+const IMAGE_BYTES: u64 = 4 << 30;
+
+/// A mounted file system.
+#[derive(Debug)]
+pub struct Volume {
+    dir: TempDir,
+    kind: &'static str,
+}
+
+impl Volume {
+    /// A small file system in memory.
+    pub fn in_memory(bytes: u64) -> Self {
+        let volume = Self::at(tempfile::tempdir().unwrap(), "tmpfs");
+        let size = format!("size={bytes}");
+        run(&["mount", "-t", "tmpfs", "-o", &size, "petnet-recovery", text(&volume.path())]);
+        volume
+    }
+
+    /// An ext4 or XFS in a file, which is kept in memory where there is a place for that.
+    pub fn with_power(kind: &'static str) -> Self {
+        let memory = Path::new("/dev/shm");
+        let builder = || tempfile::Builder::new().prefix("petnet-volume-").to_owned();
+        let dir = if memory.is_dir() { builder().tempdir_in(memory) } else { builder().tempdir() };
+        let volume = Self::at(dir.unwrap(), kind);
+        let image = volume.image();
+        std::fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
+        run(&[&format!("mkfs.{kind}"), "-q", text(&image)]);
+        volume.mount("defaults");
+        volume
+    }
+
+    fn at(dir: TempDir, kind: &'static str) -> Self {
+        std::fs::create_dir(dir.path().join("mounted")).unwrap();
+        Self { dir, kind }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn mount(&self, options: &str) {
+        let options = format!("loop,{options}");
+        run(&["mount", "-t", self.kind, "-o", &options, text(&self.image()), text(&self.path())]);
+    }
+
+    /// The power goes: from now on nothing reaches the disk, and what was not synced never will.
+    pub fn cut_power(&self) {
+        run(&["python3", "-c", SHUTDOWN, text(&self.path())]);
+    }
+
+    /// The power is back. Nothing may use the volume any more.
+    pub fn power_on(&self) {
+        run(&["umount", text(&self.path())]);
+        self.mount("defaults");
+    }
+
+    /// Mounts it again so that an error of the disk, as in [`Self::disk_error`], leaves it read-only.
+    pub fn read_only_after_errors(&self) {
+        run(&["mount", "-o", "remount,errors=remount-ro", text(&self.path())]);
+    }
+
+    /// The kernel sees an error of the disk.
+    pub fn disk_error(&self) {
+        let output =
+            Command::new("findmnt").args(["-n", "-o", "SOURCE", text(&self.path())]).output().unwrap();
+        let device = String::from_utf8(output.stdout).unwrap();
+        let device = device.trim().rsplit('/').next().unwrap();
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Lazily: on a failure something may still use it, and ends soon after.
+        drop(Command::new("umount").arg("--lazy").arg(self.path()).output());
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
