@@ -168,6 +168,14 @@ impl Ledger {
         }
     }
 
+    /// A message in words: its attempts, what was shown, and what was found now.
+    pub fn describe(&self, key: &Key, found: Option<&Bytes>) -> String {
+        let records = self.lock();
+        let Some(record) = records.get(key) else { return format!("{key:?}, which nobody sent") };
+        let attempt = found.map(|found| attempt_of(key, record, found));
+        format!("{key:?}: {record:?}; found attempt {attempt:?}")
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Record>> {
         self.records.lock().unwrap()
     }

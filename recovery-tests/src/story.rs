@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::clients::{Load, Mix};
+use crate::clients::{Client, Load, Mix};
 use crate::counts::Counts;
 use crate::harness::{Found, Gateway, Pair};
 use crate::ledger::{Answer, Key, Ledger, Party, Verdict};
 use crate::random::Random;
-use crate::{DEADLINE, until};
+use crate::volume::Volume;
+use crate::{DEADLINE, LOOK_EVERY, until};
 
 pub use crate::ledger::Party::{A, B};
 
@@ -60,6 +61,13 @@ impl Story {
     /// Starts what does not run; returns when both serve.
     pub async fn start(&mut self) -> [Found; 2] {
         self.pair.start().await
+    }
+
+    /// Starts a gateway anew with another setting.
+    pub async fn stop_and_set(&mut self, party: Party, name: &'static str, value: &str) {
+        self.gateway(party).stop().await;
+        self.gateway(party).set(name, value);
+        self.gateway(party).start().await;
     }
 
     /// The gateway of a party.
@@ -126,6 +134,18 @@ impl Story {
         }
     }
 
+    /// The volume loses its power, and the gateways on it end with it; then the power is back.
+    pub async fn power_cut(&mut self, volume: &Volume, on_it: &[Party]) {
+        self.fault();
+        volume.cut_power();
+        for party in on_it {
+            // It may have seen the end of its disk already.
+            self.gateway(*party).kill().await;
+        }
+        volume.power_on();
+        self.counts.power_cuts += 1;
+    }
+
     /// Waits until readers were handed everything that was promised.
     pub async fn promises_are_kept(&mut self) {
         let owed = self.ledger.owed();
@@ -134,14 +154,15 @@ impl Story {
         let reads = owed.into_iter().map(|key| {
             let (ledger, mut client) = (ledger.clone(), clients[key.from.other() as usize].clone());
             async move {
-                until(&format!("{key:?} is there"), async || {
-                    // A failed call: its gateway is on its way back.
-                    let found = client.receive(&key, WAIT).await.ok().flatten()?;
-                    ledger.is_kept(&key, &found).then_some(found)
-                })
-                .await;
+                let arrives = until_kept(&mut client, &ledger, &key);
+                // One that does not come in time is judged as it is.
+                timeout(DEADLINE, arrives).await.ok();
                 let found = client.receive(&key, WAIT).await.unwrap();
-                ledger.judge(&key, found.as_ref())
+                let verdict = ledger.judge(&key, found.as_ref());
+                if verdict != Verdict::Whole {
+                    eprintln!("{verdict:?}: {}", ledger.describe(&key, found.as_ref()));
+                }
+                verdict
             }
         });
         let verdicts: Vec<_> = stream::iter(reads).buffer_unordered(READERS).collect().await;
@@ -169,7 +190,13 @@ impl Story {
 
     /// The judgement. Everything promised arrives, and a fresh message each way; then every message that was ever
     /// begun is looked at once more, after a restart; and no gateway holds a message that nobody sent.
-    pub async fn ends_well(mut self) {
+    pub async fn ends_well(self) {
+        let (name, seed) = (self.name.clone(), self.random.seed());
+        self.judge().await.conclude(&name, seed);
+    }
+
+    /// The judgement as numbers, for stories that are told many times over.
+    pub async fn judge(mut self) -> Counts {
         self.start().await;
         self.promises_are_kept().await;
         for party in [A, B] {
@@ -188,7 +215,7 @@ impl Story {
             present[key.from.other() as usize] += u64::from(bytes.is_some());
             let verdict = self.ledger.judge(&key, bytes.as_ref());
             if !matches!(verdict, Verdict::Whole | Verdict::Absent) {
-                eprintln!("{}: {key:?} is {verdict:?}", self.name);
+                eprintln!("{verdict:?}: {}", self.ledger.describe(&key, bytes.as_ref()));
             }
             self.count(verdict);
         }
@@ -196,7 +223,7 @@ impl Story {
         assert_eq!(found.map(|found| found.mailbox), present, "messages held, and of them sent by somebody");
         assert_eq!(found.map(|found| (found.dead_letters, found.damaged)), [(0, 0); 2], "{found:?}");
         self.counts.accepted = self.ledger.accepted();
-        self.counts.conclude(&self.name, self.random.seed());
+        self.counts
     }
 
     fn count(&mut self, verdict: Verdict) {
@@ -212,6 +239,18 @@ impl Story {
 impl Default for Story {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Reads until there is what was promised.
+async fn until_kept(client: &mut Client, ledger: &Ledger, key: &Key) {
+    loop {
+        // A failed call: its gateway is on its way back.
+        let found = client.receive(key, WAIT).await.ok().flatten();
+        if found.is_some_and(|found| ledger.is_kept(key, &found)) {
+            return;
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -182,6 +182,13 @@ impl Gateway {
         assert_eq!(status.code(), Some(0), "{}:\n{}", self.party.name(), self.log_tail());
     }
 
+    /// Asks it to stop in order, in a way that passes what it runs under.
+    pub fn close_stdin(&mut self) {
+        if let Some(process) = &mut self.process {
+            drop(process.lifeline.take());
+        }
+    }
+
     /// A signal to it, and to what it runs under.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.process.as_ref().and_then(|process| process.child.id()) {

@@ -1,0 +1,157 @@
+//! Stories of a disk that is full, fails, or goes away, and of a process that may open no more files.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::fs;
+use std::time::Duration;
+
+use petnet_recovery_tests::ledger::Answer;
+use petnet_recovery_tests::story::{A, B, Story};
+use petnet_recovery_tests::tools::{Need, PRLIMIT, STRACE, have};
+use petnet_recovery_tests::until;
+use petnet_recovery_tests::volume::Volume;
+use tokio::net::TcpStream;
+
+/// Error code of `Response`: the store is full.
+const STORE_FULL: i32 = 30_005;
+/// Exit code: a write or sync failed.
+const POISONED: Option<i32> = Some(4);
+
+/// Sends until the store is full. Gives how many were accepted.
+async fn fill(story: &mut Story) -> u64 {
+    let mut accepted = 0;
+    until("the store is full", async || {
+        let (some, refused) = story.try_to_send(A, 32, 1 << 20).await;
+        accepted += some;
+        match refused? {
+            Answer::Refused(STORE_FULL, _) => Some(accepted),
+            other => panic!("a full disk gives a clear error, not {other:?}"),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_sends_only_and_accepts_them_again_when_there_is_room() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let volume = Volume::in_memory(640 << 20);
+    let mut story = Story::new();
+    story.gateway(A).keep_data_in(&volume.path());
+    story.start().await;
+    story.send(B, 10, 1_000).await;
+    story.kill(&[B]).await;
+    assert!(fill(&mut story).await > 0);
+    story.fault();
+    assert!(story.gateway(A).is_serving().await, "a full disk is not the end");
+    // The kill finds the disk full, and so does the start after it.
+    story.kill(&[A]).await;
+    story.start().await;
+    story.promises_are_kept().await;
+    until("there is room again", async || {
+        let (accepted, _) = story.try_to_send(A, 1, 1 << 20).await;
+        (accepted == 1).then_some(())
+    })
+    .await;
+    story.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_ends_the_process_with_its_own_code_and_a_restart_is_clean() {
+    if !have(&[STRACE]) {
+        return;
+    }
+    for nth in [3, 5, 8] {
+        let mut story = Story::new();
+        let inject = format!("inject=fdatasync:error=EIO:when={nth}");
+        let strace = [
+            "strace",
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            &inject,
+        ];
+        story.gateway(A).run_under(&strace);
+        story.gateway(A).spawn();
+        let ended = until("it has ended", async || {
+            story.try_to_send(A, 5, 2_000).await;
+            story.pair.a.has_ended()
+        });
+        assert_eq!(ended.await.code(), POISONED, "{}", story.pair.a.log());
+        story.fault();
+        story.gateway(A).ended().await;
+        story.gateway(A).run_under(&[]);
+        story.counts.crash_points = 1;
+        // With a failure during the start nothing was accepted; what follows is the proof then.
+        story.start().await;
+        story.send(A, 5, 2_000).await;
+        story.fault();
+        story.ends_well().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_turns_read_only_ends_the_process_and_a_restart_is_clean() {
+    if !have(&[Need::Root, Need::Program("mkfs.ext4", "e2fsprogs"), Need::Program("findmnt", "util-linux")]) {
+        return;
+    }
+    let volume = Volume::with_power("ext4");
+    volume.read_only_after_errors();
+    let mut story = Story::new();
+    story.gateway(A).keep_data_in(&volume.path());
+    story.gateway(A).start().await;
+    story.send(A, 100, 2_000).await;
+    story.fault();
+    volume.disk_error();
+    let ended = until("it has ended", async || {
+        story.try_to_send(A, 5, 2_000).await;
+        story.pair.a.has_ended()
+    });
+    assert_eq!(ended.await.code(), POISONED, "{}", story.pair.a.log());
+    story.gateway(A).ended().await;
+    volume.power_on();
+    story.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_take_all_files_do_not_hurt_what_was_accepted() {
+    if !have(&[PRLIMIT]) {
+        return;
+    }
+    let mut story = Story::new();
+    story.gateway(A).run_under(&["prlimit", "--nofile=64:64"]);
+    story.gateway(A).start().await;
+    story.send(A, 100, 2_000).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(story.pair.a.address()).await.unwrap());
+    }
+    story.try_to_send(A, 10, 200 << 10).await;
+    story.fault();
+    drop(silent);
+    until("it serves again", async || {
+        let mut client = story.pair.a.client();
+        client.patience = Duration::from_secs(2);
+        story.pair.a.is_serving().await.then_some(())
+    })
+    .await;
+    story.ends_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_that_was_removed_is_noticed() {
+    let mut story = Story::new();
+    story.gateway(A).start().await;
+    fs::remove_dir_all(story.pair.a.data()).unwrap();
+    until("it accepts no more", async || {
+        let (accepted, _) = story.try_to_send(A, 1, 100).await;
+        (accepted == 0).then_some(())
+    })
+    .await;
+    assert!(!story.pair.a.is_serving().await);
+}
