@@ -17,6 +17,7 @@ mod accept;
 mod account;
 mod batch;
 mod cache;
+mod catch_up;
 mod checkpoint;
 mod clock;
 mod codec;

@@ -103,12 +103,29 @@ impl Replay<'_> {
             return Err(OpenError::Format { path, what });
         }
         if end.torn > 0 && end.offset < until {
-            self.torn_bytes += end.torn;
-            let what = "an unfinished frame at the end of the log";
-            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what, torn: true };
+            let torn = !self.is_followed(lane, id);
+            let what = if torn {
+                self.torn_bytes += end.torn;
+                "an unfinished frame at the end of the log"
+            } else {
+                self.damaged += 1;
+                "bytes that are no frame at the end of a full segment"
+            };
+            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what, torn };
             set_aside(&*self.log.disk, &self.options.data_dir, &*file, &damage);
         }
         Ok(end)
+    }
+
+    /// Whether the next segment of the lane has frames: then this one is full, and synced to its end.
+    fn is_followed(&self, lane: Lane, id: u32) -> bool {
+        let after = (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded);
+        let next = self.state.accounts.range(after).find(|(_, account)| account.lane == lane);
+        let Some((next, _)) = next else { return false };
+        let place = Place { segment: *next, offset: PAGE as u32 };
+        let mut bytes = [0; HEADER_BYTES];
+        let read = self.log.file(lane, *next).and_then(|file| file.read_at(&mut bytes, PAGE));
+        read.is_ok() && Header::decode(&bytes, place).is_ok()
     }
 
     fn frame(&mut self, place: Place, header: &Header, body: &[u8]) -> Result<(), Short> {
