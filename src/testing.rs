@@ -88,6 +88,7 @@ pub(crate) struct FakeEngine {
     incarnation: Incarnation,
     state: watch::Sender<StoreState>,
     list_reads: AtomicUsize,
+    storing: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -125,6 +126,7 @@ impl FakeEngine {
             incarnation: Incarnation { started_ms: 1, random: getrandom::u64().unwrap() },
             state: watch::channel(StoreState::Serving).0,
             list_reads: AtomicUsize::new(0),
+            storing: AtomicUsize::new(0),
             inner: Mutex::new(inner),
         })
     }
@@ -147,6 +149,11 @@ impl FakeEngine {
 
     pub(crate) fn damage(&self, sequence: Sequence) {
         self.lock().damaged.insert(sequence);
+    }
+
+    /// Deliveries that wait for their sync.
+    pub(crate) fn storing(&self) -> usize {
+        self.storing.load(Ordering::SeqCst)
     }
 
     pub(crate) fn pending_count(&self) -> usize {
@@ -252,7 +259,10 @@ impl Engine for FakeEngine {
     }
 
     async fn store(&self, arrival: Arrival) -> Result<Stored> {
-        self.sync().await?;
+        self.storing.fetch_add(1, Ordering::SeqCst);
+        let synced = self.sync().await;
+        self.storing.fetch_sub(1, Ordering::SeqCst);
+        synced?;
         let Arrival { sender, id, payload, identity } = arrival;
         let message = {
             let mut inner = self.lock();

@@ -180,3 +180,55 @@ fn tell(state: &State, answers: Answers) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_is_what_is_ready_within_its_bounds() {
+        let (sender, ready) = mpsc::channel(WAITING);
+        let delivery = |tag, len| Delivery { tag, payload: Bytes::from(vec![0; len]), ..Delivery::default() };
+        for tag in 0..10 {
+            sender.send(delivery(tag, 200 << 10)).await.unwrap();
+        }
+        for tag in 10..600 {
+            sender.send(delivery(tag, 1)).await.unwrap();
+        }
+        drop(sender);
+        let frames: Vec<_> = frames(ready).collect().await;
+        for frame in &frames {
+            let bytes: usize = frame.deliveries.iter().map(|d| d.payload.len()).sum();
+            assert!(bytes <= FRAME_BYTES && frame.deliveries.len() <= FRAME_DELIVERIES);
+        }
+        assert_eq!(frames[0].deliveries.len(), 5);
+        let tags: Vec<u64> = frames.iter().flat_map(|f| f.deliveries.iter().map(|d| d.tag)).collect();
+        assert_eq!(tags, (0..600).collect::<Vec<_>>(), "all of them, in order");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_learns_that_the_stream_is_over() {
+        let (outbound, _ready) = mpsc::channel(1);
+        let stream = LinkStream { outbound, state: Arc::default() };
+        let message = Outgoing {
+            receiver: PartyId::new("b").unwrap(),
+            id: petnet_storage::MessageId::new("m").unwrap(),
+            payload: Bytes::new(),
+            sequence: petnet_storage::Sequence(1),
+            identity: petnet_storage::DeliveryIdentity {
+                incarnation: petnet_storage::Incarnation { started_ms: 1, random: 1 },
+                number: 1,
+                low_water: 1,
+            },
+        };
+        let waiting = stream.deliver(&message);
+        let end = async { stream.give_up(crate::status::link_ended()) };
+        let (answer, ()) = tokio::join!(waiting, end);
+        assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
+        assert!(stream.is_over() && stream.deliver(&message).await.is_err());
+        assert!(stream.state.lock().answers.is_empty());
+    }
+}

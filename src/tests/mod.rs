@@ -3,6 +3,7 @@
 mod calls;
 mod delivery;
 mod health;
+mod link;
 mod shutdown;
 
 use std::net::SocketAddr;

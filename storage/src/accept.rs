@@ -314,6 +314,9 @@ impl Intake {
         }
         .encode(&mut fields);
         let (reply, synced) = Reply::new(Some(permit));
+        if draft.class != Class::Outgoing {
+            state.parties.count(party).is_sender = true;
+        }
         state.queued.push(QueuedMessage {
             key,
             entry,
