@@ -140,7 +140,6 @@ async fn what_was_given_out_for_delivery_is_not_refused_on_a_full_disk() {
     let disk = new_disk();
     let store = open(&disk);
     let b = party("party_b");
-    disk.set_full(true);
     let held = hold(&disk);
     // More than the segment in use holds: the last ones need another one, for which there is no room.
     let sends: Vec<_> = (0..30)
@@ -155,6 +154,7 @@ async fn what_was_given_out_for_delivery_is_not_refused_on_a_full_disk() {
         .await;
     let last = store.pending(&b, Sequence(0), 100).await.expect("lists")[29].sequence;
     assert!(store.load(&b, last).await.expect("loads").is_some());
+    disk.set_full(true);
     drop(held);
     let refused = async || sends.iter().filter(|send| send.is_finished()).count();
     until("all but that one are answered", async || refused().await == 29).await;
