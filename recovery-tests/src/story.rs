@@ -171,6 +171,18 @@ impl Story {
         }
     }
 
+    /// Whether everything that was promised is at its receiver now. Nobody counts as having been handed anything.
+    pub async fn is_delivered(&mut self) -> bool {
+        for key in self.ledger.owed() {
+            let mut reader = self.pair.gateway(key.from.other()).client();
+            let found = reader.receive(&key, Duration::ZERO).await.ok().flatten();
+            if !found.is_some_and(|found| self.ledger.is_kept(&key, &found)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Both gateways are stopped in order and started again until neither owes the other anything.
     pub async fn nothing_is_pending(&mut self) -> [Found; 2] {
         let deadline = tokio::time::Instant::now() + DEADLINE;

@@ -78,3 +78,19 @@ pub fn run(words: &[&str]) {
     let output = output.unwrap_or_else(|why| panic!("cannot run {words:?}: {why}"));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Runs a program so that it is killed instead of making its N-th call (of one thread and one kind).
+pub fn kill_at(call: &str, nth: u64) -> [String; 9] {
+    inject(call, &format!("signal=KILL:when={nth}"))
+}
+
+/// Runs a program so that its N-th call (of one thread and one kind) fails.
+pub fn fail_at(call: &str, error: &str, nth: u64) -> [String; 9] {
+    inject(call, &format!("error={error}:when={nth}"))
+}
+
+/// Without `--seccomp-bpf`: with it strace 6.1 sends no signal after the first call.
+fn inject(calls: &str, what: &str) -> [String; 9] {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{what}"));
+    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject].map(String::from)
+}

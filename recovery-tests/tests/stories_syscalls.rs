@@ -1,7 +1,7 @@
 //! A small fixed workload, killed before its N-th system call that changes the disk, for every N until it runs through.
 //!
-//! strace counts per thread and kind of call. So N runs through the calls of each kind, and hits the thread that makes
-//! its N-th one first; each writer, the keeper and the start have their turn.
+//! strace counts per thread and kind of call. So N runs through the calls of each kind, and hits the thread that comes
+//! to its N-th one first: the start, which reads back the log, then the writers, the keeper, and the end.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::time::Duration;
@@ -9,22 +9,14 @@ use std::time::Duration;
 use petnet_recovery_tests::counts::Counts;
 use petnet_recovery_tests::ledger::{Answer, Key, Party};
 use petnet_recovery_tests::story::{A, B, Story};
-use petnet_recovery_tests::tools::{STRACE, have};
+use petnet_recovery_tests::tools::{STRACE, have, kill_at};
 use petnet_recovery_tests::{setting, until};
 
-/// Everything that changes a file or the names in a folder, and every kind of sync.
-const CALLS: [&str; 10] = [
-    "pwritev",
-    "pwrite64",
-    "write",
-    "fdatasync",
-    "fsync",
-    "fallocate",
-    "ftruncate",
-    "rename,renameat2",
-    "unlink,unlinkat",
-    "mkdir,mkdirat",
-];
+/// What changes the bytes of a file. The first start of all fills a whole segment with them.
+const WRITES: [&str; 2] = ["pwritev", "pwrite64"];
+/// Every kind of sync, and what changes names or lengths.
+const OTHERS: [&str; 7] =
+    ["fdatasync", "fsync", "fallocate", "ftruncate", "rename,renameat2", "unlink,unlinkat", "mkdir,mkdirat"];
 
 /// Small ones, one of several slices, and an id that is used twice.
 const WORKLOAD: [(&str, usize); 6] = [
@@ -36,42 +28,45 @@ const WORKLOAD: [(&str, usize); 6] = [
     ("end", 1_000),
 ];
 
+/// Which life of the victim is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    First,
+    Second,
+}
+
 /// Kills `victim` at every N-th call of every kind while `party_a` sends to `party_b`.
-async fn killed_at_every_call_of(victim: Party) {
+async fn killed_at_every_call(victim: Party, life: Life, calls: &[&str]) {
     if !have(&[STRACE]) {
         return;
     }
     let mut total = Counts::default();
-    let mut seed = 0;
-    for call in CALLS {
-        for nth in 1..setting("PETNET_CALLS", 60) {
-            let (counts, was_killed) = killed_at(victim, call, nth).await;
+    for call in calls {
+        for nth in 1..=setting("PETNET_CALLS", 100) {
+            let (counts, was_killed) = killed_at(victim, life, call, nth).await;
             if !was_killed {
+                println!("{call}: killed at each of {} calls", nth - 1);
                 break;
             }
             total.add(&counts);
-            seed = nth;
         }
     }
-    total.conclude(std::thread::current().name().unwrap(), seed);
+    total.conclude(std::thread::current().name().unwrap(), 0);
 }
 
-async fn killed_at(victim: Party, call: &str, nth: u64) -> (Counts, bool) {
+async fn killed_at(victim: Party, life: Life, call: &str, nth: u64) -> (Counts, bool) {
     let mut story = Story::new();
-    let inject = format!("inject={call}:signal=KILL:when={nth}");
-    let trace = format!("trace={call}");
-    story.gateway(victim).run_under(&[
-        "strace",
-        "-f",
-        "-qq",
-        "--seccomp-bpf",
-        "-o",
-        "/dev/null",
-        "-e",
-        &trace,
-        "-e",
-        &inject,
-    ]);
+    if life == Life::Second {
+        story.gateway(A).start().await;
+        story.send(A, 5, 1_000).await;
+        if victim == B {
+            story.start().await;
+            until("it is delivered", async || story.is_delivered().await.then_some(())).await;
+        }
+        story.kill(&[A, victim]).await;
+    }
+    let strace = kill_at(call, nth);
+    story.gateway(victim).run_under(&strace.each_ref().map(String::as_str));
     story.gateway(A).spawn();
     story.gateway(B).spawn();
     run_through(&mut story, victim).await;
@@ -87,24 +82,15 @@ async fn run_through(story: &mut Story, victim: Party) {
     client.patience = Duration::from_secs(20);
     for (id, len) in WORKLOAD {
         let key = Key { from: A, id: id.into() };
-        let mut tries = 0;
         until("a send is answered, or the victim has ended", async || {
             let answer = client.send(&story.ledger, &key, len).await;
-            tries += 1;
             (answer == Answer::Accepted || story.pair.gateway(victim).has_ended().is_some()).then_some(())
         })
         .await;
     }
     story.fault();
-    let ledger = story.ledger.clone();
-    let mut reader = story.gateway(B).client();
     until("all is delivered, or the victim has ended", async || {
-        let mut all = true;
-        for key in ledger.owed() {
-            let found = reader.receive(&key, Duration::from_millis(200)).await.ok().flatten();
-            all &= found.is_some_and(|found| ledger.is_kept(&key, &found));
-        }
-        (all || story.pair.gateway(victim).has_ended().is_some()).then_some(())
+        (story.pair.gateway(victim).has_ended().is_some() || story.is_delivered().await).then_some(())
     })
     .await;
     story.gateway(victim).close_stdin();
@@ -112,10 +98,15 @@ async fn run_through(story: &mut Story, victim: Party) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_killed_at_any_call_that_changes_the_disk_loses_nothing() {
-    killed_at_every_call_of(A).await;
+    killed_at_every_call(A, Life::Second, &[&WRITES[..], &OTHERS].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_killed_at_any_call_that_changes_the_disk_loses_nothing() {
-    killed_at_every_call_of(B).await;
+    killed_at_every_call(B, Life::Second, &[&WRITES[..], &OTHERS].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_at_any_sync_or_change_of_a_name_in_its_first_life_starts_without_help() {
+    killed_at_every_call(A, Life::First, &OTHERS).await;
 }
