@@ -2,7 +2,7 @@
 //! failure.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// True when everything is there; otherwise says in bold letters what is not. `CI=true` makes that a failure.
@@ -21,6 +21,8 @@ pub fn have(story_needs: &[Need]) -> bool {
 pub enum Need {
     /// The rights to mount, and to cut the power of a file system.
     Root,
+    /// Devices that make a disk of a file.
+    Loop,
     /// A program in the path, and the Debian package it comes in.
     Program(&'static str, &'static str),
     /// The library that makes a process see another time.
@@ -39,7 +41,11 @@ pub const PYTHON: Need = Need::Program("python3", "python3");
 impl Need {
     fn is_there(self) -> bool {
         match self {
-            Self::Root => rustix::process::geteuid().is_root(),
+            Self::Root => may_mount(),
+            Self::Loop => Path::new("/dev/loop-control").exists(),
+            Self::Program("strace", _) => {
+                in_path("strace") && succeeds(&["strace", "-qq", "-o", "/dev/null", "true"])
+            }
             Self::Program(name, _) => in_path(name),
             Self::FakeTime => fake_time().is_some(),
             Self::FileSystem(name) => {
@@ -52,12 +58,28 @@ impl Need {
 
     fn remedy(self) -> String {
         match self {
-            Self::Root => "it needs root: run it as root".into(),
-            Self::Program(name, package) => format!("it needs {name}: apt-get install {package}"),
-            Self::FakeTime => "it needs libfaketime: apt-get install libfaketime".into(),
+            Self::Root => {
+                "it needs the right to mount: run it as root, in a container as a privileged one".into()
+            }
+            Self::Loop => "it needs loop devices: modprobe loop".into(),
+            Self::Program(name, package) => format!("it needs {name} that works: apt-get install {package}"),
+            Self::FakeTime => "it needs libfaketime: apt-get install faketime".into(),
             Self::FileSystem(name) => format!("it needs a kernel with {name}"),
         }
     }
+}
+
+/// Being root is not enough in a container.
+fn may_mount() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    rustix::process::geteuid().is_root()
+        && succeeds(&["mount", "-t", "tmpfs", "petnet-recovery", at])
+        && succeeds(&["umount", at])
+}
+
+fn succeeds(words: &[&str]) -> bool {
+    Command::new(words[0]).args(&words[1..]).output().is_ok_and(|output| output.status.success())
 }
 
 fn in_path(name: &str) -> bool {

@@ -15,8 +15,13 @@ const SOON: Duration = Duration::from_millis(250);
 
 /// Under load, the machines of the victims lose their power at a random moment, many times over.
 async fn power_is_cut(file_system: &'static str, mkfs: &'static str, victims: &[Party]) {
-    if !have(&[Need::Root, PYTHON, Need::FileSystem(file_system), Need::Program(mkfs, "e2fsprogs, xfsprogs")])
-    {
+    if !have(&[
+        Need::Root,
+        Need::Loop,
+        PYTHON,
+        Need::FileSystem(file_system),
+        Need::Program(mkfs, "e2fsprogs xfsprogs"),
+    ]) {
         return;
     }
     let volume = Volume::with_power(file_system);
@@ -58,7 +63,7 @@ async fn nothing_accepted_is_lost_when_both_lose_power_on_xfs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_during_recovery_and_another_one_change_nothing() {
-    if !have(&[Need::Root, PYTHON, Need::Program("mkfs.ext4", "e2fsprogs")]) {
+    if !have(&[Need::Root, Need::Loop, PYTHON, Need::Program("mkfs.ext4", "e2fsprogs")]) {
         return;
     }
     let volume = Volume::with_power("ext4");

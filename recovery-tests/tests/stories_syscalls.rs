@@ -28,6 +28,10 @@ const WORKLOAD: [(&str, usize); 6] = [
     ("end", 1_000),
 ];
 
+/// More than a segment of 64 MiB: the log goes on in another file.
+const ROLL: [(&str, usize); 4] =
+    [("large", 30 << 20), ("larger", 40 << 20), ("small", 100), ("large", 10 << 20)];
+
 /// Which life of the victim is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
@@ -35,15 +39,23 @@ enum Life {
     Second,
 }
 
-/// Kills `victim` at every N-th call of every kind while `party_a` sends to `party_b`.
-async fn killed_at_every_call(victim: Party, life: Life, calls: &[&str]) {
+/// What `party_a` sends to `party_b`, and who is killed at it.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    victim: Party,
+    life: Life,
+    workload: &'static [(&'static str, usize)],
+}
+
+/// Kills the victim at every N-th call of every kind.
+async fn killed_at_every_call(case: Case, calls: &[&str]) {
     if !have(&[STRACE]) {
         return;
     }
     let mut total = Counts::default();
     for call in calls {
         for nth in 1..=setting("PETNET_CALLS", 100) {
-            let (counts, was_killed) = killed_at(victim, life, call, nth).await;
+            let (counts, was_killed) = killed_at(case, call, nth).await;
             if !was_killed {
                 println!("{call}: killed at each of {} calls", nth - 1);
                 break;
@@ -54,7 +66,8 @@ async fn killed_at_every_call(victim: Party, life: Life, calls: &[&str]) {
     total.conclude(std::thread::current().name().unwrap(), 0);
 }
 
-async fn killed_at(victim: Party, life: Life, call: &str, nth: u64) -> (Counts, bool) {
+async fn killed_at(case: Case, call: &str, nth: u64) -> (Counts, bool) {
+    let Case { victim, life, workload } = case;
     let mut story = Story::new();
     if life == Life::Second {
         story.gateway(A).start().await;
@@ -62,51 +75,60 @@ async fn killed_at(victim: Party, life: Life, call: &str, nth: u64) -> (Counts, 
         if victim == B {
             story.start().await;
             until("it is delivered", async || story.is_delivered().await.then_some(())).await;
+            story.kill(&[B]).await;
         }
-        story.kill(&[A, victim]).await;
+        story.kill(&[A]).await;
     }
     let strace = kill_at(call, nth);
     story.gateway(victim).run_under(&strace.each_ref().map(String::as_str));
     story.gateway(A).spawn();
     story.gateway(B).spawn();
-    run_through(&mut story, victim).await;
+    run_through(&mut story, victim, workload).await;
     let was_killed = story.gateway(victim).ended().await.code().is_none();
     story.gateway(victim).run_under(&[]);
     story.counts.crash_points = u64::from(was_killed);
     (story.judge().await, was_killed)
 }
 
-/// The workload, then a stop in order; ends early when the victim does.
-async fn run_through(story: &mut Story, victim: Party) {
+/// The workload, each message delivered before the next, then a stop in order; ends early when the victim does.
+async fn run_through(story: &mut Story, victim: Party, workload: &[(&str, usize)]) {
     let mut client = story.gateway(A).client();
     client.patience = Duration::from_secs(20);
-    for (id, len) in WORKLOAD {
-        let key = Key { from: A, id: id.into() };
-        until("a send is answered, or the victim has ended", async || {
-            let answer = client.send(&story.ledger, &key, len).await;
-            (answer == Answer::Accepted || story.pair.gateway(victim).has_ended().is_some()).then_some(())
+    for (id, len) in workload {
+        let key = Key { from: A, id: (*id).into() };
+        until("it is accepted, or the victim has ended", async || {
+            let accepted = client.send(&story.ledger, &key, *len).await == Answer::Accepted;
+            (accepted || story.pair.gateway(victim).has_ended().is_some()).then_some(())
+        })
+        .await;
+        until("all is delivered, or the victim has ended", async || {
+            (story.pair.gateway(victim).has_ended().is_some() || story.is_delivered().await).then_some(())
         })
         .await;
     }
     story.fault();
-    until("all is delivered, or the victim has ended", async || {
-        (story.pair.gateway(victim).has_ended().is_some() || story.is_delivered().await).then_some(())
-    })
-    .await;
     story.gateway(victim).close_stdin();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_killed_at_any_call_that_changes_the_disk_loses_nothing() {
-    killed_at_every_call(A, Life::Second, &[&WRITES[..], &OTHERS].concat()).await;
+    let case = Case { victim: A, life: Life::Second, workload: &WORKLOAD };
+    killed_at_every_call(case, &[&WRITES[..], &OTHERS].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_killed_at_any_call_that_changes_the_disk_loses_nothing() {
-    killed_at_every_call(B, Life::Second, &[&WRITES[..], &OTHERS].concat()).await;
+    let case = Case { victim: B, life: Life::Second, workload: &WORKLOAD };
+    killed_at_every_call(case, &[&WRITES[..], &OTHERS].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_at_any_sync_or_change_of_a_name_in_its_first_life_starts_without_help() {
-    killed_at_every_call(A, Life::First, &OTHERS).await;
+    killed_at_every_call(Case { victim: A, life: Life::First, workload: &WORKLOAD }, &OTHERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_killed_while_its_log_goes_on_in_another_file_loses_nothing() {
+    let names = ["fallocate", "ftruncate", "rename,renameat2", "fsync"];
+    killed_at_every_call(Case { victim: A, life: Life::Second, workload: &ROLL }, &names).await;
 }
