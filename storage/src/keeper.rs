@@ -16,12 +16,13 @@ use crate::letters;
 use crate::log::lock;
 use crate::message::{DeadReason, Sequence};
 use crate::reader::Reader;
+use crate::recent::{current, drop_stale};
 use crate::scan::{Found, scan};
 use crate::segment::{LogFile, PAGE};
 use crate::settle::bury;
 use crate::shared::Shared;
 use crate::spares::MAX_FREE;
-use crate::state::{DeadEntry, Entry, Recent, State};
+use crate::state::{DeadEntry, Entry, State};
 
 /// Pause between tries to open a missing index on disk.
 const REOPEN: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ impl Keeper {
             }
             if let Err(error) = self.round(stopping) {
                 if !passes(&error) {
-                    self.shared.poison(&format!("housekeeping of the log failed: {error}"));
+                    self.shared.poison(&self.final_trouble(&error));
                     return;
                 }
                 // Once per trouble, not four times a second.
@@ -79,6 +80,16 @@ impl Keeper {
                 let pause = self.shared.options.housekeeping_every;
                 drop(self.shared.wake_keeper.wait_timeout(guard, pause));
             }
+        }
+    }
+
+    fn final_trouble(&self, error: &io::Error) -> String {
+        let folder = self.shared.options.data_dir.display();
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("a file of the store is gone ({error}): was {folder} removed?")
+            }
+            _ => format!("housekeeping of the log failed: {error}"),
         }
     }
 
@@ -462,34 +473,5 @@ impl Keeper {
             }
         }
         Ok(())
-    }
-}
-
-/// The entry that a list item stands for, unless it ended or moved.
-fn current(live: &std::collections::HashMap<u128, Entry>, recent: &Recent) -> Option<Entry> {
-    live.get(&recent.key).copied().filter(|e| e.sequence == recent.sequence && e.place == recent.place)
-}
-
-/// Takes items off the front of the lists that stand for nothing any more; without an index on disk, also expired
-/// messages, which nothing else would.
-fn drop_stale(state: &mut State, now: u32, ttl: Option<u32>, expired_too: bool) {
-    for lane in 0..2 {
-        while let Some(recent) = state.fifo[lane].front().copied() {
-            let keep = if recent.dead_letter {
-                state.dead.get(&recent.sequence).is_some_and(|l| l.death.place == recent.place)
-            } else {
-                match current(&state.live, &recent) {
-                    Some(e) if expired_too && e.class != Class::Outgoing && e.is_expired(now, ttl) => {
-                        state.remove(recent.key, recent.sequence);
-                        false
-                    }
-                    found => found.is_some(),
-                }
-            };
-            if keep {
-                break;
-            }
-            state.fifo[lane].pop_front();
-        }
     }
 }

@@ -47,6 +47,7 @@ mod parties;
 mod publish;
 mod queued;
 mod reader;
+mod recent;
 mod recovery;
 mod replay;
 mod scan;
