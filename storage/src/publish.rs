@@ -100,6 +100,12 @@ fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<(
     // It must not come back when the newer one has ended.
     state.queued.end_older(key, sequence);
     if !state.insert(key, entry, now) {
+        if entry.class == Class::Outgoing {
+            // A newer one, in the other lane, came first, and may not be synced yet. Were the mark to pass this number and
+            // the power to go, this one would be back, accepted, and its receiver told that it is settled. One number
+            // held until the next start costs the receiver one gap.
+            state.parties.count(entry.party).held.insert((entry.incarnation, entry.number));
+        }
         return None;
     }
     if ended {
