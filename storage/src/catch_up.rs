@@ -154,7 +154,7 @@ fn bury_all(replay: &mut Replay<'_>) {
             replay.state.mark_dead(death.place);
             continue;
         }
-        match read_entry(replay, message) {
+        match read_entry(replay, message, sequence) {
             Ok((key, entry)) => {
                 replay.state.account(&entry, true);
                 replay.state.enter_dead(DeadEntry { key, entry, death }, time);
@@ -172,11 +172,11 @@ fn bury_all(replay: &mut Replay<'_>) {
     }
 }
 
-fn read_entry(replay: &mut Replay<'_>, place: Place) -> Result<(u128, Entry), ReadError> {
+fn read_entry(replay: &mut Replay<'_>, place: Place, sequence: u64) -> Result<(u128, Entry), ReadError> {
     let lane = replay.state.accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
     let frame = replay.log.read(lane, place, 0)?;
     let wrong = || ReadError::Damaged("not a message".into());
-    if !matches!(frame.header.kind, Kind::Message | Kind::Commit) {
+    if !matches!(frame.header.kind, Kind::Message | Kind::Commit) || frame.header.sequence != sequence {
         return Err(wrong());
     }
     MessageFields::decode(frame.fields()).map_err(|_| wrong())?;

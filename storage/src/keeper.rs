@@ -286,11 +286,13 @@ impl Keeper {
         let reader = Reader { shared };
         for party in parties {
             let Ok(first) = reader.pending_entries(party, Sequence(0), EXPIRE_BATCH) else { return };
+            let expired: Vec<_> =
+                first.into_iter().take_while(|(_, e)| e.is_expired(now, Some(ttl))).collect();
+            if expired.is_empty() || !shared.wait_visible_synced() {
+                continue;
+            }
             let mut waiting = Vec::new();
-            for (key, entry) in first {
-                if !entry.is_expired(now, Some(ttl)) {
-                    break;
-                }
+            for (key, entry) in expired {
                 waiting.extend(bury(shared, key, entry, DeadReason::Expired).ok());
             }
             for burial in waiting {

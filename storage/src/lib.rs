@@ -44,6 +44,7 @@ mod message;
 mod operations;
 mod options;
 mod parties;
+mod progress;
 mod publish;
 mod queued;
 mod reader;

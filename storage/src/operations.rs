@@ -299,6 +299,7 @@ impl Engine for Store {
         }
         let Some((key, entry)) = self.find_pending(peer, sequence).await? else { return Ok(false) };
         if let Outcome::Dead(reason) = outcome {
+            self.blocking(Shared::visible_synced).await?;
             let burial = settle::bury(&self.shared, key, entry, reason)?;
             // A task of its own: cut off half-way it would leave the letter in the list of what is pending.
             let buried = tokio::spawn(burial.wait(self.shared.clone())).await;

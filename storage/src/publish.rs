@@ -7,6 +7,7 @@ use crate::frame::{Class, Place};
 use crate::job::{Append, Effect, Reply};
 use crate::log::lock;
 use crate::message::{DeadLetter, DeadReason, MessageId, PartyId, Sequence};
+use crate::progress::Ended;
 use crate::queued::QueuedMessage;
 use crate::segment::Lane;
 use crate::settle;
@@ -35,8 +36,8 @@ pub(crate) struct Written {
 pub(crate) struct AfterSync {
     /// Whom to answer, and the room that was admitted for it.
     pub(crate) replies: Vec<(Reply, u64)>,
-    /// Numbers that its frames ended: party, incarnation, number.
-    pub(crate) ended: Vec<(u16, u32, u64)>,
+    /// Numbers that its frames ended.
+    pub(crate) ended: Vec<Ended>,
 }
 
 /// Enters what a batch wrote.
@@ -44,7 +45,7 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
     let now = shared.now();
     let mut replies = Vec::with_capacity(written.len());
     let mut over = Vec::new();
-    let ended;
+    let mut ended;
     shared.counters.appends.fetch_add(written.len() as u64, Ordering::Relaxed);
     {
         let mut state = lock(&shared.state);
@@ -74,8 +75,12 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
             replies.push((reply, cost));
         }
         ended = std::mem::take(&mut state.ended);
+        let superseded = std::mem::take(&mut state.superseded);
+        let other = &shared.progress[lane.other().index()];
+        // Where the newer one is synced already, nothing can bring the older one back.
+        ended.extend(superseded.into_iter().filter(|number| !other.defer_let_go(*number)));
         shared.counters.in_memory.store(state.live.len() + state.dead.len(), Ordering::Relaxed);
-        lock(&shared.progress[lane.index()].batches).0 += 1;
+        shared.progress[lane.index()].became_visible();
     }
     if lane == Lane::Small {
         shared.note_small();
@@ -102,9 +107,9 @@ fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<(
     if !state.insert(key, entry, now) {
         if entry.class == Class::Outgoing {
             // A newer one, in the other lane, came first, and may not be synced yet. Were the mark to pass this number and
-            // the power to go, this one would be back, accepted, and its receiver told that it is settled. One number
-            // held until the next start costs the receiver one gap.
+            // the power to go, this one would be back, accepted, and its receiver told that it is settled.
             state.parties.count(entry.party).held.insert((entry.incarnation, entry.number));
+            state.superseded.push((entry.party, entry.incarnation, entry.number));
         }
         return None;
     }

@@ -207,11 +207,13 @@ impl Reader<'_> {
                 (state.lowest_held(entry.party, entry.incarnation), state.relocations)
             };
             let oldest = self.pending_entries(entry.party, Sequence(0), 1)?;
-            let state = lock(&self.shared.state);
+            let mut state = lock(&self.shared.state);
             if state.relocations != relocations {
                 // The oldest may have come from disk to memory between the two looks.
                 continue;
             }
+            // And after it: what was pending then may be superseded, and held until that is synced.
+            let held = held.into_iter().chain(state.lowest_held(entry.party, entry.incarnation)).min();
             let low_water = match oldest.first() {
                 // With an older incarnation pending the mark stays where it was: a lower mark is always true.
                 Some((_, e)) if e.incarnation != entry.incarnation => 0,

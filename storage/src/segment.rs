@@ -41,6 +41,13 @@ impl Lane {
     pub(crate) fn index(self) -> usize {
         self as usize
     }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Small => Self::Bulk,
+            Self::Bulk => Self::Small,
+        }
+    }
 }
 
 /// A decoded segment header.

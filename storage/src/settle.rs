@@ -19,7 +19,7 @@ use crate::state::{DeadEntry, Death, Entry};
 /// Longest reason kept with a dead letter, in bytes.
 const MAX_REASON_BYTES: usize = 1000;
 
-/// Queues the record that a message is settled. It rides on the next write.
+/// Queues the record that a message is settled. It rides on the next write after the message's own sync.
 pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, dead_letter: bool) {
     let mut fields = Vec::with_capacity(32);
     SettleFields { key, place, dead_letter }.encode(&mut fields);
@@ -35,6 +35,19 @@ pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, de
         effect: Effect::None,
         reply: Reply::nobody(),
     };
+    let lane = lock(&shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
+    let record = match lane {
+        // Comes after the message in the same log.
+        Lane::Small => Err(record),
+        Lane::Bulk => shared.progress[lane.index()].defer_record(record),
+    };
+    if let Err(record) = record {
+        push(shared, record);
+    }
+}
+
+/// Queues a record whose message is synced or stands before it in the log.
+pub(crate) fn push(shared: &Shared, record: Append) {
     shared.queues[Lane::Small.index()].push(Job::Append(record), Urgency::Lazy);
 }
 
@@ -88,7 +101,7 @@ pub(crate) struct Burial {
     synced: oneshot::Receiver<Result<()>>,
 }
 
-/// Queues the record that a pending message becomes a dead letter.
+/// Queues the record that a pending message, which is synced, becomes a dead letter.
 pub(crate) fn bury(shared: &Shared, key: u128, entry: Entry, reason: DeadReason) -> Result<Burial> {
     if let Some(error) = shared.state_error() {
         return Err(error);

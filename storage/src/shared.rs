@@ -7,14 +7,14 @@ use tokio::sync::{Notify, watch};
 
 use crate::cold::{Cold, ColdError};
 use crate::engine::{Observer, StoreState};
-use crate::error::StoreError;
+use crate::error::{Result, StoreError};
 use crate::job::Queue;
 use crate::log::{Log, lock};
 use crate::options::StoreOptions;
+use crate::progress::LaneProgress;
 use crate::space::Space;
 use crate::spares::Spares;
 use crate::state::State;
-use crate::watch::SyncStart;
 
 /// Counters for [`StoreStats`](crate::StoreStats).
 #[derive(Debug, Default)]
@@ -24,14 +24,6 @@ pub(crate) struct Counters {
     pub(crate) repeated: AtomicU64,
     pub(crate) damaged: AtomicU64,
     pub(crate) in_memory: AtomicUsize,
-}
-
-/// How far a lane's writer is: batches visible, and batches synced.
-#[derive(Debug, Default)]
-pub(crate) struct LaneProgress {
-    pub(crate) batches: Mutex<(u64, u64)>,
-    pub(crate) synced: Condvar,
-    pub(crate) sync_start: SyncStart,
 }
 
 /// Everything that the threads of one store share.
@@ -149,21 +141,13 @@ impl Shared {
 
     /// Waits until everything visible now is synced too. False: the store is poisoned.
     pub(crate) fn wait_visible_synced(&self) -> bool {
-        for progress in &self.progress {
-            let mut batches = lock(&progress.batches);
-            let target = batches.0;
-            while batches.1 < target {
-                if matches!(*self.status.borrow(), StoreState::Poisoned(_)) {
-                    return false;
-                }
-                let pause = std::time::Duration::from_millis(500);
-                batches = progress
-                    .synced
-                    .wait_timeout(batches, pause)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .0;
-            }
-        }
-        true
+        let is_poisoned = || matches!(*self.status.borrow(), StoreState::Poisoned(_));
+        self.progress.iter().all(|lane| lane.wait_visible_synced(is_poisoned))
+    }
+
+    /// [`wait_visible_synced`](Self::wait_visible_synced), with the reason why it is not.
+    pub(crate) fn visible_synced(self: &Arc<Self>) -> Result<()> {
+        let synced = self.wait_visible_synced();
+        if synced { Ok(()) } else { Err(self.state_error().unwrap_or(StoreError::Closed)) }
     }
 }

@@ -15,6 +15,7 @@ use crate::delivered::Delivered;
 use crate::frame::{Class, Place};
 use crate::message::{DeliveryIdentity, Incarnation};
 use crate::parties::Parties;
+use crate::progress::Ended;
 use crate::queued::{Queued, QueuedMessage};
 use crate::segment::Lane;
 
@@ -109,8 +110,10 @@ pub(crate) struct State {
     /// Payload bytes of all dead letters.
     pub(crate) dead_bytes: u64,
     pub(crate) mailbox: u64,
-    /// Numbers ended by frames of the batch that is being entered: party, incarnation, number.
-    pub(crate) ended: Vec<(u16, u32, u64)>,
+    /// Numbers ended by frames of the batch that is being entered.
+    pub(crate) ended: Vec<Ended>,
+    /// Numbers of messages in that batch that a newer one of the other lane has superseded.
+    pub(crate) superseded: Vec<Ended>,
     /// Rises when a message moves from the index on disk to memory.
     pub(crate) relocations: u64,
     /// Something changed since the last checkpoint.
@@ -140,6 +143,7 @@ impl State {
             dead_bytes: 0,
             mailbox: 0,
             ended: Vec::new(),
+            superseded: Vec::new(),
             relocations: 0,
             dirty: false,
         }
@@ -471,7 +475,7 @@ impl State {
     }
 
     /// The frames that ended these numbers are synced.
-    pub(crate) fn let_go(&mut self, ended: &[(u16, u32, u64)]) {
+    pub(crate) fn let_go(&mut self, ended: &[Ended]) {
         for (party, incarnation, number) in ended {
             self.parties.count(*party).held.remove(&(*incarnation, *number));
         }

@@ -206,12 +206,14 @@ fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
         StoreState::Poisoned(why) => Err(StoreError::Poisoned(why.clone())),
         _ => Ok(()),
     };
-    for queue in &shared.queues {
-        queue.close();
-    }
-    for writer in threads.writers.drain(..) {
+    // The small lane last: it takes the records that wait for the bulk lane's sync.
+    for (lane, writer) in LANES.into_iter().zip(threads.writers.drain(..)).rev() {
+        shared.queues[lane.index()].close();
         // A panicked writer has answered by dropping what it held.
         drop(writer.join());
+    }
+    for queue in &shared.queues {
+        queue.close();
     }
     {
         let _guard = lock(&shared.keeper_lock);

@@ -18,6 +18,7 @@ use crate::job::{Append, Effect, Job, Large, Reply, Take};
 use crate::log::{io_error, lock};
 use crate::publish::{AfterSync, Entered, Written, publish};
 use crate::segment::Lane;
+use crate::settle;
 use crate::shared::Shared;
 
 /// Largest write in bytes.
@@ -286,10 +287,13 @@ impl LaneWriter {
             return Err(error);
         }
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        lock(&progress.batches).1 += 1;
-        progress.synced.notify_all();
-        if !ended.is_empty() {
-            lock(&self.shared.state).let_go(&ended);
+        let mut deferred = progress.became_synced();
+        deferred.ended.extend(ended);
+        if !deferred.ended.is_empty() {
+            lock(&self.shared.state).let_go(&deferred.ended);
+        }
+        for record in deferred.records {
+            settle::push(&self.shared, record);
         }
         for (reply, cost) in replies {
             self.shared.space.leave(self.lane, cost);

@@ -275,7 +275,7 @@ fn a_sync_that_does_not_come_back_is_told_and_passes() {
         let (options, clock) = options(&disk);
         let (store, _) = Store::open(options, Arc::new(NoObserver)).expect("opens");
         let state = || store.state().borrow().clone();
-        disk.hold_syncs(true);
+        disk.hold_syncs_of("");
         let accepting = tokio::spawn({
             let store = store.clone();
             async move { store.accept(&common::party("party_b"), &common::id("m"), payload(1, 100)).await }
@@ -286,7 +286,7 @@ fn a_sync_that_does_not_come_back_is_told_and_passes() {
         })
         .await;
         assert!(!accepting.is_finished(), "nothing is accepted without a sync");
-        disk.hold_syncs(false);
+        disk.let_syncs_go("");
         assert!(accepting.await.expect("no panic").is_ok());
         until("it passes", async || state() == StoreState::Serving).await;
     });

@@ -38,12 +38,12 @@ struct Held(SimDisk);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.hold_syncs(false);
+        self.0.let_syncs_go("");
     }
 }
 
 fn hold(disk: &SimDisk) -> Held {
-    disk.hold_syncs(true);
+    disk.hold_syncs_of("");
     Held(disk.clone())
 }
 

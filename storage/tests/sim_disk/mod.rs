@@ -85,7 +85,8 @@ struct World {
 #[derive(Debug, Clone)]
 pub struct SimDisk {
     world: Arc<Mutex<World>>,
-    syncs_held: Arc<(Mutex<bool>, Condvar)>,
+    /// Beginnings of the names of files whose syncs do not come back.
+    syncs_held: Arc<(Mutex<Vec<String>>, Condvar)>,
     root: PathBuf,
     index: Option<PathBuf>,
 }
@@ -191,10 +192,21 @@ impl SimDisk {
         lock(&self.world).syncs
     }
 
-    /// While held, no sync of a file comes back.
-    pub fn hold_syncs(&self, hold: bool) {
-        *lock(&self.syncs_held.0) = hold;
+    /// Until they are let go, no sync of a file whose name begins so comes back.
+    pub fn hold_syncs_of(&self, names: &str) {
+        lock(&self.syncs_held.0).push(names.into());
+    }
+
+    /// Lets the syncs go that are held by the same beginning of names.
+    pub fn let_syncs_go(&self, names: &str) {
+        lock(&self.syncs_held.0).retain(|held| held != names);
         self.syncs_held.1.notify_all();
+    }
+
+    fn name_of(&self, node: u64) -> String {
+        let world = lock(&self.world);
+        let mut entries = world.dirs.values().flat_map(|dir| &dir.live);
+        entries.find(|(_, at)| **at == node).map_or_else(String::new, |(name, _)| name.clone())
     }
 
     pub fn cut_power(&self) {
@@ -466,7 +478,9 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let (held, let_go) = &*self.disk.syncs_held;
-        drop(let_go.wait_while(lock(held), |held| *held));
+        let name = self.disk.name_of(self.node);
+        let is_held = |held: &mut Vec<String>| held.iter().any(|names| name.starts_with(names.as_str()));
+        drop(let_go.wait_while(lock(held), is_held));
         let mut world = lock(&self.disk.world);
         let happens = world.operation(true);
         if world.without_power || happens.is_err() && world.keep_failed {
