@@ -136,8 +136,12 @@ impl Story {
 
     /// The volume loses its power, and the gateways on it end with it; then the power is back.
     pub async fn power_cut(&mut self, volume: &Volume, on_it: &[Party]) {
+        let switch = volume.power_switch();
         self.fault();
-        volume.cut_power();
+        for party in on_it {
+            self.gateway(*party).signal(Signal::STOP);
+        }
+        switch.off();
         for party in on_it {
             // It may have seen the end of its disk already.
             self.gateway(*party).kill().await;

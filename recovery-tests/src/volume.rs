@@ -6,8 +6,9 @@
 //!
 //! Invariant: a volume is unmounted when it is dropped, whatever still uses it.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -16,6 +17,8 @@ use crate::tools::run;
 /// `FS_IOC_SHUTDOWN` with `FS_GOING_FLAGS_NOLOGFLUSH`. Asked of Python because this workspace has no unsafe code.
 const SHUTDOWN: &str = "import fcntl, os, struct, sys
 folder = os.open(sys.argv[1], os.O_RDONLY)
+print('ready', flush=True)
+sys.stdin.read()
 fcntl.ioctl(folder, 0x8004587D, struct.pack('I', 2))";
 
 /// Sparse: only what is written takes room.
@@ -69,9 +72,17 @@ impl Volume {
         run(&["mount", "-t", self.kind, "-o", &options, text(&self.image()), text(&self.path())]);
     }
 
-    /// The power goes: from now on nothing reaches the disk, and what was not synced never will.
-    pub fn cut_power(&self) {
-        run(&["python3", "-c", SHUTDOWN, text(&self.path())]);
+    /// Everything that a power cut needs, ready to happen at once.
+    pub fn power_switch(&self) -> PowerSwitch {
+        let mut switch = Command::new("python3")
+            .args(["-c", SHUTDOWN, text(&self.path())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 5];
+        switch.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        PowerSwitch(switch)
     }
 
     /// The power is back. Nothing may use the volume any more.
@@ -92,6 +103,23 @@ impl Volume {
         let device = String::from_utf8(output.stdout).unwrap();
         let device = device.trim().rsplit('/').next().unwrap();
         std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+/// Cuts the power of a volume.
+///
+/// A machine stops with its power, at one moment. Here the file system and the programs end one after the other: stop the
+/// programs (SIGSTOP) right before, so that none tells anybody of a sync that came back after the cut. Such a sync may
+/// say that all is well while its data are gone (seen with ext4: the power went while extents were being
+/// converted; the journal had nothing to commit, and so nothing to fail).
+#[derive(Debug)]
+pub struct PowerSwitch(Child);
+
+impl PowerSwitch {
+    /// From now on nothing reaches the disk, and what was not synced never will.
+    pub fn off(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
     }
 }
 
