@@ -20,7 +20,7 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::frame::{Class, Place};
 use crate::state::{DeadEntry, Death, Entry};
 
-const CACHE_BYTES: u64 = 48 << 20;
+const CACHE_BYTES: u64 = 16 << 20;
 /// What sled says when another one has the index open.
 const LOCKED: &str = "could not acquire lock";
 /// How long to wait for a lock that a dying process may still hold.

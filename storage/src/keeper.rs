@@ -6,26 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Checkpoint;
 use crate::cold::{Cold, ColdError};
 use crate::compact::compact;
 use crate::disk::passes;
-use crate::frame::{Class, Kind, MessageFields};
-use crate::keys;
+use crate::frame::Class;
 use crate::letters;
 use crate::log::lock;
 use crate::message::{DeadReason, Sequence};
 use crate::reader::Reader;
 use crate::recent::{current, drop_stale};
-use crate::scan::{Found, scan};
-use crate::segment::{LogFile, PAGE};
 use crate::settle::bury;
 use crate::shared::Shared;
-use crate::spares::MAX_FREE;
-use crate::state::{DeadEntry, Entry, State};
+use crate::state::{DeadEntry, Entry};
 
 /// Pause between tries to open a missing index on disk.
 const REOPEN: Duration = Duration::from_secs(5);
+/// So many entries moved to the index on disk call for a checkpoint: a start takes out again what none knows of.
+const SPILLED: usize = 65_536;
+/// So many segments begun call for a checkpoint: what is behind them comes back for use only through one.
+pub(crate) const BEGUN: u64 = 8;
 /// Entries moved to the index on disk at a time.
 const SPILL_BATCH: usize = 2048;
 /// Share of a round that spilling may take, so that checkpoints and space come round too.
@@ -42,6 +41,10 @@ pub(crate) struct Keeper {
     pub(crate) generation: u64,
     pub(crate) last_incarnation_ms: u64,
     pub(crate) last_checkpoint: Instant,
+    /// Entries moved to the index on disk since then.
+    pub(crate) spilled: usize,
+    /// Segments begun up to then, and between the one before it and it.
+    pub(crate) begun: (u64, u64),
     /// Recycled files that are not durably free yet.
     pub(crate) freed: Vec<u32>,
     /// What failed in the last round.
@@ -104,15 +107,19 @@ impl Keeper {
             self.spill().map_err(|e| io::Error::other(self.shared.cold_failed(&e).to_string()))?;
             compact(&self.shared);
         }
-        let since = self.last_checkpoint.elapsed();
-        let dirty = lock(&self.shared.state).dirty;
-        let due = dirty && since >= self.shared.options.checkpoint_every;
-        if due || since >= IDLE_CHECKPOINT || stopping && dirty {
+        if self.checkpoint_is_due(stopping) {
             self.checkpoint()?;
             self.last_checkpoint = Instant::now();
             self.refresh_space()?;
         }
         Ok(())
+    }
+
+    fn checkpoint_is_due(&self, stopping: bool) -> bool {
+        let since = self.last_checkpoint.elapsed();
+        let much = self.spilled >= SPILLED || self.begun_since() >= BEGUN;
+        let due = much || stopping || since >= self.shared.options.checkpoint_every;
+        due && lock(&self.shared.state).dirty || since >= IDLE_CHECKPOINT
     }
 
     /// Counts what room there is for new messages. An error: the data folder is gone.
@@ -168,7 +175,7 @@ impl Keeper {
     }
 
     /// Moves what is old enough, or too much, to the index on disk.
-    fn spill(&self) -> Result<(), ColdError> {
+    fn spill(&mut self) -> Result<(), ColdError> {
         let started = Instant::now();
         loop {
             let batch = self.pick();
@@ -186,6 +193,7 @@ impl Keeper {
             }
             self.shared.cold_dirty.store(true, Ordering::Relaxed);
             self.spill_batch(&cold, &batch)?;
+            self.spilled += batch.1.len() + batch.2.len();
             self.shared.spilled.notify_waiters();
             if started.elapsed() > SPILL_TIME {
                 return Ok(());
@@ -258,6 +266,7 @@ impl Keeper {
                     _ => gone_dead.push(letter.entry.sequence),
                 }
             }
+            state.give_memory_back();
             self.shared.counters.in_memory.store(state.live.len() + state.dead.len(), Ordering::Relaxed);
         }
         // Ended or moved while they were being entered.
@@ -302,178 +311,5 @@ impl Keeper {
                 }
             }
         }
-    }
-
-    /// Writes a checkpoint, then gives back the segments that two of them found empty.
-    fn checkpoint(&mut self) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let now = shared.now();
-        let ttl = shared.message_ttl();
-        let checkpoint = {
-            let mut state = lock(&shared.state);
-            state.dirty = false;
-            drop_stale(&mut state, now, ttl, shared.cold().is_none());
-            self.capture(&state, now)
-        };
-        // What was captured may be visible and not yet synced; a checkpoint must not know more than the log.
-        if !shared.wait_visible_synced() {
-            return Ok(());
-        }
-        if let Some(cold) = &shared.cold()
-            && shared.cold_dirty.swap(false, Ordering::Relaxed)
-            && let Err(e) = cold.sync()
-        {
-            return Err(io::Error::other(shared.cold_failed(&e).to_string()));
-        }
-        let written = checkpoint.write(&*shared.options.disk, &shared.options.data_dir, shared.store_id);
-        if let Err(e) = written {
-            lock(&shared.state).dirty = true;
-            return Err(e);
-        }
-        self.generation = checkpoint.generation;
-        self.give_back(&checkpoint)
-    }
-
-    fn capture(&self, state: &State, now: u32) -> Checkpoint {
-        let ttl = self.shared.message_ttl();
-        let positions = state.positions();
-        let segments = state.accounts.iter().map(|(id, account)| {
-            let mut account = account.clone();
-            // Records behind the position are still read at the next start.
-            let passed = account.sealed && *id < positions[account.lane.index()].segment;
-            account.was_empty = passed && account.is_empty(now, ttl) && !self.is_unfinished(*id);
-            (*id, account)
-        });
-        Checkpoint {
-            generation: self.generation + 1,
-            service_seconds: now,
-            last_sequence: state.last_sequence,
-            next_segment: state.next_segment,
-            last_incarnation_ms: self.last_incarnation_ms,
-            positions,
-            parties: state.parties.names().to_vec(),
-            incarnations: state.incarnations.clone(),
-            delivered: state.delivered.clone(),
-            segments: segments.collect(),
-        }
-    }
-
-    /// Holds slices of a message whose end is not written yet.
-    fn is_unfinished(&self, id: u32) -> bool {
-        u64::from(id) >= self.shared.unfinished_from.load(Ordering::Acquire)
-    }
-
-    fn give_back(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let mut free = Vec::new();
-        {
-            let mut state = lock(&shared.state);
-            for (id, captured) in &checkpoint.segments {
-                let Some(account) = state.accounts.get_mut(id) else { continue };
-                if !captured.was_empty {
-                    account.empty_since = None;
-                    continue;
-                }
-                match account.empty_since {
-                    Some(since) if since < checkpoint.generation => free.push((*id, captured.lane)),
-                    Some(_) => {}
-                    None => {
-                        account.empty_since = Some(checkpoint.generation);
-                        state.dirty = true;
-                    }
-                }
-            }
-        }
-        for (id, lane) in free {
-            match self.forget_expired(id) {
-                Ok(()) => {}
-                Err(error @ crate::StoreError::Poisoned(_)) => {
-                    return Err(io::Error::other(error.to_string()));
-                }
-                Err(error) => {
-                    tracing::warn!(segment = id, %error, "an old segment cannot be read and is kept for now");
-                    continue;
-                }
-            }
-            let size = {
-                let mut state = lock(&shared.state);
-                state.dirty = true;
-                state.accounts.remove(&id).map_or(0, |a| u64::from(a.size))
-            };
-            shared.log.forget(id);
-            let path = shared.log.path(lane, id);
-            if shared.spares.free_count() + self.freed.len() < MAX_FREE && size == shared.segment_bytes {
-                shared.log.disk.rename(&path, &shared.log.dir.join(LogFile::Free(id).name()))?;
-                self.freed.push(id);
-            } else {
-                shared.log.disk.remove(&path)?;
-            }
-        }
-        self.trim()?;
-        if !self.freed.is_empty() {
-            shared.log.disk.sync_dir(&shared.log.dir)?;
-            for id in self.freed.drain(..) {
-                shared.spares.recycle(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// An idle store keeps one recycled file, not more.
-    fn trim(&self) -> io::Result<()> {
-        let in_use = lock(&self.shared.state).accounts.len();
-        while in_use <= 4
-            && self.shared.spares.free_count() > 1
-            && let Some(id) = self.shared.spares.take_free()
-        {
-            self.shared.log.disk.remove(&self.shared.log.dir.join(LogFile::Free(id).name()))?;
-        }
-        Ok(())
-    }
-
-    /// Takes what expired in a segment out of the indexes, before the segment goes.
-    fn forget_expired(&self, id: u32) -> Result<(), crate::StoreError> {
-        let shared = &self.shared;
-        let Some(lane) = lock(&shared.state).accounts.get(&id).filter(|a| a.incoming > 0).map(|a| a.lane)
-        else {
-            return Ok(());
-        };
-        let mut keys = Vec::new();
-        let path = shared.log.path(lane, id);
-        let io = |e| crate::log::io_error("read", &path, e);
-        let file = shared.log.file(lane, id).map_err(io)?;
-        scan(&*file, id, PAGE, |found| {
-            if let Found::Frame(place, header, body) = found
-                && matches!(header.kind, Kind::Message | Kind::Commit)
-                && let Ok(f) = MessageFields::decode(&body[..usize::from(header.fields_len)])
-                && f.class != Class::Outgoing
-            {
-                keys.push((keys::key(shared.key_secret, f.class, f.party, f.id), place, header.sequence));
-            }
-            Ok(())
-        })
-        .map_err(io)?;
-        for (key, place, sequence) in keys {
-            let in_cold = match &shared.cold() {
-                Some(cold) => {
-                    cold.mail(key).map_err(|e| shared.cold_failed(&e))?.filter(|e| e.place == place)
-                }
-                None => None,
-            };
-            let mut state = lock(&shared.state);
-            if !state.is_valid(place) {
-                continue;
-            }
-            if state.live.get(&key).is_some_and(|e| e.place == place) {
-                state.remove(key, sequence);
-            } else if let Some(entry) = in_cold {
-                state.remove_cold(&entry);
-                drop(state);
-                if let Some(cold) = &shared.cold() {
-                    cold.remove(key, &entry).map_err(|e| shared.cold_failed(&e))?;
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -59,6 +59,7 @@ mod space;
 mod spares;
 mod state;
 mod store;
+mod turnover;
 mod verify;
 mod watch;
 mod writer;

@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) repeated: AtomicU64,
     pub(crate) damaged: AtomicU64,
     pub(crate) in_memory: AtomicUsize,
+    /// Segments begun.
+    pub(crate) begun: AtomicU64,
 }
 
 /// Everything that the threads of one store share.

@@ -12,8 +12,6 @@ use crate::disk::{DiskFile, OpenMode, passes, write_all_at};
 use crate::log::{Log, lock};
 use crate::segment::{Lane, LogFile, PAGE, SegmentHeader};
 
-/// Recycled files kept for use.
-pub(crate) const MAX_FREE: usize = 4;
 /// How long a writer waits for a segment before it fails what is queued.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Zeros written at a time into a fresh segment.

@@ -267,6 +267,19 @@ impl State {
         self.enter_cold(entry);
     }
 
+    /// After many entries have left.
+    pub(crate) fn give_memory_back(&mut self) {
+        const KEPT: usize = 4096;
+        if self.live.capacity() > 4 * self.live.len().max(KEPT) {
+            self.live.shrink_to(2 * self.live.len());
+        }
+        for fifo in &mut self.fifo {
+            if fifo.capacity() > 4 * fifo.len().max(KEPT) {
+                fifo.shrink_to(2 * fifo.len());
+            }
+        }
+    }
+
     /// The index on disk has taken a dead letter over.
     pub(crate) fn hand_over_dead(&mut self, letter: &DeadEntry) {
         self.dead.remove(&letter.entry.sequence);

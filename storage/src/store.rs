@@ -93,6 +93,8 @@ impl Store {
             generation: recovered.generation,
             last_incarnation_ms: recovered.incarnation.started_ms,
             last_checkpoint: Instant::now(),
+            spilled: 0,
+            begun: (0, 0),
             freed: Vec::new(),
             trouble: None,
             index_tried: None,

@@ -15,6 +15,7 @@ use crate::disk::DiskFile;
 use crate::error::StoreError;
 use crate::frame::{Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, encode_extents, frame_len};
 use crate::job::{Append, Effect, Job, Large, Reply, Take};
+use crate::keeper::BEGUN;
 use crate::log::{io_error, lock};
 use crate::publish::{AfterSync, Entered, Written, publish};
 use crate::segment::Lane;
@@ -344,6 +345,9 @@ impl LaneWriter {
         }
         self.shared.log.keep(ready.id, ready.file.clone());
         self.shared.space.take_segment();
+        if self.shared.counters.begun.fetch_add(1, Ordering::Relaxed) % BEGUN == BEGUN - 1 {
+            self.shared.wake_keeper.notify_all();
+        }
         self.at = LogEnd {
             segment: ready.id,
             file: ready.file,
