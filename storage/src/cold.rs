@@ -206,6 +206,11 @@ impl Cold {
         Ok(())
     }
 
+    /// Length of its file in bytes.
+    pub(crate) fn file_bytes(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
     /// Enters a message. Returns the one that it replaces under its key, if that is another one.
     pub(crate) fn put(&self, key: u128, entry: &Entry) -> Result<Option<Entry>> {
         let mut value = Vec::with_capacity(72);

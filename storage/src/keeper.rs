@@ -14,13 +14,11 @@ use crate::letters;
 use crate::log::lock;
 use crate::message::{DeadReason, Sequence};
 use crate::reader::Reader;
-use crate::recent::{current, drop_stale};
+use crate::recent::{current, drop_stale, give_memory_back};
 use crate::settle::bury;
 use crate::shared::Shared;
 use crate::state::{DeadEntry, Entry};
 
-/// Pause between tries to open a missing index on disk.
-const REOPEN: Duration = Duration::from_secs(5);
 /// So many entries moved to the index on disk call for a checkpoint: a start takes out again what none knows of.
 const SPILLED: usize = 65_536;
 /// So many segments begun call for a checkpoint: what is behind them comes back for use only through one.
@@ -110,6 +108,7 @@ impl Keeper {
         if self.checkpoint_is_due(stopping) {
             self.checkpoint()?;
             self.last_checkpoint = Instant::now();
+            self.renew_index();
             self.refresh_space()?;
         }
         Ok(())
@@ -148,30 +147,6 @@ impl Keeper {
             shared.spares.retry();
         }
         Ok(())
-    }
-
-    /// A start without an index on disk (full disk, no descriptors) gets one as soon as there is room: an empty one, since
-    /// everything is indexed in memory.
-    fn reopen_index(&mut self) {
-        let shared = &self.shared;
-        let path = shared.options.disk.index_dir(&shared.options.data_dir);
-        let Some(path) = path.filter(|_| shared.cold().is_none() && !shared.disk_low.load(Ordering::Relaxed))
-        else {
-            return;
-        };
-        if self.index_tried.is_some_and(|at| at.elapsed() < REOPEN) {
-            return;
-        }
-        self.index_tried = Some(Instant::now());
-        let opened = Cold::open(&*shared.options.disk, &path, shared.store_id)
-            .and_then(|(cold, _)| cold.clear().map(|()| cold));
-        match opened {
-            Ok(cold) => {
-                tracing::info!("the index on disk is there again");
-                *lock(&shared.index) = Some(Arc::new(cold));
-            }
-            Err(error) => tracing::debug!(%error, "still no index on disk"),
-        }
     }
 
     /// Moves what is old enough, or too much, to the index on disk.
@@ -266,7 +241,7 @@ impl Keeper {
                     _ => gone_dead.push(letter.entry.sequence),
                 }
             }
-            state.give_memory_back();
+            give_memory_back(&mut state);
             self.shared.counters.in_memory.store(state.live.len() + state.dead.len(), Ordering::Relaxed);
         }
         // Ended or moved while they were being entered.

@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod format;
 mod frame;
+mod index_care;
 pub mod inspect;
 mod inventory;
 mod job;

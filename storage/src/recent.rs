@@ -33,3 +33,16 @@ pub(crate) fn drop_stale(state: &mut State, now: u32, ttl: Option<u32>, expired_
         }
     }
 }
+
+/// After many entries have left: their room goes back to the system.
+pub(crate) fn give_memory_back(state: &mut State) {
+    const KEPT: usize = 4096;
+    if state.live.capacity() > 4 * state.live.len().max(KEPT) {
+        state.live.shrink_to(2 * state.live.len());
+    }
+    for fifo in &mut state.fifo {
+        if fifo.capacity() > 4 * fifo.len().max(KEPT) {
+            fifo.shrink_to(2 * fifo.len());
+        }
+    }
+}

@@ -267,17 +267,14 @@ impl State {
         self.enter_cold(entry);
     }
 
-    /// After many entries have left.
-    pub(crate) fn give_memory_back(&mut self) {
-        const KEPT: usize = 4096;
-        if self.live.capacity() > 4 * self.live.len().max(KEPT) {
-            self.live.shrink_to(2 * self.live.len());
-        }
-        for fifo in &mut self.fifo {
-            if fifo.capacity() > 4 * fifo.len().max(KEPT) {
-                fifo.shrink_to(2 * fifo.len());
-            }
-        }
+    /// Nothing of what is in the index on disk counts any more.
+    pub(crate) fn is_cold_empty(&self) -> bool {
+        self.cold_mail == 0 && self.is_only_mail_cold()
+    }
+
+    /// Nothing but mail counts in the index on disk.
+    pub(crate) fn is_only_mail_cold(&self) -> bool {
+        self.cold_dead == 0 && self.parties.counts.iter().all(|c| c.cold_pending == 0)
     }
 
     /// The index on disk has taken a dead letter over.

@@ -1,0 +1,84 @@
+//! sled gives no space back by itself; the store makes an empty index anew.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{arrival, clocked, id, open, party, pending, read, until};
+use petnet_storage::{Engine, Outcome, StoreOptions};
+use tokio::task::JoinSet;
+
+const MESSAGES: usize = 60_000;
+/// Senders at a time.
+const SENDERS: usize = 64;
+/// An index of so many entries takes more, in bytes; a new one far less.
+const LARGE: u64 = 8 << 20;
+
+fn index_bytes(dir: &Path) -> u64 {
+    // It may just be made anew.
+    std::fs::metadata(dir.join("index/db")).map_or(0, |file| file.len())
+}
+
+async fn fill(store: &Arc<dyn Engine>) {
+    let mut tasks = JoinSet::new();
+    for first in 0..SENDERS {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for n in (first..MESSAGES).step_by(SENDERS) {
+                let (name, text) = (n.to_string(), Bytes::from_static(b"a message"));
+                if n % 2 == 0 {
+                    store.accept(&party("party_b"), &id(name), text).await.expect("accepts");
+                } else {
+                    store.store(arrival("party_a", &name, text, None)).await.expect("stores");
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_index_on_disk_gives_its_space_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (options, clock) = clocked(dir.path());
+    let options = StoreOptions {
+        index_memory_entries: 1000,
+        checkpoint_every: Duration::from_millis(50),
+        message_ttl: Some(Duration::from_secs(100)),
+        ..options
+    };
+    let (store, _) = open(options.clone());
+    fill(&store).await;
+    until("the index is large", async || {
+        // Time for entries to move there.
+        clock.advance(Duration::from_millis(100));
+        index_bytes(dir.path()) > LARGE
+    })
+    .await;
+    loop {
+        let list = store.pending(&party("party_b"), petnet_storage::Sequence(0), 4096).await.expect("lists");
+        let Some(_) = list.first() else { break };
+        for one in list {
+            assert!(store.settle(&party("party_b"), one.sequence, Outcome::Delivered).await.expect("settles"));
+        }
+    }
+    clock.advance(Duration::from_secs(101));
+    until("the index is small", async || {
+        clock.advance(Duration::from_secs(1));
+        let tick = store.accept(&party("party_b"), &id("tick"), Bytes::new()).await.expect("accepts");
+        store.settle(&party("party_b"), tick, Outcome::Delivered).await.expect("settles");
+        index_bytes(dir.path()) < LARGE
+    })
+    .await;
+    store.accept(&party("party_b"), &id("new"), "new".into()).await.expect("accepts");
+    store.store(arrival("party_a", "new", "arrived".into(), None)).await.expect("stores");
+    store.close().await.expect("closes");
+    drop(store);
+    let (store, _) = open(options);
+    assert_eq!(pending(&store, "party_b").await, [("new".to_owned(), Bytes::from("new"))]);
+    assert_eq!(read(&store, "new").await, Some("arrived".into()));
+    assert_eq!(read(&store, "1").await, None, "expired");
+}
