@@ -9,6 +9,23 @@ use super::content::Content;
 use super::{ROOT, SimDisk, World, lock};
 
 impl SimDisk {
+    /// Until they are let go, no sync of a file whose name begins so comes back.
+    pub fn hold_syncs_of(&self, names: &str) {
+        lock(&self.syncs_held.0).push(names.into());
+    }
+
+    /// Lets the syncs go that are held by the same beginning of names.
+    pub fn let_syncs_go(&self, names: &str) {
+        lock(&self.syncs_held.0).retain(|held| held != names);
+        self.syncs_held.1.notify_all();
+    }
+
+    pub(super) fn name_of(&self, node: u64) -> String {
+        let world = lock(&self.world);
+        let mut entries = world.dirs.values().flat_map(|dir| &dir.live);
+        entries.find(|(_, at)| **at == node).map_or_else(String::new, |(name, _)| name.clone())
+    }
+
     /// The disk as the next start finds it after a kill: what was written is there, what was not synced still is not.
     /// The store that had this disk writes to the old one, which nobody reads.
     pub fn after_kill(&self) -> Self {
