@@ -25,7 +25,7 @@ use crate::shared::Shared;
 /// Largest write in bytes.
 const BATCH_BYTES: u64 = 16 << 20;
 /// Largest write of the bulk lane while small messages flow: bounds how long their sync waits behind it.
-const BULK_BATCH_BESIDE_SMALL: u64 = 1 << 20;
+const BULK_BATCH_BESIDE_SMALL: u64 = 512 << 10;
 /// Large messages written side by side; further ones wait their turn.
 const MAX_INTERLEAVED: usize = 64;
 /// Records of ends that are kept while there is no room for another segment. Those beyond are dropped: each costs a
