@@ -65,9 +65,14 @@ pub(crate) struct Account {
     pub(crate) empty_since: Option<u64>,
     /// As of the checkpoint that this account was read from: nothing in it was needed.
     pub(crate) was_empty: bool,
+    /// Checkpoints that found it sealed and needed, up to [`RESTS`].
+    pub(crate) rests: u8,
     /// Moving its few live messages freed nothing; not tried again.
     pub(crate) pinned: bool,
 }
+
+/// After so many checkpoints a segment will not be given back soon.
+pub(crate) const RESTS: u8 = 4;
 
 impl Account {
     pub(crate) fn new(lane: Lane, size: u32, tail: u32) -> Self {
@@ -84,8 +89,18 @@ impl Account {
             sealed: false,
             empty_since: None,
             was_empty: false,
+            rests: 0,
             pinned: false,
         }
+    }
+
+    /// Counts a checkpoint; true when with this one the segment is known to stay.
+    pub(crate) fn comes_to_rest(&mut self, now: u32, ttl: Option<u32>) -> bool {
+        if !self.sealed || self.rests == RESTS || self.is_empty(now, ttl) {
+            return false;
+        }
+        self.rests += 1;
+        self.rests == RESTS
     }
 
     pub(crate) fn is_dead(&self, offset: u32) -> bool {

@@ -68,6 +68,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// `fdatasync`. After an error the content is unknown: the caller must never try again.
     fn sync_data(&self) -> io::Result<()>;
+    /// Its bytes, which are synced, are hardly read soon: the system need not keep them in memory.
+    fn is_done(&self) {}
     /// Locks the file for this process; false when another one has it.
     fn try_lock(&self) -> io::Result<bool>;
 }
@@ -224,6 +226,11 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn is_done(&self) {
+        // Advice: nothing depends on it.
+        drop(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed));
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -10,7 +10,7 @@ use crate::keys;
 use crate::log::lock;
 use crate::recent::drop_stale;
 use crate::scan::{Found, scan};
-use crate::segment::{LogFile, PAGE};
+use crate::segment::{Lane, LogFile, PAGE};
 use crate::state::State;
 
 /// Recycled files kept for use at most.
@@ -47,7 +47,25 @@ impl Keeper {
         self.generation = checkpoint.generation;
         let kept = self.kept_free(begun);
         (self.spilled, self.begun) = (0, (begun, begun - self.begun.0));
+        self.rest(now);
         self.give_back(&checkpoint, kept)
+    }
+
+    /// Large messages that stay are read once more at most: the system need not keep their pages in memory. It would look
+    /// for new ones for every segment, which is slower than to take those of old ones. Segments that are soon written
+    /// again keep theirs.
+    fn rest(&self, now: u32) {
+        let ttl = self.shared.message_ttl();
+        let resting: Vec<u32> = {
+            let mut state = lock(&self.shared.state);
+            let bulk = state.accounts.iter_mut().filter(|(_, account)| account.lane == Lane::Bulk);
+            bulk.filter_map(|(id, account)| account.comes_to_rest(now, ttl).then_some(*id)).collect()
+        };
+        for id in resting {
+            if let Ok(file) = self.shared.log.file(Lane::Bulk, id) {
+                file.is_done();
+            }
+        }
     }
 
     /// Segments begun since the last checkpoint.

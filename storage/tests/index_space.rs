@@ -62,7 +62,9 @@ async fn an_empty_index_on_disk_gives_its_space_back() {
         let list = store.pending(&party("party_b"), petnet_storage::Sequence(0), 4096).await.expect("lists");
         let Some(_) = list.first() else { break };
         for one in list {
-            assert!(store.settle(&party("party_b"), one.sequence, Outcome::Delivered).await.expect("settles"));
+            assert!(
+                store.settle(&party("party_b"), one.sequence, Outcome::Delivered).await.expect("settles")
+            );
         }
     }
     clock.advance(Duration::from_secs(101));
