@@ -230,7 +230,7 @@ impl DiskFile for RealFile {
 
     fn is_done(&self) {
         // Advice: nothing depends on it.
-        drop(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed));
+        rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed).ok();
     }
 
     fn len(&self) -> io::Result<u64> {
