@@ -121,3 +121,22 @@ impl Account {
         self.owed == 0 && (self.incoming == 0 || expired())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_comes_to_rest_once_and_only_while_it_is_full_and_needed() {
+        let mut account = Account::new(Lane::Bulk, 1 << 20, 4096);
+        let checkpoints =
+            |account: &mut Account| (0..3 * RESTS).filter(|_| account.comes_to_rest(0, None)).count();
+        account.owed = 1;
+        assert_eq!(checkpoints(&mut account), 0, "it is written to");
+        account.sealed = true;
+        account.owed = 0;
+        assert_eq!(checkpoints(&mut account), 0, "it will be given back");
+        account.owed = 1;
+        assert_eq!(checkpoints(&mut account), 1);
+    }
+}

@@ -1,4 +1,4 @@
-//! sled gives no space back by itself; the store makes an empty index anew.
+//! Space comes back: recycled files by need, and that of an empty index on disk, since sled gives none back by itself.
 
 mod common;
 
@@ -83,4 +83,27 @@ async fn an_empty_index_on_disk_gives_its_space_back() {
     assert_eq!(pending(&store, "party_b").await, [("new".to_owned(), Bytes::from("new"))]);
     assert_eq!(read(&store, "new").await, Some("arrived".into()));
     assert_eq!(read(&store, "1").await, None, "expired");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recycled_files_are_kept_by_need_and_one_when_idle() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (options, _) = clocked(dir.path());
+    let options = StoreOptions { checkpoint_every: Duration::from_millis(50), ..options };
+    let (store, _) = open(options);
+    let b = party("party_b");
+    let mut most = 0;
+    let mut number = 0;
+    until("several are kept", async || {
+        // A segment holds ten of these; each replaces the one before it.
+        for _ in 0..40 {
+            number += 1;
+            store.accept(&b, &id("m"), common::payload(number, 100_000)).await.expect("accepts");
+        }
+        most = most.max(store.stats().spare_segments);
+        most > 1
+    })
+    .await;
+    until("one is left", async || store.stats().spare_segments <= 1).await;
+    assert_eq!(pending(&store, "party_b").await, [("m".to_owned(), common::payload(number, 100_000))]);
 }
