@@ -64,6 +64,11 @@ impl Store {
         lock(&self.shared.state).parties.find(party)
     }
 
+    async fn find_mail(&self, keys: &[u128]) -> Result<Option<(u128, Entry)>> {
+        let keys = keys.to_vec();
+        self.blocking(move |shared| Reader { shared }.find(&keys)).await
+    }
+
     async fn find_pending(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
         let Some(party) = self.party(peer) else { return Ok(None) };
         {
@@ -170,12 +175,12 @@ impl Engine for Store {
             let found = match self.reader().find_in_memory(&keys) {
                 InMemory::Nothing => return Ok(None),
                 InMemory::Found(key, entry) => Some((key, entry)),
-                InMemory::Queued(message) if message.id != *id => return Ok(None),
-                InMemory::Queued(message) => return Ok(Some(message)),
-                InMemory::AskDisk => {
-                    let keys = keys.clone();
-                    self.blocking(move |shared| Reader { shared }.find(&keys)).await?
-                }
+                InMemory::Queued(message) => return Ok(Some(message).filter(|m| m.id == *id)),
+                InMemory::QueuedOrOnDisk(message) => match self.find_mail(&keys).await? {
+                    None => return Ok(Some(message).filter(|m| m.id == *id)),
+                    found => found,
+                },
+                InMemory::AskDisk => self.find_mail(&keys).await?,
             };
             let Some((_, entry)) = found else { return Ok(None) };
             let loaded = match self.reader().cached(&entry) {

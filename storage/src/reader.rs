@@ -25,8 +25,10 @@ pub(crate) struct Loaded {
 pub(crate) enum InMemory {
     /// This is the newest there is.
     Found(u128, Entry),
-    /// The newest is on its way into the log.
+    /// There is one on its way into the log, and none in the index.
     Queued(Message),
+    /// The same, unless the index on disk has one.
+    QueuedOrOnDisk(Message),
     /// There is none.
     Nothing,
     /// The index on disk must be asked too.
@@ -68,26 +70,26 @@ impl Reader<'_> {
     /// The newest of some mailbox messages, as far as memory can tell. Does not block.
     pub(crate) fn find_in_memory(self, keys: &[u128]) -> InMemory {
         let state = lock(&self.shared.state);
-        let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
-        if let Some(newest) = queued.max_by_key(|message| message.entry.sequence)
-            && keys.iter().all(|k| state.live.get(k).is_none_or(|e| e.sequence < newest.entry.sequence))
-        {
-            let QueuedMessage { entry, id, party, payload, .. } = newest.clone();
-            return InMemory::Queued(Message {
-                sender: party,
-                id,
-                payload,
-                sequence: Sequence(entry.sequence),
-            });
-        }
         let found = keys.iter().filter_map(|k| state.live.get(k).map(|e| (*k, *e)));
         let all_here = keys.iter().all(|k| state.live.contains_key(k));
-        let newest = found.max_by_key(|(_, e)| e.sequence);
-        if !all_here && state.cold_mail > 0 {
-            return InMemory::AskDisk;
+        let newest = found
+            .max_by_key(|(_, e)| e.sequence)
+            .filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl()));
+        let on_disk = !all_here && state.cold_mail > 0;
+        match newest {
+            Some((key, entry)) if !on_disk => return InMemory::Found(key, entry),
+            Some(_) => return InMemory::AskDisk,
+            None => {}
         }
-        match newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())) {
-            Some((key, entry)) => InMemory::Found(key, entry),
+        // What is in the log survives a kill, what is queued does not: were it shown in place of one in the log, a reader
+        // could be handed that older one afterwards.
+        let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
+        match queued.max_by_key(|message| message.entry.sequence).cloned() {
+            Some(QueuedMessage { entry, id, party, payload, .. }) => {
+                let message = Message { sender: party, id, payload, sequence: Sequence(entry.sequence) };
+                if on_disk { InMemory::QueuedOrOnDisk(message) } else { InMemory::Queued(message) }
+            }
+            None if on_disk => InMemory::AskDisk,
             None => InMemory::Nothing,
         }
     }

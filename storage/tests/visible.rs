@@ -108,6 +108,29 @@ async fn a_queued_arrival_is_read_and_the_newest_wins() {
     assert_eq!(read(&store, "m").await, None);
 }
 
+/// A kill takes what is queued. A reader that was handed it would then be handed the older one.
+#[tokio::test]
+async fn a_queued_arrival_hides_none_that_is_in_the_log() {
+    let disk = new_disk();
+    let store = open(&disk);
+    let deliver = |name: &'static str, text: &'static str, number| {
+        let (store, known) = (store.clone(), identity(1, number, 1));
+        tokio::spawn(async move { store.store(arrival("party_a", name, text.into(), Some(known))).await })
+    };
+    assert!(deliver("m", "older", 1).await.expect("no panic").is_ok());
+    let held = hold(&disk);
+    let _first = accept(&store, "first", "1");
+    until("the first is written", async || store.stats().appends == 2).await;
+    let newer = deliver("m", "newer", 2);
+    let after = deliver("after", "it", 3);
+    until("both are queued", async || read(&store, "after").await == Some("it".into())).await;
+    assert_eq!(read(&store, "m").await, Some("older".into()));
+    assert!(!newer.is_finished() && !after.is_finished());
+    drop(held);
+    assert!(newer.await.expect("no panic").is_ok());
+    assert_eq!(read(&store, "m").await, Some("newer".into()));
+}
+
 #[tokio::test]
 async fn a_queued_message_supersedes_and_can_become_a_dead_letter() {
     let disk = new_disk();
