@@ -64,7 +64,9 @@ impl Segment {
     }
 }
 
+/// The segments at one moment: a store that runs may take files away.
 pub fn segments(disk: &SimDisk) -> Vec<Segment> {
+    let disk = disk.after_kill();
     let log = Path::new(DIR).join("log");
     let names = disk.names(&log).into_iter().filter(|n| !n.starts_with("free"));
     let segment = |path: PathBuf| {
