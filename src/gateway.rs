@@ -195,7 +195,8 @@ impl Gateway {
             tracing::warn!("a forwarder did not end in time");
         }
         let closed = self.engine.close().await;
-        tracing::info!("shut down");
+        let stats = self.engine.stats();
+        tracing::info!(appends = stats.appends, syncs = stats.syncs, "shut down");
         closed
     }
 }

@@ -30,24 +30,41 @@ pub(crate) async fn ping_pong(addresses: [SocketAddr; 2], first: usize, rounds: 
     times
 }
 
-/// Sends accepted a second with 64 senders of 64 B, each over a connection of its own.
-pub(crate) async fn sends(senders: &[Client], first: usize, time: Duration) -> (f64, usize) {
+/// Senders of [`sends`].
+pub(crate) const SENDERS: usize = 64;
+
+/// Sends accepted a second with as many senders as there are clients, each over a connection of its own; how many each
+/// had accepted.
+pub(crate) async fn sends(senders: &[Client], first: usize, time: Duration) -> (f64, Vec<usize>) {
     let start = Instant::now();
-    let mut tasks = JoinSet::new();
-    for (sender, client) in senders.iter().enumerate() {
-        let mut client = client.clone();
-        tasks.spawn(async move {
-            let mut n = 0;
-            while start.elapsed() < time {
-                let id = format!("send/{sender}:{}", first + n);
-                send(&mut client, PARTIES[1], id, Bytes::from_static(&[7; 64])).await;
-                n += 1;
-            }
-            n
-        });
+    let tasks: Vec<_> = senders
+        .iter()
+        .enumerate()
+        .map(|(sender, client)| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let mut n = 0;
+                while start.elapsed() < time {
+                    let id = format!("send/{sender}:{}", first + n);
+                    send(&mut client, PARTIES[1], id, Bytes::from_static(&[7; 64])).await;
+                    n += 1;
+                }
+                n
+            })
+        })
+        .collect();
+    let mut counts = Vec::new();
+    for task in tasks {
+        counts.push(task.await.unwrap());
     }
-    let count: usize = tasks.join_all().await.into_iter().sum();
-    (count as f64 / start.elapsed().as_secs_f64(), count)
+    (counts.iter().sum::<usize>() as f64 / start.elapsed().as_secs_f64(), counts)
+}
+
+/// Receives the last message of each sender of [`sends`].
+pub(crate) async fn receive_last(client: &mut Client, first: usize, counts: &[usize]) {
+    for (sender, count) in counts.iter().enumerate() {
+        receive(client, &format!("send/{sender}:{}", first + count - 1)).await;
+    }
 }
 
 /// MB/s of 16 MiB messages with four senders, from the first send to the last receive; `each` messages a sender.

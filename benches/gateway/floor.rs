@@ -2,7 +2,6 @@
 //! nothing is durable, nobody retries; a sender has its reply after the second relay's.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -14,28 +13,27 @@ use tonic::{Request, Response as Reply, Status};
 
 use crate::clients::{Client, client};
 
-/// One of the two relays.
+/// One relay, a process.
 #[derive(Debug)]
 struct Relay {
     peer: Client,
     held: Mutex<HashMap<String, Bytes>>,
 }
 
-/// Starts two relays, each the other's peer, on the runtime of the caller.
-pub(crate) async fn start() -> [SocketAddr; 2] {
-    let bind = || async { tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap() };
-    let listeners = [bind().await, bind().await];
-    let addresses = [listeners[0].local_addr().unwrap(), listeners[1].local_addr().unwrap()];
-    for (listener, peer) in listeners.into_iter().zip([addresses[1], addresses[0]]) {
-        let relay = Relay { peer: client(peer), held: Mutex::default() };
-        let service = SimpleRequestServerServer::new(relay)
-            .max_decoding_message_size(usize::MAX)
-            .max_encoding_message_size(usize::MAX);
-        let router = petnet::server_settings().add_service(service);
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        tokio::spawn(async move { router.serve_with_incoming(incoming).await.unwrap() });
-    }
-    addresses
+/// Relays until stdin ends. `addresses` is where it listens and where its peer does.
+pub(crate) async fn run(addresses: &str) {
+    let (address, peer) = addresses.split_once(',').unwrap();
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let relay = Relay { peer: client(peer.parse().unwrap()), held: Mutex::default() };
+    let service = SimpleRequestServerServer::new(relay)
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    let router = petnet::server_settings().add_service(service);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serve = tokio::spawn(router.serve_with_incoming(incoming));
+    let stdin_ends = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    tokio::task::spawn_blocking(stdin_ends).await.unwrap().unwrap();
+    serve.abort();
 }
 
 fn done(payload: Option<Bytes>) -> Reply<Response> {

@@ -1,7 +1,8 @@
 //! Two gateways against the relay floor (see `floor`), in alternating rounds of the same run.
 //!
-//! `cargo bench --bench gateway -- [--quick] [CASE]...`; the cases are pingpong, sends and large. Clients, relays and
-//! gateways all run in this process on one runtime, for both alike; a ratio is the median of the ratios of the rounds.
+//! `cargo bench --bench gateway -- [--quick] [CASE]...`; the cases are pingpong, sends and large. Gateways and relays are
+//! processes of their own, as they are in use, and all clients are in this one; a ratio is the median of the ratios of
+//! the rounds.
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails ends")]
 
 mod cases;
@@ -15,13 +16,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pair::Pair;
+use pair::{Pair, RELAY};
 use report::{Args, Bar, Table, folder, machine, median, median_ratio, percentile_ms};
 
 fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if let Some(addresses) = std::env::args().find_map(|arg| arg.strip_prefix(RELAY).map(str::to_owned)) {
+        return runtime.block_on(floor::run(&addresses));
+    }
     let args = Args::parse(std::env::args().skip(1));
     let mut table = Table::default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     println!("gateway: {}", machine(folder().path()));
     if args.wants("pingpong") {
         runtime.block_on(ping_pong(&args, &mut table));
@@ -44,15 +48,20 @@ fn in_words(appends: u64, syncs: u64) -> String {
     format!("{appends} records, {syncs} syncs")
 }
 
+/// Processor time for 10,000 of what was done `times` times.
+fn per_10_000(before: Duration, pair: &Pair, times: usize) -> f64 {
+    pair.processor_time().saturating_sub(before).as_secs_f64() * 1e4 / times as f64
+}
+
 async fn ping_pong(args: &Args, table: &mut Table) {
     let folder = folder();
-    let pair = Pair::start(folder.path()).await;
-    let (floor, gateways) = (floor::start().await, pair.addresses());
+    let (relays, pair) = (Pair::relays(), Pair::gateways(folder.path()));
+    let (floor, gateways) = (relays.addresses(), pair.addresses());
     let rounds = args.pick(500, 200);
     for addresses in [floor, gateways] {
         on_worker(cases::ping_pong(addresses, 0, rounds)).await;
     }
-    let before = pair.appends_and_syncs();
+    let before = pair.processor_time();
     let (mut floors, mut times, mut p50s) = (vec![], vec![], [vec![], vec![]]);
     for round in 1..=args.pick(11, 5) {
         let floor_times = on_worker(cases::ping_pong(floor, round * rounds, rounds)).await;
@@ -62,71 +71,73 @@ async fn ping_pong(args: &Args, table: &mut Table) {
         floors.extend(floor_times);
         times.extend(gateway_times);
     }
-    let after = pair.appends_and_syncs();
+    let processor = per_10_000(before, &pair, 2 * times.len());
+    let (appends, syncs) = pair.stop();
     let measured = format!(
-        "p50 {:.2} ms, p99 {:.2} ms; floor p50 {:.2} ms, p99 {:.2} ms; {} in {} rounds",
+        "p50 {:.2} ms, p99 {:.2} ms; floor p50 {:.2} ms, p99 {:.2} ms; {}; {processor:.1} s of processor for 10,000",
         percentile_ms(&times, 50),
         percentile_ms(&times, 99),
         percentile_ms(&floors, 50),
         percentile_ms(&floors, 99),
-        in_words(after.0 - before.0, after.1 - before.1),
-        times.len(),
+        in_words(appends, syncs),
     );
     let ratio = median_ratio(&p50s[1], &p50s[0]);
     table.add("ping-pong 64 B, p50", measured, (ratio, "x floor"), Bar::AtMost(1.5));
-    pair.shutdown().await;
 }
 
 async fn sends(args: &Args, table: &mut Table) {
     let folder = folder();
-    let pair = Pair::start(folder.path()).await;
-    let connect = |address: SocketAddr| (0..64).map(|_| clients::client(address)).collect::<Vec<_>>();
-    let floor = connect(floor::start().await[0]);
-    let gateway = connect(pair.addresses()[0]);
+    let (relays, pair) = (Pair::relays(), Pair::gateways(folder.path()));
+    let connect =
+        |address: SocketAddr| (0..cases::SENDERS).map(|_| clients::client(address)).collect::<Vec<_>>();
+    let (floor, gateway) = (connect(relays.addresses()[0]), connect(pair.addresses()[0]));
+    let receiver = clients::client(pair.addresses()[1]);
     let time = Duration::from_millis(args.pick(2000, 1000));
     let (mut first, mut floors, mut rates, mut delivered) = (0, vec![], vec![], vec![]);
-    let mut before = (0, 0);
+    let mut all = 0;
+    let mut before = Duration::ZERO;
     for round in 0..=args.pick(9, 4) {
         let senders = floor.clone();
         let (floor_rate, _) = on_worker(async move { cases::sends(&senders, first, time).await }).await;
         let senders = gateway.clone();
         let start = Instant::now();
-        let (rate, count) = on_worker(async move { cases::sends(&senders, first, time).await }).await;
-        while pair.pending() > 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        first += count;
+        let (rate, counts) = on_worker(async move { cases::sends(&senders, first, time).await }).await;
+        let mut receiver = receiver.clone();
+        let each = counts.clone();
+        on_worker(async move { cases::receive_last(&mut receiver, first, &each).await }).await;
+        let count: usize = counts.iter().sum();
+        first += counts.iter().max().unwrap();
         // The first is there to get warm.
         if round == 0 {
-            before = pair.appends_and_syncs();
+            before = pair.processor_time();
             continue;
         }
+        all += count;
         floors.push(floor_rate);
         rates.push(rate);
         delivered.push(count as f64 / start.elapsed().as_secs_f64());
     }
-    let after = pair.appends_and_syncs();
+    let processor = per_10_000(before, &pair, all);
+    let (appends, syncs) = pair.stop();
     let measured = format!(
-        "{:.0}/s accepted, floor {:.0}/s; {}",
+        "{:.0}/s accepted, floor {:.0}/s; {}; {processor:.1} s of processor for 10,000",
         median(&rates),
         median(&floors),
-        in_words(after.0 - before.0, after.1 - before.1)
+        in_words(appends, syncs)
     );
     let ratio = median_ratio(&rates, &floors);
     table.add("64 senders of 64 B, accepted", measured, (ratio, "x floor"), Bar::AtLeast(1.0));
-    let measured = format!("{:.0}/s until the last is delivered", median(&delivered));
+    let measured = format!("{:.0}/s until the last of each is delivered", median(&delivered));
     table.add("the same, delivered", measured, (median_ratio(&delivered, &floors), "x floor"), None);
-    pair.shutdown().await;
 }
 
 async fn large(args: &Args, table: &mut Table) {
     let folder = folder();
-    let pair = Pair::start(folder.path()).await;
-    let (floor, gateways) = (floor::start().await, pair.addresses());
+    let (relays, pair) = (Pair::relays(), Pair::gateways(folder.path()));
+    let (floor, gateways) = (relays.addresses(), pair.addresses());
     let payload = Bytes::from(vec![7; 16 << 20]);
     let each = args.pick(16, 4);
     let (mut floors, mut rates) = (vec![], vec![]);
-    let mut before = (0, 0);
     for round in 0..=args.pick(5, 3) {
         let content = payload.clone();
         let floor_rate =
@@ -134,20 +145,18 @@ async fn large(args: &Args, table: &mut Table) {
         let content = payload.clone();
         let rate = on_worker(async move { cases::bulk(gateways, &content, round * each, each).await }).await;
         if round == 0 {
-            before = pair.appends_and_syncs();
             continue;
         }
         floors.push(floor_rate);
         rates.push(rate);
     }
-    let after = pair.appends_and_syncs();
+    let (appends, syncs) = pair.stop();
     let measured = format!(
         "{:.0} MB/s, floor {:.0} MB/s; {}",
         median(&rates),
         median(&floors),
-        in_words(after.0 - before.0, after.1 - before.1)
+        in_words(appends, syncs)
     );
     let ratio = median_ratio(&rates, &floors);
     table.add("16 MiB, 4 senders, end to end", measured, (ratio, "x floor"), Bar::AtLeast(0.6));
-    pair.shutdown().await;
 }

@@ -1,64 +1,124 @@
-//! Two whole gateways with real stores and default settings, in this process.
+//! What is measured: two processes that know each other, gateways or relays, each listening on a port of loopback.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-
-use petnet::config::{RawSettings, check};
-use petnet::gateway::Gateway;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::clients::PARTIES;
 
-/// Two gateways that know each other.
+/// The flag with which this program runs as a relay: `--relay=LISTEN,PEER`.
+pub(crate) const RELAY: &str = "--relay=";
+
+/// Two processes, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    pub(crate) gateways: [Gateway; 2],
+    members: [Member; 2],
+}
+
+#[derive(Debug)]
+struct Member {
+    address: SocketAddr,
+    process: Child,
+    /// Kept, so that the gateway can log to the end.
+    log: Option<BufReader<ChildStderr>>,
 }
 
 impl Pair {
-    /// Starts both, with their data below `dir`.
-    pub(crate) async fn start(dir: &Path) -> Self {
+    /// Two gateways with their data below `dir` and settings by default.
+    pub(crate) fn gateways(dir: &Path) -> Self {
         let addresses = [free_address(), free_address()];
         let entry = |n: usize| {
             format!(r#""{}": {{"petnet": [{{"type": 1, "url": "{}"}}]}}"#, PARTIES[n], addresses[n])
         };
         let file = dir.join("party.json");
         std::fs::write(&file, format!("{{{}, {}}}", entry(0), entry(1))).unwrap();
-        Self { gateways: [one(dir, &file, 0, addresses[0]).await, one(dir, &file, 1, addresses[1]).await] }
+        let one = |n: usize| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_petnet"));
+            command.arg("serve").arg("--stop-with-stdin").arg("--party").arg(PARTIES[n]);
+            command.arg("--config-file-path").arg(&file).arg("--data-dir").arg(dir.join(PARTIES[n]));
+            command.arg("--listen-addr").arg(addresses[n].to_string()).arg("--pem-path").arg(dir);
+            Member::start(command.stderr(Stdio::piped()), addresses[n])
+        };
+        Self { members: [one(0), one(1)] }
+    }
+
+    /// Two relays, each the other's peer.
+    pub(crate) fn relays() -> Self {
+        let addresses = [free_address(), free_address()];
+        let one = |n: usize| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.arg(format!("{RELAY}{},{}", addresses[n], addresses[1 - n]));
+            Member::start(&mut command, addresses[n])
+        };
+        Self { members: [one(0), one(1)] }
     }
 
     pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
-        [self.gateways[0].local_addr(), self.gateways[1].local_addr()]
+        self.members.each_ref().map(|member| member.address)
     }
 
-    /// Appended records and syncs of the log, of both.
-    pub(crate) fn appends_and_syncs(&self) -> (u64, u64) {
-        let stats = self.gateways.each_ref().map(|gateway| gateway.engine().stats());
-        (stats[0].appends + stats[1].appends, stats[0].syncs + stats[1].syncs)
+    /// Processor time that both have used up.
+    pub(crate) fn processor_time(&self) -> Duration {
+        self.members.iter().map(|member| processor_time(member.process.id())).sum()
     }
 
-    /// Messages that wait at the first for the second.
-    pub(crate) fn pending(&self) -> u64 {
-        self.gateways[0].engine().stats().pending.iter().map(|peer| peer.messages).sum()
-    }
-
-    pub(crate) async fn shutdown(self) {
-        for gateway in self.gateways {
-            gateway.shutdown().await.unwrap();
+    /// Ends two gateways in order; the records and syncs of both logs since they began.
+    pub(crate) fn stop(mut self) -> (u64, u64) {
+        let (mut appends, mut syncs) = (0, 0);
+        for member in &mut self.members {
+            drop(member.process.stdin.take());
+            let mut said = String::new();
+            member.log.take().unwrap().read_to_string(&mut said).unwrap();
+            assert!(member.process.wait().unwrap().success(), "{said}");
+            let last = said.lines().rfind(|line| line.contains("syncs=")).expect("says its syncs");
+            appends += number(last, "appends=");
+            syncs += number(last, "syncs=");
         }
+        (appends, syncs)
     }
 }
 
-async fn one(dir: &Path, file: &Path, n: usize, address: SocketAddr) -> Gateway {
-    let (address, data) = (address.to_string(), dir.join(PARTIES[n]));
-    let values = [
-        ("PARTY", PARTIES[n]),
-        ("CONFIG_FILE_PATH", file.to_str().unwrap()),
-        ("DATA_DIR", data.to_str().unwrap()),
-        ("LISTEN_ADDR", &address),
-        ("PEM_PATH", dir.to_str().unwrap()),
-    ];
-    let checked = check(&RawSettings::from_values(values)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    Gateway::start(checked.settings, checked.parties).await.unwrap()
+impl Member {
+    fn start(command: &mut Command, address: SocketAddr) -> Self {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut log = process.stderr.take().map(BufReader::new);
+        if let Some(log) = &mut log {
+            let mut line = String::new();
+            while !line.contains(" serves on ") {
+                line.clear();
+                assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway did not start");
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "nobody listens on {address}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self { address, process, log }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// The number behind `name` in a line of the log, 0 if there is none.
+fn number(line: &str, name: &str) -> u64 {
+    let behind = line.split_once(name).map_or("", |(_, behind)| behind);
+    behind.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+}
+
+/// User and system time of a process, see proc(5).
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(") ").unwrap().1.split(' ').collect::<Vec<_>>();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// An address on which nothing listens.
