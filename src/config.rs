@@ -5,6 +5,7 @@
 //!
 //! Invariant: a [`Checked`] exists only if no mistake was found. Secrets (`REDIS_URL`) are never repeated.
 
+pub(crate) mod files;
 mod raw;
 mod values;
 
@@ -20,7 +21,9 @@ use petnet_storage::{IdReuse, PartyId};
 pub use raw::{RawSettings, SETTINGS, Setting};
 pub use values::duration;
 
+use self::files::Files;
 use crate::parties::Parties;
+use crate::tls::{CERTIFICATE, KEY, Own};
 
 /// Protobuf's own limit is 2 GiB for a whole message; the rest is room for the id and the field tags.
 const LARGEST_MESSAGE: u64 = (2 << 30) - (1 << 20);
@@ -42,6 +45,8 @@ pub struct Settings {
     pub party_file: PathBuf,
     /// Folder of our certificate and key (`PEM_PATH`).
     pub pem_path: PathBuf,
+    /// What is in it; `None`: plaintext.
+    pub own_certificate: Option<Own>,
     /// `TLS_CLIENT_AUTH`.
     pub tls_client_auth: TlsClientAuth,
     /// The data folder (`DATA_DIR`).
@@ -148,10 +153,9 @@ pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let mut check = Checker { raw, mistakes: Vec::new(), notices: Vec::new() };
     let party = check.party();
     let logging = check.logging();
-    let parties = check.parties(party.as_ref());
-    let pem_path = check.transport_security();
+    let (parties, own_certificate) = check.files(party.as_ref());
     check.engine();
-    let settings = check.settings(party, pem_path);
+    let settings = check.settings(party, own_certificate);
     match settings {
         Some(settings) if check.mistakes.is_empty() => {
             make_folder(&settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
@@ -204,71 +208,36 @@ impl Checker<'_> {
         }
     }
 
-    fn parties(&mut self, own: Option<&PartyId>) -> Parties {
-        let path = self.path("CONFIG_FILE_PATH");
-        match Parties::load(&path) {
-            Ok((parties, notices)) => {
-                self.notices.extend(notices);
-                let others = parties.parties.iter().filter(|(party, _)| Some(*party) != own);
-                for (party, _) in others.filter(|(_, connections)| connections.is_empty()) {
-                    let file = path.display();
-                    self.notices.push(format!(
-                        "{file}: {party} has no connections; it may deliver to us, but nothing can be delivered to it"
-                    ));
-                }
-                if let Some(own) = own.filter(|own| !parties.contains(own)) {
-                    let known: Vec<_> = parties.parties.keys().map(PartyId::as_str).collect();
-                    self.mistakes.push(format!(
-                        "PARTY: \"{own}\" is not in the party file {}, which has: {}",
-                        path.display(),
-                        if known.is_empty() { "nobody".into() } else { known.join(", ") }
-                    ));
-                }
-                parties
-            }
-            Err(mistakes) => {
-                self.mistakes.extend(mistakes);
-                Parties::default()
-            }
+    /// The party file, and whether there is TLS.
+    fn files(&mut self, own: Option<&PartyId>) -> (Parties, Option<Own>) {
+        let read = files::read(&self.path("CONFIG_FILE_PATH"), &self.path("PEM_PATH"), own);
+        let (found, notices) = read.unwrap_or_else(|mistakes| {
+            self.mistakes.extend(mistakes);
+            (Files { parties: Parties::default(), own_certificate: None }, Vec::new())
+        });
+        self.notices.extend(notices);
+        if self.mistakes.is_empty() && found.own_certificate.is_none() {
+            self.no_tls();
         }
+        (found.parties, found.own_certificate)
     }
 
-    /// The place of TLS. Until it is built, certificates are refused: an operator who put them there counts on them.
-    fn transport_security(&mut self) -> PathBuf {
+    /// There are no certificates: that is for a trusted network only.
+    fn no_tls(&mut self) {
         let folder = self.path("PEM_PATH");
-        let mut found = false;
-        for name in ["server.crt", "server.key"] {
-            let file = folder.join(name);
-            match file.try_exists() {
-                Ok(false) => {}
-                Ok(true) => {
-                    found = true;
-                    self.mistakes.push(format!(
-                        "PEM_PATH: {} exists, but this build cannot serve TLS yet and will not silently serve \
-                         plaintext; point PEM_PATH at a folder without certificates to serve plaintext",
-                        file.display()
-                    ));
-                }
-                Err(why) => {
-                    found = true;
-                    self.mistakes.push(format!("PEM_PATH: cannot look for {}: {why}", file.display()));
-                }
-            }
-        }
+        let folder = folder.display();
         let env = self.raw.get("ENV");
         match env.filter(|env| env.value.to_ascii_lowercase().starts_with("prod")) {
             Some(env) => self.mistakes.push(format!(
-                "{}: {:?} demands TLS, and this build cannot serve TLS yet; use another ENV to serve plaintext",
+                "{}: {:?} demands TLS, and there is no {CERTIFICATE} and {KEY} in {folder}; make some (petnet certs init), or \
+                 use another ENV to serve plaintext",
                 env.place, env.value
             )),
-            None if !found => self.notices.push(
-                "serving PLAINTEXT: no TLS in this build; whoever reaches the port can read and send messages. \
-                 Keep it on a trusted network"
-                    .into(),
-            ),
-            None => {}
+            None => self.notices.push(format!(
+                "serving PLAINTEXT: there is no {CERTIFICATE} and {KEY} in {folder}; whoever reaches the port can read and \
+                 send messages. Keep it on a trusted network"
+            )),
         }
-        folder
     }
 
     fn engine(&mut self) {
@@ -281,7 +250,7 @@ impl Checker<'_> {
     }
 
     /// Reads every other setting, also when there is no party.
-    fn settings(&mut self, party: Option<PartyId>, pem_path: PathBuf) -> Option<Settings> {
+    fn settings(&mut self, party: Option<PartyId>, own_certificate: Option<Own>) -> Option<Settings> {
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let second = Duration::from_secs(1);
         let auth = [("required", TlsClientAuth::Required), ("optional", TlsClientAuth::Optional)];
@@ -290,7 +259,8 @@ impl Checker<'_> {
             listen_addr: self.value("LISTEN_ADDR", anywhere, values::address),
             http_listen_addr: self.value("HTTP_LISTEN_ADDR", anywhere, values::address),
             party_file: self.path("CONFIG_FILE_PATH"),
-            pem_path,
+            pem_path: self.path("PEM_PATH"),
+            own_certificate,
             tls_client_auth: self
                 .value("TLS_CLIENT_AUTH", TlsClientAuth::Required, |text| values::choice(text, &auth)),
             data_dir: self.data_dir(),

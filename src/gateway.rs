@@ -7,30 +7,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use petnet_storage::{
-    Engine, Observer, OpenError, OpenReport, PartyId, Store, StoreError, StoreOptions, StoreState,
-};
+use petnet_storage::{Engine, Observer, OpenError, OpenReport, Store, StoreError, StoreOptions, StoreState};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::client_api::SimpleApi;
 use crate::config::Settings;
-use crate::forwarder::{Forwarder, Lane, Window};
 use crate::health::HealthApi;
 use crate::hub::Hub;
 use crate::link_api::LinkApi;
 use crate::listen::Connections;
 use crate::mailbox::Mailbox;
 use crate::parties::Parties;
-use crate::peer_link::PeerLink;
+use crate::peers::Peers;
+use crate::reload::Reload;
 use crate::server::Server;
+use crate::trust::Trust;
 
 /// Connections that the kernel keeps for us until we accept them.
 const BACKLOG: u32 = 1024;
-/// Forwarders end by themselves within this time; then the store is closed in any case.
-const FORWARDERS_END: Duration = Duration::from_secs(2);
 
 /// Why a gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +35,9 @@ pub enum StartError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The certificates could not be used.
+    #[error("TLS cannot be served: {0}")]
+    Tls(String),
     /// The address could not be bound.
     #[error("cannot listen on {addr}: {source}; choose another LISTEN_ADDR or stop what uses it")]
     Listen {
@@ -57,8 +57,8 @@ pub struct Gateway {
     #[cfg(test)]
     waiters: Arc<crate::waiting::Waiters>,
     server: Server,
-    forwarders: TaskTracker,
-    stop_forwarders: CancellationToken,
+    peers: Arc<Peers>,
+    reload: Arc<Notify>,
     draining: CancellationToken,
     grace: Duration,
 }
@@ -68,7 +68,7 @@ impl Gateway {
     pub async fn start(settings: Settings, parties: Parties) -> Result<Self, StartError> {
         // Before the store: opening a large one only to find the port in use would be a waste.
         let listener = listen(settings.listen_addr)?;
-        let hub = Hub::new(&settings, &parties);
+        let hub = Hub::new(settings.max_waiting);
         let options = StoreOptions {
             message_ttl: settings.message_ttl,
             send_ttl: settings.send_ttl,
@@ -83,7 +83,7 @@ impl Gateway {
             Ok(opened) => opened?,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        Ok(Self::assemble(settings, parties, hub, engine, report, listener).await)
+        Self::assemble(settings, parties, hub, engine, report, listener).await
     }
 
     /// A whole gateway over an engine that is open already and reports to `hub`.
@@ -96,7 +96,7 @@ impl Gateway {
         report: OpenReport,
     ) -> Result<Self, StartError> {
         let listener = listen(settings.listen_addr)?;
-        Ok(Self::assemble(settings, parties, hub, engine, report, listener).await)
+        Self::assemble(settings, parties, hub, engine, report, listener).await
     }
 
     /// Receives that wait.
@@ -118,15 +118,20 @@ impl Gateway {
         engine: Arc<dyn Engine>,
         report: OpenReport,
         listener: TcpListener,
-    ) -> Self {
+    ) -> Result<Self, StartError> {
         let addr = listener.local_addr().unwrap_or(settings.listen_addr);
         let draining = CancellationToken::new();
-        let stop_forwarders = CancellationToken::new();
-        let forwarders = start_forwarders(&settings, &parties, &hub, &engine, &stop_forwarders);
-        tell_of_strangers(&engine, &hub).await;
+        let trust = Trust::new(&settings, parties.clone(), 0).map_err(StartError::Tls)?;
+        let (sender, trust) = watch::channel(Arc::new(trust));
+        let peers = Arc::new(Peers::new(&settings, hub.clone(), engine.clone(), trust.clone()));
+        peers.start(&parties);
+        peers.tell_of_strangers().await;
+        let reload = Arc::<Notify>::default();
+        let reloading = Reload::new(settings.clone(), parties, sender, peers.clone(), reload.clone());
+        tokio::spawn(reloading.run(draining.clone()));
         let mailbox = Mailbox {
             party: settings.party.clone(),
-            parties: Arc::new(parties),
+            trust: trust.clone(),
             engine: engine.clone(),
             waiters: hub.waiters.clone(),
             max_message_bytes: settings.max_message_bytes,
@@ -136,21 +141,26 @@ impl Gateway {
         let simple = SimpleApi { mailbox: mailbox.clone(), recv_wait: settings.recv_wait };
         let link = LinkApi { mailbox };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let connections = Connections::new(settings.max_connections, draining.clone());
+        let connections = Connections::new(settings.max_connections, trust, draining.clone());
         let server = Server::start(listener, connections, simple, link, health);
         let grace = settings.shutdown_grace;
-        Self {
+        Ok(Self {
             addr,
             report,
             engine,
             #[cfg(test)]
             waiters: hub.waiters.clone(),
             server,
-            forwarders,
-            stop_forwarders,
+            peers,
+            reload,
             draining,
             grace,
-        }
+        })
+    }
+
+    /// Reads the party file and the certificates again, now.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Where it listens (the real port when 0 was asked for).
@@ -190,10 +200,7 @@ impl Gateway {
         // closes.
         self.draining.cancel();
         self.server.stop(deadline).await;
-        self.stop_forwarders.cancel();
-        if tokio::time::timeout(FORWARDERS_END, self.forwarders.wait()).await.is_err() {
-            tracing::warn!("a forwarder did not end in time");
-        }
+        self.peers.end().await;
         let closed = self.engine.close().await;
         let stats = self.engine.stats();
         tracing::info!(appends = stats.appends, syncs = stats.syncs, "shut down");
@@ -210,44 +217,4 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
         socket.listen(BACKLOG)
     };
     bind().map_err(|source| StartError::Listen { addr, source })
-}
-
-fn start_forwarders(
-    settings: &Settings,
-    parties: &Parties,
-    hub: &Hub,
-    engine: &Arc<dyn Engine>,
-    stop: &CancellationToken,
-) -> TaskTracker {
-    let tracker = TaskTracker::new();
-    for (peer, wakes) in &hub.peers {
-        let connections = parties.parties.get(peer).map_or(&[][..], Vec::as_slice);
-        for lane in [Lane::Small, Lane::Bulk] {
-            let ours = settings.party.clone();
-            let link = PeerLink::new(ours, connections, settings.delivery_timeout, tracker.clone());
-            let window = Window {
-                messages: settings.max_in_flight.max(1),
-                bytes: lane.share(settings.max_in_flight_bytes),
-                retry_cap: settings.retry_cap,
-            };
-            let forwarder = Forwarder::new(peer.clone(), lane, engine.clone(), link, wakes.clone(), window);
-            tracker.spawn(forwarder.run(stop.clone()));
-        }
-    }
-    tracker.close();
-    tracker
-}
-
-/// Messages for parties that the party file does not have any more stay pending.
-async fn tell_of_strangers(engine: &Arc<dyn Engine>, hub: &Hub) {
-    let peers: Vec<PartyId> = match engine.peers_with_pending().await {
-        Ok(peers) => peers,
-        Err(error) => {
-            tracing::warn!(%error, "cannot list the peers with pending messages");
-            return;
-        }
-    };
-    for peer in peers.iter().filter(|peer| !hub.peers.contains_key(*peer)) {
-        tracing::warn!(%peer, "messages are pending for a party that is not in the party file; they wait for it");
-    }
 }

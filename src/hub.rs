@@ -1,15 +1,13 @@
 //! Where the store's news goes: to waiting receives, to forwarders, to the log.
 //!
-//! Called from the store's own threads, so nothing here waits. The list of peers is fixed at start.
+//! Called from the store's own threads, so nothing here waits. The list of peers only grows: with the party file.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use petnet_storage::{DeadLetter, Message, Observer, PartyId, Sequence};
 
-use crate::config::Settings;
 use crate::forwarder::Wakes;
-use crate::parties::Parties;
 use crate::waiting::Waiters;
 
 /// The observer of a gateway's store.
@@ -18,17 +16,29 @@ pub(crate) struct Hub {
     /// Receives that wait.
     pub(crate) waiters: Arc<Waiters>,
     /// What wakes the forwarders of each peer.
-    pub(crate) peers: HashMap<PartyId, Arc<Wakes>>,
+    peers: RwLock<HashMap<PartyId, Arc<Wakes>>>,
 }
 
 impl Hub {
-    /// News for every party but our own.
-    pub(crate) fn new(settings: &Settings, parties: &Parties) -> Arc<Self> {
-        let others = parties.parties.keys().filter(|party| **party != settings.party);
-        Arc::new(Self {
-            waiters: Arc::new(Waiters::new(settings.max_waiting)),
-            peers: others.map(|party| (party.clone(), Arc::default())).collect(),
-        })
+    /// News for nobody yet.
+    pub(crate) fn new(max_waiting: usize) -> Arc<Self> {
+        Arc::new(Self { waiters: Arc::new(Waiters::new(max_waiting)), peers: RwLock::default() })
+    }
+
+    /// What will wake the forwarders of a peer. `None`: it has some already.
+    pub(crate) fn add(&self, peer: &PartyId) -> Option<Arc<Wakes>> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if peers.contains_key(peer) {
+            return None;
+        }
+        let wakes = Arc::<Wakes>::default();
+        peers.insert(peer.clone(), wakes.clone());
+        Some(wakes)
+    }
+
+    /// True when it has forwarders.
+    pub(crate) fn knows(&self, peer: &PartyId) -> bool {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).contains_key(peer)
     }
 }
 
@@ -38,7 +48,7 @@ impl Observer for Hub {
     }
 
     fn pending(&self, peer: &PartyId, sequence: Sequence, len: u64) {
-        if let Some(wakes) = self.peers.get(peer) {
+        if let Some(wakes) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(peer) {
             wakes.pending(sequence, len);
         }
     }

@@ -1,13 +1,17 @@
 //! PETNet: a data-proxy gateway for privacy computing that loses nothing it accepted.
 
+mod access;
 mod backoff;
+mod certs;
 pub mod cli;
 mod client_api;
 pub mod config;
 mod forwarder;
 pub mod gateway;
+mod guard;
 mod health;
 mod hub;
+mod identity;
 mod link_api;
 mod listen;
 mod mailbox;
@@ -15,8 +19,11 @@ mod metadata;
 pub mod parties;
 mod peer_api;
 mod peer_link;
+mod peers;
 mod reach;
+mod reload;
 mod retry_queue;
+mod seldom;
 mod server;
 pub mod status;
 pub mod telemetry;
@@ -24,6 +31,8 @@ pub mod telemetry;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tls;
+mod trust;
 mod waiting;
 
 pub use server::{CONNECTION_WINDOW, STREAM_WINDOW, server_settings};

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, Stream};
 use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::{self, Caller};
 use crate::mailbox::{Mailbox, Refusal};
 use crate::proto::peer::peer_link_server::PeerLink;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Refusal as Refused};
@@ -55,6 +56,15 @@ struct Link {
     end: Option<Status>,
 }
 
+impl LinkApi {
+    /// Who opens a link, if it may deliver.
+    fn sender(&self, caller: &Caller, claimed: PartyId) -> Result<PartyId, Refusal> {
+        let sender = access::sender(caller, Some(claimed))?;
+        self.mailbox.may_deliver(sender.as_ref())?;
+        sender.ok_or_else(|| Refusal::Invalid("a link names its sender".into()))
+    }
+}
+
 #[tonic::async_trait]
 impl PeerLink for LinkApi {
     type DeliverStream = Pin<Box<dyn Stream<Item = Result<Answers, Status>> + Send>>;
@@ -63,9 +73,10 @@ impl PeerLink for LinkApi {
         &self,
         request: Request<Streaming<Deliveries>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
-        let sender = metadata::link(request.metadata()).map_err(|e| status::bad_link(&e.to_string()))?;
-        self.mailbox.may_deliver(Some(&sender)).map_err(|refusal| {
-            tracing::warn!(%sender, %refusal, "link refused");
+        let claimed = metadata::link(request.metadata()).map_err(|e| status::bad_link(&e.to_string()))?;
+        let caller = access::caller(request.extensions());
+        let sender = self.sender(&caller, claimed.clone()).map_err(|refusal| {
+            tracing::warn!(sender = %claimed, %refusal, "link refused");
             status::link_refused(&refusal)
         })?;
         tracing::debug!(%sender, "link opened");

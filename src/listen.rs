@@ -2,14 +2,17 @@
 //!
 //! tonic's graceful shutdown waits for every connection, and for one on which nothing was ever said it waits for
 //! ever. So each connection is wrapped: one that never said hello ends when shutdown begins or when the handshake time is
-//! over, and all end when the gateway cuts them off. TLS goes between the socket and the wrapper.
+//! over, and all end when the gateway cuts them off. TLS is between the socket and the wrapper.
+
+mod socket;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
@@ -17,7 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use self::socket::Socket;
+use crate::access::Caller;
+use crate::seldom::Seldom;
+use crate::trust::Current;
 
 /// Every HTTP/2 client opens with a text of this many bytes.
 const HELLO: usize = 24;
@@ -25,8 +33,6 @@ const HELLO: usize = 24;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause between lines that say the same.
-const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// What all connections of a gateway share.
 #[derive(Debug, Clone)]
@@ -38,13 +44,15 @@ pub(crate) struct Connections {
     moved: Arc<AtomicU64>,
     room: Arc<Semaphore>,
     max: usize,
-    /// When a line about it was last logged.
-    told: Arc<Mutex<Option<Instant>>>,
+    /// For TLS, and who callers are.
+    trust: Current,
+    full: Arc<Seldom>,
+    refusals: Arc<Seldom>,
 }
 
 impl Connections {
     /// Room for `max` connections.
-    pub(crate) fn new(max: usize, draining: CancellationToken) -> Self {
+    pub(crate) fn new(max: usize, trust: Current, draining: CancellationToken) -> Self {
         let room = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
         Self {
             draining,
@@ -52,7 +60,9 @@ impl Connections {
             moved: Arc::default(),
             room,
             max,
-            told: Arc::default(),
+            trust,
+            full: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -65,7 +75,7 @@ impl Connections {
     pub(crate) fn accept(self, listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
         unfold((self, listener), |(connections, listener)| async move {
             let permit = connections.permit().await?;
-            let socket = loop {
+            let (socket, from) = loop {
                 match listener.accept().await {
                     Ok((socket, from)) => {
                         // Ignored by tonic with a stream of connections, so it is set here. A reset socket fails it.
@@ -73,7 +83,7 @@ impl Connections {
                             tracing::debug!(%from, %error, "connection ended before it began");
                             continue;
                         }
-                        break socket;
+                        break (socket, from);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
@@ -81,33 +91,54 @@ impl Connections {
                     }
                 }
             };
-            let connection = Connection::new(socket, permit, &connections);
+            let connection = Connection::new(socket, from, permit, &connections);
             Some((Ok(connection), (connections, listener)))
         })
     }
 
-    /// At most one line a minute.
-    fn is_time_to_tell(&self) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_time = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-        if is_time {
-            *told = Some(Instant::now());
-        }
-        is_time
-    }
-
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if self.room.available_permits() == 0 && self.is_time_to_tell() {
-            tracing::warn!(max = self.max, "MAX_CONNECTIONS reached; new connections wait");
+        if self.room.available_permits() == 0 {
+            let max = self.max;
+            self.full.tell(|_| tracing::warn!(max, "MAX_CONNECTIONS reached; new connections wait"));
         }
         // The semaphore is never closed.
         self.room.clone().acquire_owned().await.ok()
     }
 }
 
+/// Where a connection comes from, and who proved to be at its other end.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionInfo {
+    from: SocketAddr,
+    /// Set when the handshake is done, so before any call.
+    caller: Arc<OnceLock<Caller>>,
+}
+
+impl ConnectionInfo {
+    fn new(from: SocketAddr) -> Self {
+        Self { from, caller: Arc::default() }
+    }
+
+    /// Where from.
+    pub(crate) fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// Who. One that has proved nothing yet is nobody.
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller.get().cloned().unwrap_or(Caller::Unnamed)
+    }
+
+    fn set_caller(&self, caller: Caller) {
+        // Set once: a connection has one handshake.
+        drop(self.caller.set(caller));
+    }
+}
+
 /// An accepted connection.
 pub(crate) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
+    info: ConnectionInfo,
     cut: CancellationToken,
     cut_off: Waiting,
     /// Until it has said hello: ends a connection that does not.
@@ -115,13 +146,16 @@ pub(crate) struct Connection {
     said: usize,
     ended: bool,
     moved: Arc<AtomicU64>,
+    refusals: Arc<Seldom>,
     _permit: OwnedSemaphorePermit,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Connection {
-    fn new(socket: TcpStream, permit: OwnedSemaphorePermit, shared: &Connections) -> Self {
+    fn new(socket: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit, shared: &Connections) -> Self {
+        let info = ConnectionInfo::new(from);
+        let socket = Socket::new(socket, shared.trust.borrow().clone(), &info);
         let draining = shared.draining.clone();
         let silent = async move {
             tokio::select! {
@@ -131,14 +165,27 @@ impl Connection {
         };
         Self {
             socket,
+            info,
             cut: shared.cut.clone(),
             cut_off: Box::pin(shared.cut.clone().cancelled_owned()),
             silent: Some(Box::pin(silent)),
             said: 0,
             ended: false,
             moved: shared.moved.clone(),
+            refusals: shared.refusals.clone(),
             _permit: permit,
         }
+    }
+
+    /// Until TLS is there, where there is to be any.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let opened = self.socket.poll_open(cx, &self.info);
+        if let Poll::Ready(Err(why)) = &opened {
+            self.refusals.tell(|before| {
+                tracing::warn!(from = %self.info.from(), %why, more = before, "TLS handshake failed");
+            });
+        }
+        opened
     }
 
     fn check_cut(&self) -> io::Result<()> {
@@ -154,10 +201,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ConnectionInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.socket.connect_info()
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
     }
 }
 
@@ -173,7 +220,10 @@ impl AsyncRead for Connection {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let before = buf.filled().len();
-        let done = Pin::new(&mut this.socket).poll_read(cx, buf);
+        let done = match this.poll_open(cx) {
+            Poll::Ready(Ok(())) => this.socket.poll_read(cx, buf),
+            not_open => not_open,
+        };
         this.said = this.said.saturating_add(buf.filled().len() - before);
         if this.said >= HELLO {
             this.silent = None;
@@ -193,7 +243,8 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_cut()?;
-        let done = Pin::new(&mut this.socket).poll_write(cx, buf);
+        ready!(this.poll_open(cx))?;
+        let done = this.socket.poll_write(cx, buf);
         this.count(done)
     }
 
@@ -204,20 +255,22 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_cut()?;
-        let done = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        ready!(this.poll_open(cx))?;
+        let done = this.socket.poll_write_vectored(cx, bufs);
         this.count(done)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        // Both kinds of socket are.
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        self.get_mut().socket.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        self.get_mut().socket.poll_shutdown(cx)
     }
 }
 
@@ -237,14 +290,19 @@ mod tests {
         (listener, addr)
     }
 
+    fn connections(max: usize) -> Connections {
+        let trust = crate::trust::fixed("a", crate::parties::Parties::default());
+        Connections::new(max, trust, CancellationToken::new())
+    }
+
     #[tokio::test]
     async fn connections_beyond_the_limit_wait_for_room() {
         let (listener, addr) = listener().await;
-        let mut accepted = pin!(Connections::new(1, CancellationToken::new()).accept(listener));
+        let mut accepted = pin!(connections(1).accept(listener));
         let _one = TcpStream::connect(addr).await.unwrap();
         let _two = TcpStream::connect(addr).await.unwrap();
         let first = accepted.next().await.unwrap().unwrap();
-        assert!(first.socket.nodelay().unwrap());
+        assert!(first.socket.tcp().unwrap().nodelay().unwrap());
         assert!(futures_util::poll!(accepted.next()).is_pending());
         drop(first);
         assert!(accepted.next().await.unwrap().is_ok());
@@ -253,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn silent_connection_ends_when_shutdown_begins_and_a_speaking_one_when_cut() {
         let (listener, addr) = listener().await;
-        let connections = Connections::new(10, CancellationToken::new());
+        let connections = connections(10);
         let mut accepted = pin!(connections.clone().accept(listener));
         let _silent = TcpStream::connect(addr).await.unwrap();
         let mut silent = accepted.next().await.unwrap().unwrap();
@@ -274,7 +332,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connection_that_does_not_say_hello_in_time_is_closed() {
         let (listener, addr) = listener().await;
-        let mut accepted = pin!(Connections::new(10, CancellationToken::new()).accept(listener));
+        let mut accepted = pin!(connections(10).accept(listener));
         let mut slow = TcpStream::connect(addr).await.unwrap();
         let mut connection = accepted.next().await.unwrap().unwrap();
         slow.write_all(b"PRI").await.unwrap();

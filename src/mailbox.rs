@@ -18,7 +18,8 @@ use petnet_storage::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::parties::Parties;
+use crate::access::{self, Denied};
+use crate::trust::Current;
 use crate::waiting::Waiters;
 
 /// Payloads below this are copied out of the buffer they came in: a slice keeps all of it alive (8 KiB at least).
@@ -52,7 +53,7 @@ pub(crate) enum Refusal {
     },
     /// The sender may not deliver here.
     #[error("access denied: {0}")]
-    Denied(String),
+    Denied(#[from] Denied),
     /// The gateway is shutting down.
     #[error("the gateway is shutting down; try again")]
     Draining,
@@ -72,8 +73,8 @@ impl From<InvalidId> for Refusal {
 pub(crate) struct Mailbox {
     /// Our own party.
     pub(crate) party: PartyId,
-    /// Who there is.
-    pub(crate) parties: Arc<Parties>,
+    /// Who the parties are.
+    pub(crate) trust: Current,
     /// Where messages are kept.
     pub(crate) engine: Arc<dyn Engine>,
     /// Receives that wait.
@@ -95,8 +96,12 @@ impl Mailbox {
         if receiver == self.party {
             return Err(Refusal::OwnParty { id: receiver });
         }
-        if !self.parties.contains(&receiver) {
-            return Err(unknown());
+        {
+            let trust = self.trust.borrow();
+            if !trust.parties.contains(&receiver) {
+                return Err(unknown());
+            }
+            access::may_send(&self.party, &trust.parties, &receiver)?;
         }
         self.check_size(&payload)?;
         Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
@@ -119,7 +124,7 @@ impl Mailbox {
     /// Whether a peer may deliver, now.
     pub(crate) fn may_deliver(&self, sender: Option<&PartyId>) -> Result<(), Refusal> {
         self.open()?;
-        self.admit(sender)
+        Ok(access::may_deliver(&self.party, &self.trust.borrow().parties, sender)?)
     }
 
     /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet.
@@ -158,29 +163,6 @@ impl Mailbox {
         let (len, limit) = (payload.len() as u64, self.max_message_bytes);
         if len > limit { Err(Refusal::TooLarge { len, limit }) } else { Ok(()) }
     }
-
-    /// Our own entry in the party file says who may deliver. `None`: a peer that does not name itself.
-    fn admit(&self, sender: Option<&PartyId>) -> Result<(), Refusal> {
-        let denied = |why: String| Err(Refusal::Denied(why));
-        if let Some(sender) = sender {
-            if *sender == self.party {
-                return denied(format!("sender {sender:?} is the party of the receiving gateway itself"));
-            }
-            if !self.parties.contains(sender) {
-                return denied(format!("sender {sender:?} is not in the party file of {:?}", self.party));
-            }
-        }
-        if self.parties.whitelist_admits(&self.party, sender) {
-            return Ok(());
-        }
-        match sender {
-            Some(sender) => denied(format!("the whitelist of {:?} does not name {sender:?}", self.party)),
-            None => denied(format!(
-                "the delivery names no sender and the whitelist of {:?} does not admit everybody (\"*\")",
-                self.party
-            )),
-        }
-    }
 }
 
 fn kept(payload: Bytes) -> Bytes {
@@ -198,7 +180,7 @@ fn shortened(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parties::{Connection, ConnectionType};
+    use crate::parties::{Connection, ConnectionType, Parties};
     use crate::testing::{FakeEngine, party};
 
     const LIMIT: u64 = 100;
@@ -213,14 +195,17 @@ mod tests {
         let waiters = Arc::new(Waiters::new(2));
         Mailbox {
             party: party("party_a"),
-            parties: Arc::new(Parties {
-                parties: [
-                    (party("party_a"), vec![connection(own_whitelist)]),
-                    (party("party_b"), vec![connection(&["*"])]),
-                    (party("party_c"), vec![connection(&["*"])]),
-                ]
-                .into(),
-            }),
+            trust: crate::trust::fixed(
+                "party_a",
+                Parties {
+                    parties: [
+                        (party("party_a"), vec![connection(own_whitelist)]),
+                        (party("party_b"), vec![connection(&["*"])]),
+                        (party("party_c"), vec![connection(&["*"])]),
+                    ]
+                    .into(),
+                },
+            ),
             engine: FakeEngine::new(Arc::new(petnet_storage::NoObserver)),
             waiters,
             max_message_bytes: LIMIT,

@@ -15,7 +15,7 @@ use petnet_storage::PartyId;
 const EVERYBODY: &str = "*";
 
 /// All parties of the party file, our own included.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parties {
     /// By party id.
     pub parties: BTreeMap<PartyId, Vec<Connection>>,
@@ -75,10 +75,19 @@ impl Parties {
     /// admits. Without connections there is no whitelist: everybody.
     pub fn whitelist_admits(&self, own: &PartyId, sender: Option<&PartyId>) -> bool {
         let connections = self.connections(own);
-        connections.is_empty()
-            || connections
-                .iter()
-                .flat_map(|connection| &connection.whitelist)
-                .any(|entry| entry == EVERYBODY || sender.is_some_and(|sender| entry == sender.as_str()))
+        connections.is_empty() || connections.iter().any(|connection| connection.lists(sender))
+    }
+}
+
+impl Connection {
+    /// True when the whitelist lets `party` use this connection.
+    pub fn admits(&self, party: &PartyId) -> bool {
+        self.lists(Some(party))
+    }
+
+    fn lists(&self, party: Option<&PartyId>) -> bool {
+        let is_listed =
+            |entry: &String| entry == EVERYBODY || party.is_some_and(|party| entry == party.as_str());
+        self.whitelist.iter().any(is_listed)
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use petnet_storage::{DeliveryIdentity, PartyId, Stored};
 use tonic::Request;
 
+use crate::access::{self, Caller};
 use crate::mailbox::{Mailbox, Refusal};
 use crate::proto::simple::{Response, ServerSimpleSendRequest};
 use crate::{metadata, status};
@@ -15,8 +16,13 @@ pub(crate) async fn deliver(
     request: Request<ServerSimpleSendRequest>,
 ) -> Result<Response, Refusal> {
     let bad = |e: metadata::BadMetadata| Refusal::Invalid(e.to_string());
-    let sender = metadata::sender(request.metadata()).map_err(bad)?;
-    let identity = metadata::identity(request.metadata()).map_err(bad)?;
+    let caller = access::caller(request.extensions());
+    let sender = access::sender(&caller, metadata::sender(request.metadata()).map_err(bad)?)?;
+    let mut identity = metadata::identity(request.metadata()).map_err(bad)?;
+    if caller == Caller::Unnamed {
+        // It belongs to a sender, and none is proved.
+        identity = None;
+    }
     if identity.is_some() && sender.is_none() {
         return Err(Refusal::Invalid(format!(
             "a delivery with an identity must name its sender ({})",

@@ -6,31 +6,25 @@
 //! grows with the message; a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the
 //! stream is never a refusal of a message.
 
+mod connect;
+mod route;
 mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use petnet_storage::{Outgoing, PartyId};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use self::stream::LinkStream;
+use self::route::Route;
 use crate::metadata;
-use crate::parties::Connection;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{Response, ServerSimpleSendRequest};
-use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::status::code;
+use crate::trust::{Current, Trust};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Python peers answer more frequent pings with `too_many_pings` and hang up.
-const KEEPALIVE: Duration = Duration::from_mins(5);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
-/// The kernel notices a peer that went away while nothing is under way.
-const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 /// A `Response` to a delivery carries an error text at most. Odd, so that its number tells in an error whose limit
 /// it was (see [`of_status`]).
 const REPLY_LIMIT: usize = (64 << 10) + 1;
@@ -38,9 +32,6 @@ const REPLY_LIMIT: usize = (64 << 10) + 1;
 const BYTES_PER_SECOND: u64 = 256 << 10;
 /// Messages below this go over the stream.
 const STREAM_BELOW: usize = 256 << 10;
-/// A peer that did not know the stream may have been replaced by one that does: asked again after this long.
-const ASK_AGAIN: Duration = Duration::from_mins(10);
-
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -68,28 +59,23 @@ pub(crate) trait Deliver: Send + Sync + 'static {
 /// A peer's gateway, reached over one of its connections at a time.
 #[derive(Debug)]
 pub(crate) struct PeerLink {
-    ours: PartyId,
+    peer: PartyId,
+    trust: Current,
     timeout: Duration,
     tasks: TaskTracker,
-    routes: Vec<Route>,
+    /// Those of the newest party file and certificates that a delivery has seen.
+    routes: Mutex<Arc<Routes>>,
+}
+
+/// The ways to a peer under one version of the party file and the certificates.
+#[derive(Debug)]
+struct Routes {
+    version: u64,
+    ours: PartyId,
+    all: Vec<Route>,
     in_use: Mutex<usize>,
-}
-
-#[derive(Debug)]
-struct Route {
-    endpoint: Endpoint,
-    channel: Mutex<(u64, Channel)>,
-    /// Held while a stream is opened: many need it at once, one opens it.
-    link: tokio::sync::Mutex<Link>,
-}
-
-/// What is known of a route's stream.
-#[derive(Debug)]
-enum Link {
-    Closed,
-    Open(Arc<LinkStream>),
-    /// The peer does not know it; asked again from then on.
-    NotKnown(Instant),
+    /// Why there is none.
+    problem: String,
 }
 
 /// What an attempt failed with.
@@ -109,42 +95,41 @@ impl Trouble {
 }
 
 impl PeerLink {
-    /// A link over `connections`, used in turn when one fails. Nothing is connected yet. `tasks`: what it runs.
-    pub(crate) fn new(
-        ours: PartyId,
-        connections: &[Connection],
-        timeout: Duration,
-        tasks: TaskTracker,
-    ) -> Self {
-        let routes = connections.iter().filter_map(|connection| match endpoint(&connection.url) {
-            Ok(endpoint) => {
-                let channel = Mutex::new((0, endpoint.connect_lazy()));
-                Some(Route { endpoint, channel, link: tokio::sync::Mutex::new(Link::Closed) })
-            }
-            Err(error) => {
-                tracing::error!(url = connection.url, %error, "connection of the party file cannot be used");
-                None
-            }
-        });
-        Self { ours, timeout, tasks, routes: routes.collect(), in_use: Mutex::new(0) }
+    /// A link to `peer` over the connections that the party file has for it, used in turn when one fails. Nothing is
+    /// connected yet. `tasks`: what it runs.
+    pub(crate) fn new(peer: PartyId, trust: Current, timeout: Duration, tasks: TaskTracker) -> Self {
+        let routes = Routes::new(&trust.borrow(), &peer);
+        Self { peer, trust, timeout, tasks, routes: Mutex::new(Arc::new(routes)) }
+    }
+
+    /// The routes of the version in force. Attempts under way keep those they began with.
+    fn routes(&self) -> Arc<Routes> {
+        let trust = self.trust.borrow().clone();
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if routes.version != trust.version {
+            *routes = Arc::new(Routes::new(&trust, &self.peer));
+        }
+        routes.clone()
     }
 
     async fn attempt(
         &self,
         message: &Outgoing,
-        route: &Route,
+        routes: &Routes,
+        at: usize,
         suspect: bool,
         limit: Duration,
     ) -> Result<Verdict, Trouble> {
+        let route = &routes.all[at];
         let (generation, channel) = route.channel();
         let answer = async {
             if !suspect && message.payload.len() < STREAM_BELOW {
-                let link = route.link(channel.clone(), &self.ours, &self.tasks).await;
+                let link = route.link(channel.clone(), &routes.ours, &self.tasks).await;
                 if let Some(stream) = link.map_err(Trouble::Stream)? {
                     return stream.deliver(message).await.map_err(Trouble::Stream);
                 }
             }
-            self.call(message, channel).await.map_err(Trouble::Call)
+            call(message, &routes.ours, channel).await.map_err(Trouble::Call)
         };
         if let Ok(answer) = tokio::time::timeout(limit, answer).await {
             return answer;
@@ -154,16 +139,28 @@ impl PeerLink {
         route.renew(generation);
         Err(Trouble::Call(crate::status::no_answer(limit)))
     }
+}
 
-    async fn call(&self, message: &Outgoing, channel: Channel) -> Result<Verdict, Status> {
-        let mut request = Request::new(ServerSimpleSendRequest {
-            message_id: message.id.as_str().to_owned(),
-            payload: message.payload.clone(),
-        });
-        metadata::write_delivery(request.metadata_mut(), &self.ours, &message.identity);
-        // No limit of ours on what is sent: the message was accepted, so only the peer's limit counts.
-        let mut client = SimpleRequestServerClient::new(channel).max_decoding_message_size(REPLY_LIMIT);
-        client.server_simple_send(request).await.map(|answer| of_response(answer.into_inner()))
+impl Routes {
+    fn new(trust: &Trust, peer: &PartyId) -> Self {
+        let (mut routes, mut problem) = (Vec::new(), None);
+        for connection in trust.connections(peer) {
+            match Route::new(trust, peer, connection) {
+                Ok(route) => routes.push(route),
+                Err(why) => {
+                    tracing::error!(%peer, why, "a connection of the party file cannot be used");
+                    problem.get_or_insert(why);
+                }
+            }
+        }
+        let none = || format!("the party file has no connection for {peer} that {} may use", trust.own);
+        Self {
+            version: trust.version,
+            ours: trust.own.clone(),
+            all: routes,
+            in_use: Mutex::new(0),
+            problem: problem.unwrap_or_else(none),
+        }
     }
 
     fn route_in_use(&self) -> usize {
@@ -174,27 +171,38 @@ impl PeerLink {
     fn turn_from(&self, failed: usize) -> usize {
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         if *in_use == failed {
-            *in_use = (failed + 1) % self.routes.len();
+            *in_use = (failed + 1) % self.all.len();
         }
         *in_use
     }
 }
 
+async fn call(message: &Outgoing, ours: &PartyId, channel: Channel) -> Result<Verdict, Status> {
+    let mut request = Request::new(ServerSimpleSendRequest {
+        message_id: message.id.as_str().to_owned(),
+        payload: message.payload.clone(),
+    });
+    metadata::write_delivery(request.metadata_mut(), ours, &message.identity);
+    // No limit of ours on what is sent: the message was accepted, so only the peer's limit counts.
+    let mut client = SimpleRequestServerClient::new(channel).max_decoding_message_size(REPLY_LIMIT);
+    client.server_simple_send(request).await.map(|answer| of_response(answer.into_inner()))
+}
+
 #[tonic::async_trait]
 impl Deliver for PeerLink {
     async fn deliver(&self, message: &Outgoing, suspect: bool) -> Verdict {
-        let mut at = self.route_in_use();
-        let Some(route) = self.routes.get(at) else {
-            let reason = "the party file has no usable connection for this party".to_owned();
-            return Verdict::TryAgain { reason, whole_peer: true };
-        };
+        let routes = self.routes();
+        if routes.all.is_empty() {
+            return Verdict::TryAgain { reason: routes.problem.clone(), whole_peer: true };
+        }
+        let mut at = routes.route_in_use();
         let limit = self.timeout + Duration::from_secs(message.payload.len() as u64 / BYTES_PER_SECOND);
-        let mut answer = self.attempt(message, route, suspect, limit).await;
+        let mut answer = self.attempt(message, &routes, at, suspect, limit).await;
         if answer.as_ref().is_err_and(|trouble| trouble.status().code() == Code::Unavailable) {
             // The first attempt after a break only finds the break, so once more at once, over the next connection
             // where there are several.
-            at = self.turn_from(at);
-            answer = self.attempt(message, &self.routes[at], suspect, limit).await;
+            at = routes.turn_from(at);
+            answer = self.attempt(message, &routes, at, suspect, limit).await;
         }
         let verdict = match answer {
             Ok(verdict) => verdict,
@@ -202,80 +210,10 @@ impl Deliver for PeerLink {
             Err(Trouble::Stream(status)) => Verdict::TryAgain { reason: in_words(&status), whole_peer: true },
         };
         if matches!(verdict, Verdict::TryAgain { whole_peer: true, .. }) {
-            self.turn_from(at);
+            routes.turn_from(at);
         }
         verdict
     }
-}
-
-impl Route {
-    fn channel(&self) -> (u64, Channel) {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn renew(&self, generation: u64) {
-        {
-            let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-            if channel.0 != generation {
-                return;
-            }
-            *channel = (generation + 1, self.endpoint.connect_lazy());
-        }
-        // Whoever holds it is opening a stream over the old connection, in vain.
-        if let Ok(mut link) = self.link.try_lock()
-            && let Link::Open(stream) = &*link
-        {
-            stream.give_up(crate::status::link_ended());
-            *link = Link::Closed;
-        }
-    }
-
-    /// The open stream, opened if need be. `None`: the peer does not know it.
-    async fn link(
-        &self,
-        channel: Channel,
-        ours: &PartyId,
-        tasks: &TaskTracker,
-    ) -> Result<Option<Arc<LinkStream>>, Status> {
-        let mut link = self.link.lock().await;
-        match &*link {
-            Link::Open(stream) if !stream.is_over() => return Ok(Some(stream.clone())),
-            Link::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
-            _ => {}
-        }
-        match LinkStream::open(channel, ours, tasks).await {
-            Ok(stream) => {
-                let stream = Arc::new(stream);
-                *link = Link::Open(stream.clone());
-                Ok(Some(stream))
-            }
-            Err(status) if status.code() == Code::Unimplemented => {
-                if !matches!(*link, Link::NotKnown(_)) {
-                    let url = self.endpoint.uri();
-                    tracing::info!(%url, "the peer does not know the peer link; delivering over ServerSimpleSend");
-                }
-                *link = Link::NotKnown(Instant::now() + ASK_AGAIN);
-                Ok(None)
-            }
-            Err(status) => {
-                *link = Link::Closed;
-                Err(status)
-            }
-        }
-    }
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    Ok(Endpoint::from_shared(url)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(TCP_KEEPALIVE))
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_ANSWER)
-        .keep_alive_while_idle(false))
 }
 
 fn of_response(response: Response) -> Verdict {
@@ -385,21 +323,19 @@ mod tests {
 
     #[test]
     fn connections_are_used_in_turn() {
-        let connection = |port: u16| Connection {
+        let connection = |port: u16| crate::parties::Connection {
             kind: crate::parties::ConnectionType::Direct,
             url: format!("localhost:{port}"),
             certificates: String::new(),
-            whitelist: Vec::new(),
+            whitelist: vec!["*".into()],
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _in_runtime = runtime.enter();
-        let connections = [connection(1), connection(2)];
-        let link = PeerLink::new(
-            PartyId::new("a").unwrap(),
-            &connections,
-            Duration::from_secs(1),
-            TaskTracker::new(),
-        );
+        let peer = PartyId::new("b").unwrap();
+        let parties =
+            crate::parties::Parties { parties: [(peer.clone(), vec![connection(1), connection(2)])].into() };
+        let trust = crate::trust::fixed("a", parties);
+        let link = Routes::new(&trust.borrow(), &peer);
         assert_eq!(link.turn_from(0), 1);
         assert_eq!(link.turn_from(0), 1, "many attempts fail together, but it turns once");
         assert_eq!(link.turn_from(1), 0);

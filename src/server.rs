@@ -20,6 +20,7 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 
 use crate::client_api::SimpleApi;
+use crate::guard::Guard;
 use crate::health::HealthApi;
 use crate::link_api::{LinkApi, MAX_FRAME_BYTES};
 use crate::listen::Connections;
@@ -82,6 +83,7 @@ impl Server {
         let calls = Calls::default();
         let router = server_settings()
             .layer(CountCalls(calls.clone()))
+            .layer(Guard::default())
             .add_service(simple)
             .add_service(PeerLinkServer::new(link).max_decoding_message_size(MAX_FRAME_BYTES))
             .add_service(HealthServer::new(health.clone()))

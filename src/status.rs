@@ -6,7 +6,13 @@
 use bytes::Bytes;
 use petnet_storage::StoreError;
 use tonic::Status;
+use tonic::body::Body;
+use tonic::codec::{BufferSettings, EncodeBody, SingleMessageCompressionOverride};
+use tonic::codegen::http;
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic_prost::ProstEncoder;
 
+use crate::access::Denied;
 use crate::mailbox::Refusal;
 use crate::proto::simple::Response;
 
@@ -60,6 +66,26 @@ pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
     };
     let error_msg = Some(refusal.to_string());
     Ok(Response { success: false, payload: None, error_code: Some(code), error_msg })
+}
+
+/// A call that its caller has no right to: in a `Response` where the service has them, else as a gRPC status.
+pub(crate) fn denied(path: &str, why: Denied) -> http::Response<Body> {
+    let refusal = Refusal::Denied(why);
+    let response = match refused(&refusal) {
+        Ok(response) if path.starts_with("/petnet.simple.v1.") => response,
+        _ => return Status::permission_denied(refusal.to_string()).into_http(),
+    };
+    let once = futures_util::stream::iter([Ok(response)]);
+    let encoder = ProstEncoder::new(BufferSettings::default());
+    let plain = SingleMessageCompressionOverride::default();
+    let mut answer = http::Response::new(Body::new(EncodeBody::new_server(encoder, once, None, plain, None)));
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    answer
+}
+
+/// A method that is not served here.
+pub(crate) fn not_served(path: &str) -> http::Response<Body> {
+    Status::unimplemented(format!("{path} is not served here")).into_http()
 }
 
 /// A health check for a service that is not served here.

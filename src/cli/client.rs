@@ -1,18 +1,25 @@
 //! A connection from the command line to a running gateway.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use petnet_storage::{MessageId, PartyId};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use crate::identity::host;
 use crate::metadata;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
 use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
+use crate::tls;
+use crate::tls::connector::Connector;
 
 /// A gateway that does not answer a connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +37,9 @@ pub(crate) struct GatewayAddress {
     /// Address of the gateway
     #[arg(long, env = "PETNET_ADDR", value_name = "HOST:PORT", default_value = "localhost:1235")]
     pub(crate) gateway: String,
+    /// Folder with ca.crt, client.crt and client.key: speak TLS, as that client
+    #[arg(long, env = "PETNET_CERTS", value_name = "DIR")]
+    pub(crate) certs: Option<PathBuf>,
 }
 
 pub(crate) type Client = SimpleRequestServerClient<Channel>;
@@ -56,12 +66,39 @@ pub(crate) fn client(channel: Channel) -> Client {
 
 pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> {
     let gateway = &address.gateway;
-    let channel = endpoint(gateway)?.connect().await.with_context(|| {
+    let endpoint = endpoint(gateway)?;
+    let connected = match &address.certs {
+        None => endpoint.connect().await,
+        Some(folder) => {
+            let connector = Connector::new(Some((config(folder)?, name(gateway)?)));
+            let origin = format!("https://{gateway}").parse().context("the address is not one")?;
+            endpoint.origin(origin).connect_with_connector(connector).await
+        }
+    };
+    let channel = connected.with_context(|| {
         format!(
-            "cannot reach a gateway at {gateway}; is it running? Give its address with --gateway or PETNET_ADDR"
+            "cannot reach a gateway at {gateway}; is it running, and does it speak {}? Give its address with --gateway or \
+             PETNET_ADDR, and certificates for TLS with --certs or PETNET_CERTS",
+            if address.certs.is_some() { "TLS" } else { "without TLS" }
         )
     })?;
     Ok(client(channel))
+}
+
+fn name(gateway: &str) -> anyhow::Result<ServerName<'static>> {
+    let host = host(gateway).unwrap_or_default().to_owned();
+    ServerName::try_from(host).with_context(|| format!("{gateway:?} has no name for TLS"))
+}
+
+/// How a program of a party speaks TLS.
+fn config(folder: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+    let read = |name: &str| {
+        let file = folder.join(name);
+        std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
+    };
+    let (roots, certificate, key) = (read("ca.crt")?, read("client.crt")?, read("client.key")?);
+    tls::program(&String::from_utf8_lossy(&roots), (&certificate, &key))
+        .map_err(|why| anyhow!("the certificates in {} cannot be used: {why}", folder.display()))
 }
 
 /// Sends a message; returns when it is accepted.

@@ -3,6 +3,7 @@
 //! Invariant: results go to stdout, everything else to stderr; an exit code of 0 means that what was asked for
 //! happened.
 
+mod certs;
 mod client;
 mod crashtest;
 mod local;
@@ -27,7 +28,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed; verify: damage found; crashtest: something was lost, or nothing was proved
+  1  it failed; verify: damage found; certs show: not valid; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
   3  serve, verify, repair: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
@@ -52,6 +53,7 @@ enum Sub {
     Verify(verify::Verify),
     Repair(repair::Repair),
     Crashtest(crashtest::Crashtest),
+    Certs(certs::Certs),
 }
 
 /// How a command ends.
@@ -94,6 +96,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Verify(verify) => reported(block_on(verify.run())),
         Sub::Repair(repair) => reported(block_on(repair.run())),
         Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
+        Sub::Certs(certs) => certs.run(),
     };
     exit.into()
 }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::signals::StopSignals;
+use super::signals::{Hangup, StopSignals};
 use super::{Exit, block_on};
 use crate::config::{self, Checked, RawSettings};
 use crate::gateway::Gateway;
@@ -61,7 +61,7 @@ impl Serve {
 
 async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> {
     let Checked { settings, parties, notices, .. } = checked;
-    let mut signals = StopSignals::listen()?;
+    let (mut signals, mut hangup) = (StopSignals::listen()?, Hangup::listen()?);
     let orphaned = stdin_end(stop_with_stdin);
     tokio::pin!(orphaned);
     for notice in notices {
@@ -97,6 +97,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             None
         }
         why = gateway.failed() => Some(why),
+        () = hangup.each(|| gateway.reload()) => None,
     };
     if let Some(why) = &poisoned {
         error!("the store takes no more, stopping: {why}; start the gateway again to read back from disk");

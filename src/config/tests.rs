@@ -1,8 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use time::OffsetDateTime;
 
 use super::*;
+use crate::certs::make::{Authority, Names, Pair, Wanted};
+use crate::testing::party;
 
 const PARTIES: &str = r#"{"party_a": {"petnet": []}, "party_b": {"petnet": [{"url": "b:1235"}]}}"#;
 
@@ -106,15 +111,115 @@ fn party_is_required_and_must_be_in_the_party_file() {
     assert!(mistakes[0].starts_with("PARTY: not set"), "{mistakes:?}");
 }
 
+/// A certificate of `party_a` by its own authority, in the folder of certificates; its root.
+fn give_certificate(place: &Place, wanted: impl FnOnce(&Authority) -> Pair) -> String {
+    let authority = Authority::new(&party("party_a"), 10).unwrap();
+    let pair = wanted(&authority);
+    fs::write(place.path("certs/server.crt"), &pair.certificate).unwrap();
+    fs::write(place.path("certs/server.key"), &pair.key).unwrap();
+    authority.pair().certificate
+}
+
+fn gateway_of_a(authority: &Authority) -> Pair {
+    authority.issue(&Wanted::gateway(&party("party_a"), &Names::default(), 100).unwrap()).unwrap()
+}
+
+fn valid_between(authority: &Authority, from: i64, until: i64) -> Pair {
+    let now = OffsetDateTime::now_utc();
+    let wanted = Wanted::gateway(&party("party_a"), &Names::default(), 1).unwrap();
+    let (from, until) = (now + time::Duration::days(from), now + time::Duration::days(until));
+    authority.issue(&Wanted { from, until, ..wanted }).unwrap()
+}
+
+#[track_caller]
+fn one_mistake(place: &Place, part: &str) {
+    let mistakes = place.mistakes(&[]);
+    assert!(mistakes.len() == 1 && mistakes[0].contains(part), "{part}: {mistakes:?}");
+}
+
 #[test]
-fn certificates_are_refused_rather_than_ignored() {
+fn certificates_in_their_folder_mean_tls() {
+    let place = Place::new();
+    give_certificate(&place, gateway_of_a);
+    let checked = place.check(&[("ENV", "prod")]).unwrap();
+    assert!(checked.settings.own_certificate.is_some());
+    let notices = checked.notices.join("\n");
+    assert!(notices.contains("no certificates for party_a itself"), "{notices}");
+    assert!(!notices.contains("PLAINTEXT"), "{notices}");
+}
+
+#[test]
+fn a_certificate_that_cannot_serve_is_refused_with_the_reason() {
     let place = Place::new();
     fs::write(place.path("certs/server.key"), "key").unwrap();
-    let mistakes = place.mistakes(&[]);
-    assert!(
-        mistakes[0].contains("server.key") && mistakes[0].contains("cannot serve TLS yet"),
-        "{mistakes:?}"
-    );
+    one_mistake(&place, "server.crt is not; TLS needs both");
+    fs::remove_file(place.path("certs/server.key")).unwrap();
+    fs::write(place.path("certs/server.crt"), "certificate").unwrap();
+    one_mistake(&place, "server.key is not; TLS needs both");
+
+    give_certificate(&place, gateway_of_a);
+    let other = gateway_of_a(&Authority::new(&party("party_a"), 10).unwrap());
+    fs::write(place.path("certs/server.key"), other.key).unwrap();
+    one_mistake(&place, "is not the key of the first certificate");
+    fs::write(place.path("certs/server.key"), "nothing").unwrap();
+    one_mistake(&place, "no private key in it");
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    fs::write(place.path("certs/server.key"), encrypted).unwrap();
+    one_mistake(&place, "the key is encrypted");
+    give_certificate(&place, gateway_of_a);
+    fs::write(place.path("certs/server.crt"), "nothing").unwrap();
+    one_mistake(&place, "no certificate in it");
+
+    give_certificate(&place, |authority| valid_between(authority, -3, -1));
+    one_mistake(&place, "the certificate expired at");
+    give_certificate(&place, |authority| valid_between(authority, 1, 3));
+    one_mistake(&place, "is not valid before");
+    give_certificate(&place, |authority| {
+        authority.issue(&Wanted::gateway(&party("party_b"), &Names::default(), 100).unwrap()).unwrap()
+    });
+    one_mistake(&place, "is the certificate of party_b, not of party_a");
+}
+
+#[test]
+fn what_an_operator_should_know_of_a_certificate_is_told() {
+    let place = Place::new();
+    give_certificate(&place, |authority| valid_between(authority, -1, 20));
+    let notices = place.check(&[]).unwrap().notices.join("\n");
+    assert!(notices.contains("server.crt expires in ") && notices.contains("chmod 600"), "{notices}");
+    fs::set_permissions(place.path("certs/server.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    give_certificate(&place, |authority| {
+        let wanted = Wanted::gateway(&party("party_a"), &Names::default(), 100).unwrap();
+        authority.issue(&Wanted { names: Vec::new(), ..wanted }).unwrap()
+    });
+    let notices = place.check(&[]).unwrap().notices.join("\n");
+    assert!(notices.contains("names no party") && !notices.contains("chmod"), "{notices}");
+}
+
+/// openssl's forms of keys: PKCS#1 of RSA, SEC1 of elliptic curves, PKCS#8 of both.
+#[test]
+fn keys_of_every_usual_form_are_taken() {
+    let place = Place::new();
+    let certs = place.path("certs");
+    let openssl = |arguments: &str| {
+        let ran =
+            std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(&certs).output();
+        let ran = ran.expect("openssl runs; install it: this test needs it");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    let make =
+        "req -x509 -key server.key -out server.crt -days 90 -subj /CN=a -addext subjectAltName=DNS:party_a";
+    for key in [
+        "genrsa -traditional -out server.key 2048",
+        "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out server.key",
+        "ecparam -name prime256v1 -genkey -noout -out server.key",
+        "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out server.key",
+        "genpkey -algorithm ED25519 -out server.key",
+    ] {
+        openssl(key);
+        openssl(make);
+        let checked = place.check(&[]);
+        assert!(checked.is_ok_and(|c| c.settings.own_certificate.is_some()), "{key}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Whole gateways in one process over engines in memory: what clients and peers see on the wire.
 
+mod access;
 mod calls;
 mod delivery;
 mod health;
 mod link;
 mod shutdown;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ fn settings(name: &str) -> Settings {
         http_listen_addr: "127.0.0.1:0".parse().unwrap(),
         party_file: "unused".into(),
         pem_path: "unused".into(),
+        own_certificate: None,
         tls_client_auth: crate::config::TlsClientAuth::Required,
         data_dir: "unused".into(),
         message_ttl: None,
@@ -82,7 +85,7 @@ struct Running {
 
 impl Running {
     async fn start(settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(&settings, &parties);
+        let hub = Hub::new(settings.max_waiting);
         let engine = FakeEngine::new(hub.clone());
         let report = OpenReport {
             incarnation: Incarnation { started_ms: 1, random: 1 },

@@ -1,0 +1,166 @@
+//! Who may do what: the only place that decides it.
+//!
+//! | caller | mailbox | deliver | peer link | health |
+//! |---|---|---|---|---|
+//! | without TLS, anyone | yes | as whom it says, if the whitelist admits that party | the same | yes |
+//! | TLS, no certificate (`TLS_CLIENT_AUTH=optional`) | no | unnamed, if the whitelist admits `*` | no | no |
+//! | a program of our own party | yes | no | no | yes |
+//! | another party | no | as itself, if the whitelist admits it | the same | yes |
+//!
+//! Invariant: a method that is not in [`Right::of`] is nobody's, and whom TLS let in has exactly one of these rows.
+
+use petnet_storage::PartyId;
+use tonic::Extensions;
+
+use crate::listen::ConnectionInfo;
+use crate::parties::Parties;
+
+/// Who calls, as far as the connection proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// There is no TLS: nothing is proved, and nothing is asked for.
+    Anyone,
+    /// TLS, and no certificate.
+    Unnamed,
+    /// A program of our own party.
+    Own,
+    /// Another party.
+    Peer(PartyId),
+}
+
+/// What a method needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// Sending and receiving for our own party.
+    Mailbox,
+    /// Delivering one message.
+    Deliver,
+    /// Opening a peer link.
+    Link,
+    /// Asking whether the gateway serves.
+    Health,
+}
+
+impl Right {
+    /// What the method with this path needs. `None`: not served.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/petnet.simple.v1.SimpleRequestServer/ClientSimpleSend"
+            | "/petnet.simple.v1.SimpleRequestServer/ClientSimpleRecv" => Self::Mailbox,
+            "/petnet.simple.v1.SimpleRequestServer/ServerSimpleSend" => Self::Deliver,
+            "/petnet.peer.v1.PeerLink/Deliver" => Self::Link,
+            "/petnet.health.v1.Health/Check"
+            | "/petnet.health.v1.Health/Watch"
+            | "/grpc.health.v1.Health/Check"
+            | "/grpc.health.v1.Health/Watch" => Self::Health,
+            _ => return None,
+        })
+    }
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    /// The caller's row of the table says no.
+    #[error("{who} may not {what}")]
+    NotTheirs {
+        /// Who.
+        who: String,
+        /// What it tried.
+        what: &'static str,
+    },
+    /// Whoever delivers under another name than its certificate's.
+    #[error("the certificate is that of {proved:?}, and the delivery says it is from {claimed:?}")]
+    AnotherName {
+        /// Of the certificate.
+        proved: PartyId,
+        /// In the call.
+        claimed: PartyId,
+    },
+    /// The sender is our own party.
+    #[error("sender {0:?} is the party of the receiving gateway itself")]
+    OurOwnName(PartyId),
+    /// The sender is nobody of the party file.
+    #[error("sender {0:?} is not in the party file of {1:?}")]
+    Stranger(PartyId, PartyId),
+    /// The whitelist of our own entry does not have the sender.
+    #[error("the whitelist of {1:?} does not name {0:?}")]
+    NotListed(PartyId, PartyId),
+    /// The same, where the sender is not named at all.
+    #[error("the delivery names no sender and the whitelist of {0:?} does not admit everybody (\"*\")")]
+    NobodyListed(PartyId),
+    /// No connection of the receiver may be used by us.
+    #[error("no connection to {0:?} has {1:?} in its whitelist")]
+    MayNotSend(PartyId, PartyId),
+}
+
+/// Who is behind a call. Without a connection of ours (in tests) nothing is proved.
+pub(crate) fn caller(call: &Extensions) -> Caller {
+    call.get::<ConnectionInfo>().map_or(Caller::Anyone, ConnectionInfo::caller)
+}
+
+/// The table.
+pub(crate) fn may(caller: &Caller, right: Right) -> Result<(), Denied> {
+    let allowed = match caller {
+        Caller::Anyone => true,
+        Caller::Unnamed => right == Right::Deliver,
+        Caller::Own => matches!(right, Right::Mailbox | Right::Health),
+        Caller::Peer(_) => matches!(right, Right::Deliver | Right::Link | Right::Health),
+    };
+    if allowed {
+        return Ok(());
+    }
+    let who = match caller {
+        Caller::Anyone => "anyone".to_owned(),
+        Caller::Unnamed => "a caller without a certificate".to_owned(),
+        Caller::Own => "a program of this gateway's own party".to_owned(),
+        Caller::Peer(party) => format!("another party ({party})"),
+    };
+    let what = match right {
+        Right::Mailbox => "use the mailbox",
+        Right::Deliver => "deliver messages",
+        Right::Link => "open a peer link",
+        Right::Health => "ask for health",
+    };
+    Err(Denied::NotTheirs { who, what })
+}
+
+/// Whose message a delivery is: the certificate decides, and without one what the call says.
+pub(crate) fn sender(caller: &Caller, claimed: Option<PartyId>) -> Result<Option<PartyId>, Denied> {
+    match (caller, claimed) {
+        (Caller::Peer(proved), Some(claimed)) if *proved != claimed => {
+            Err(Denied::AnotherName { proved: proved.clone(), claimed })
+        }
+        (Caller::Peer(proved), _) => Ok(Some(proved.clone())),
+        // A name that nothing proves is worth nothing where others prove theirs.
+        (Caller::Unnamed | Caller::Own, _) => Ok(None),
+        (Caller::Anyone, claimed) => Ok(claimed),
+    }
+}
+
+/// Whether messages of `sender` are taken here.
+pub(crate) fn may_deliver(own: &PartyId, parties: &Parties, sender: Option<&PartyId>) -> Result<(), Denied> {
+    if let Some(sender) = sender {
+        if sender == own {
+            return Err(Denied::OurOwnName(sender.clone()));
+        }
+        if !parties.contains(sender) {
+            return Err(Denied::Stranger(sender.clone(), own.clone()));
+        }
+    }
+    if parties.whitelist_admits(own, sender) {
+        return Ok(());
+    }
+    Err(match sender {
+        Some(sender) => Denied::NotListed(sender.clone(), own.clone()),
+        None => Denied::NobodyListed(own.clone()),
+    })
+}
+
+/// Whether our programs may send to `receiver`.
+pub(crate) fn may_send(own: &PartyId, parties: &Parties, receiver: &PartyId) -> Result<(), Denied> {
+    if parties.whitelist_admits(receiver, Some(own)) {
+        return Ok(());
+    }
+    Err(Denied::MayNotSend(receiver.clone(), own.clone()))
+}

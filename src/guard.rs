@@ -1,0 +1,79 @@
+//! Stands before every service: a call that [`crate::access`] does not allow goes no further.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{Extensions, Request, Response};
+
+use crate::access::{self, Caller, Denied, Right};
+use crate::listen::ConnectionInfo;
+use crate::seldom::Seldom;
+use crate::status;
+
+/// The layer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Guard(Arc<Refused>);
+
+#[derive(Debug, Default)]
+struct Refused {
+    calls: AtomicU64,
+    lines: Seldom,
+}
+
+impl Guard {
+    /// The answer to a call that goes no further.
+    fn stops(&self, path: &str, call: &Extensions) -> Option<Response<Body>> {
+        // A service that the table does not know is not served, whoever calls.
+        let Some(right) = Right::of(path) else { return Some(status::not_served(path)) };
+        self.check(right, path, call).err().map(|why| status::denied(path, why))
+    }
+
+    fn check(&self, right: Right, path: &str, call: &Extensions) -> Result<(), Denied> {
+        let info = call.get::<ConnectionInfo>();
+        let caller = info.map_or(Caller::Anyone, ConnectionInfo::caller);
+        access::may(&caller, right).inspect_err(|why| {
+            self.0.calls.fetch_add(1, Ordering::Relaxed);
+            let from = info.map(ConnectionInfo::from);
+            self.0.lines.tell(|before| tracing::warn!(?from, path, %why, more = before, "call refused"));
+        })
+    }
+}
+
+impl<S> tower::Layer<S> for Guard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+/// A service behind the guard.
+#[derive(Debug, Clone)]
+pub(crate) struct Guarded<S> {
+    guard: Guard,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<std::future::Ready<Result<Response<Body>, S::Error>>, S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.guard.stops(request.uri().path(), request.extensions()) {
+            None => Either::Right(self.inner.call(request)),
+            Some(answer) => Either::Left(std::future::ready(Ok(answer))),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One way to a peer: its channel, and the stream that is open over it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use petnet_storage::PartyId;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::connect::Dial;
+use super::stream::LinkStream;
+use crate::parties::Connection;
+use crate::trust::Trust;
+
+/// A peer that did not know the stream may have been replaced by one that does: asked again after this long.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
+
+/// One connection of the party file.
+#[derive(Debug)]
+pub(super) struct Route {
+    dial: Dial,
+    channel: Mutex<(u64, Channel)>,
+    /// Held while a stream is opened: many need it at once, one opens it.
+    link: tokio::sync::Mutex<Link>,
+}
+
+/// What is known of a route's stream.
+#[derive(Debug)]
+enum Link {
+    Closed,
+    Open(Arc<LinkStream>),
+    /// The peer does not know it; asked again from then on.
+    NotKnown(Instant),
+}
+
+impl Route {
+    /// An error: nobody can be reached over it.
+    pub(super) fn new(trust: &Trust, peer: &PartyId, connection: &Connection) -> Result<Self, String> {
+        let dial = Dial::new(trust, peer, connection)?;
+        let channel = Mutex::new((0, dial.channel()));
+        Ok(Self { dial, channel, link: tokio::sync::Mutex::new(Link::Closed) })
+    }
+
+    pub(super) fn channel(&self) -> (u64, Channel) {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn renew(&self, generation: u64) {
+        {
+            let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+            if channel.0 != generation {
+                return;
+            }
+            *channel = (generation + 1, self.dial.channel());
+        }
+        // Whoever holds it is opening a stream over the old connection, in vain.
+        if let Ok(mut link) = self.link.try_lock()
+            && let Link::Open(stream) = &*link
+        {
+            stream.give_up(crate::status::link_ended());
+            *link = Link::Closed;
+        }
+    }
+
+    /// The open stream, opened if need be. `None`: the peer does not know it.
+    pub(super) async fn link(
+        &self,
+        channel: Channel,
+        ours: &PartyId,
+        tasks: &TaskTracker,
+    ) -> Result<Option<Arc<LinkStream>>, Status> {
+        let mut link = self.link.lock().await;
+        match &*link {
+            Link::Open(stream) if !stream.is_over() => return Ok(Some(stream.clone())),
+            Link::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
+            _ => {}
+        }
+        match LinkStream::open(channel, ours, tasks).await {
+            Ok(stream) => {
+                let stream = Arc::new(stream);
+                *link = Link::Open(stream.clone());
+                Ok(Some(stream))
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                if !matches!(*link, Link::NotKnown(_)) {
+                    let url = self.dial.uri();
+                    tracing::info!(%url, "the peer does not know the peer link; delivering over ServerSimpleSend");
+                }
+                *link = Link::NotKnown(Instant::now() + ASK_AGAIN);
+                Ok(None)
+            }
+            Err(status) => {
+                *link = Link::Closed;
+                Err(status)
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The forwarders of all peers: two for each, one of every lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use petnet_storage::{Engine, PartyId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Settings;
+use crate::forwarder::{Forwarder, Lane, Window};
+use crate::hub::Hub;
+use crate::parties::Parties;
+use crate::peer_link::PeerLink;
+use crate::trust::Current;
+
+/// Forwarders end by themselves within this time; then the store is closed in any case.
+const END: Duration = Duration::from_secs(2);
+
+/// What forwarders need, and those that run.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    own: PartyId,
+    hub: Arc<Hub>,
+    engine: Arc<dyn Engine>,
+    trust: Current,
+    window: Window,
+    delivery_timeout: Duration,
+    running: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Peers {
+    /// None run yet.
+    pub(crate) fn new(settings: &Settings, hub: Arc<Hub>, engine: Arc<dyn Engine>, trust: Current) -> Self {
+        let window = Window {
+            messages: settings.max_in_flight.max(1),
+            bytes: settings.max_in_flight_bytes,
+            retry_cap: settings.retry_cap,
+        };
+        Self {
+            own: settings.party.clone(),
+            hub,
+            engine,
+            trust,
+            window,
+            delivery_timeout: settings.delivery_timeout,
+            running: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Starts the forwarders of every party that has none yet. Those of a party that is gone from the file stay: its
+    /// messages wait for it.
+    pub(crate) fn start(&self, parties: &Parties) {
+        for peer in parties.parties.keys().filter(|party| **party != self.own) {
+            let Some(wakes) = self.hub.add(peer) else { continue };
+            for lane in [Lane::Small, Lane::Bulk] {
+                let link = PeerLink::new(
+                    peer.clone(),
+                    self.trust.clone(),
+                    self.delivery_timeout,
+                    self.running.clone(),
+                );
+                let window = Window { bytes: lane.share(self.window.bytes), ..self.window };
+                let forwarder =
+                    Forwarder::new(peer.clone(), lane, self.engine.clone(), link, wakes.clone(), window);
+                self.running.spawn(forwarder.run(self.stop.clone()));
+            }
+        }
+    }
+
+    /// Logs the parties that messages wait for and that the party file does not have.
+    pub(crate) async fn tell_of_strangers(&self) {
+        let peers: Vec<PartyId> = match self.engine.peers_with_pending().await {
+            Ok(peers) => peers,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list the peers with pending messages");
+                return;
+            }
+        };
+        for peer in peers.iter().filter(|peer| !self.hub.knows(peer)) {
+            tracing::warn!(%peer, "messages are pending for a party that is not in the party file; they wait for it");
+        }
+    }
+
+    /// Ends them all.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.running.close();
+        if tokio::time::timeout(END, self.running.wait()).await.is_err() {
+            tracing::warn!("a forwarder did not end in time");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Who the parties are, and TLS with what they and we show, as of one reading of the files.
+//!
+//! All of it changes at once: nobody is judged by the old roots under a new party file. Who is in a call keeps the version
+//! that it began with.
+
+use std::sync::Arc;
+
+use petnet_storage::PartyId;
+use tokio::sync::watch;
+
+use crate::config::Settings;
+use crate::parties::{Connection, Parties};
+use crate::tls::Tls;
+
+/// One version.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    /// Our own party.
+    pub(crate) own: PartyId,
+    pub(crate) parties: Arc<Parties>,
+    /// `None`: plaintext.
+    pub(crate) tls: Option<Tls>,
+    /// Rises with every change.
+    pub(crate) version: u64,
+}
+
+/// The version in force.
+pub(crate) type Current = watch::Receiver<Arc<Trust>>;
+
+impl Trust {
+    /// The version with which a gateway starts, or one that follows. An error: the certificates in the party file cannot be
+    /// used.
+    pub(crate) fn new(settings: &Settings, parties: Parties, version: u64) -> Result<Self, String> {
+        let parties = Arc::new(parties);
+        let tls = match &settings.own_certificate {
+            Some(own) => Some(Tls::new(own, parties.clone(), settings.tls_client_auth)?),
+            None => None,
+        };
+        Ok(Self { own: settings.party.clone(), parties, tls, version })
+    }
+
+    /// The connections over which we may send to `peer`.
+    pub(crate) fn connections<'a>(&'a self, peer: &PartyId) -> impl Iterator<Item = &'a Connection> {
+        self.parties.connections(peer).iter().filter(|connection| connection.admits(&self.own))
+    }
+}
+
+/// One version for ever, without TLS.
+#[cfg(test)]
+pub(crate) fn fixed(own: &str, parties: Parties) -> Current {
+    let own = crate::testing::party(own);
+    watch::channel(Arc::new(Trust { own, parties: Arc::new(parties), tls: None, version: 0 })).1
+}
