@@ -24,6 +24,8 @@ use crate::parties::Parties;
 use crate::peers::Peers;
 use crate::reload::Reload;
 use crate::server::Server;
+#[cfg(test)]
+use crate::trust::Current;
 use crate::trust::Trust;
 
 /// Connections that the kernel keeps for us until we accept them.
@@ -59,6 +61,10 @@ pub struct Gateway {
     server: Server,
     peers: Arc<Peers>,
     reload: Arc<Notify>,
+    #[cfg(test)]
+    trust: Current,
+    #[cfg(test)]
+    readings: watch::Receiver<u64>,
     draining: CancellationToken,
     grace: Duration,
 }
@@ -128,6 +134,8 @@ impl Gateway {
         peers.tell_of_strangers().await;
         let reload = Arc::<Notify>::default();
         let reloading = Reload::new(settings.clone(), parties, sender, peers.clone(), reload.clone());
+        #[cfg(test)]
+        let (current, readings) = (trust.clone(), reloading.readings.subscribe());
         tokio::spawn(reloading.run(draining.clone()));
         let mailbox = Mailbox {
             party: settings.party.clone(),
@@ -153,6 +161,10 @@ impl Gateway {
             server,
             peers,
             reload,
+            #[cfg(test)]
+            trust: current,
+            #[cfg(test)]
+            readings,
             draining,
             grace,
         })
@@ -161,6 +173,22 @@ impl Gateway {
     /// Reads the party file and the certificates again, now.
     pub fn reload(&self) {
         self.reload.notify_one();
+    }
+
+    /// What is in force.
+    #[cfg(test)]
+    pub(crate) fn trust(&self) -> &Current {
+        &self.trust
+    }
+
+    /// Reads again, and returns when that is done.
+    #[cfg(test)]
+    pub(crate) async fn reload_and_wait(&self) {
+        let mut readings = self.readings.clone();
+        let before = *readings.borrow_and_update();
+        self.reload();
+        let all = readings.wait_for(|count| *count > before);
+        tokio::time::timeout(Duration::from_secs(10), all).await.expect("it reads").expect("it runs");
     }
 
     /// Where it listens (the real port when 0 was asked for).

@@ -30,6 +30,8 @@ pub(crate) struct Reload {
     wanted: Arc<Notify>,
     /// The mistakes told last: they are told once.
     told: Vec<String>,
+    /// How often they were read.
+    pub(crate) readings: watch::Sender<u64>,
 }
 
 impl Reload {
@@ -42,7 +44,7 @@ impl Reload {
         wanted: Arc<Notify>,
     ) -> Self {
         let files = Files { parties, own_certificate: settings.own_certificate.clone() };
-        Self { settings, files, trust, peers, wanted, told: Vec::new() }
+        Self { settings, files, trust, peers, wanted, told: Vec::new(), readings: watch::channel(0).0 }
     }
 
     /// Until stopped.
@@ -63,6 +65,7 @@ impl Reload {
                     tracing::error!(%error, "cannot read the party file and the certificates again");
                 }
             }
+            self.readings.send_modify(|count| *count += 1);
         }
     }
 

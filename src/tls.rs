@@ -136,6 +136,18 @@ fn store<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Result<Op
     Ok((!store.is_empty()).then_some(store))
 }
 
+/// What is wrong with a certificate, as the end of a sentence.
+fn in_words(why: &rustls::Error) -> String {
+    use rustls::CertificateError as Bad;
+    match why {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "is not signed by any of the certificates that the party file has for that party".into()
+        }
+        rustls::Error::InvalidCertificate(bad) => format!("cannot be believed: {bad}"),
+        other => format!("cannot be believed: {other}"),
+    }
+}
+
 /// A refusal of ours, as rustls takes it: it reaches our log or the reason of an attempt as it is.
 fn refused(why: String) -> rustls::Error {
     rustls::Error::General(why)

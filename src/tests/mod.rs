@@ -7,6 +7,7 @@ mod health;
 mod link;
 mod shutdown;
 mod tls;
+mod trust;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,10 +10,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::{provider, refused, store};
+use super::{in_words, provider, refused, store};
 use crate::config::TlsClientAuth;
 use crate::identity::named;
 use crate::parties::Parties;
+use crate::seldom::Seldom;
 
 /// Decides about the certificates of callers.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct CallerVerifier {
     /// Told to callers, so that they can choose among their certificates.
     roots: Vec<DistinguishedName>,
     mandatory: bool,
+    refusals: Seldom,
 }
 
 impl CallerVerifier {
@@ -41,7 +43,13 @@ impl CallerVerifier {
                 verifiers.insert(party.clone(), verifier);
             }
         }
-        Ok(Self { parties, verifiers, roots, mandatory: auth == TlsClientAuth::Required })
+        Ok(Self {
+            parties,
+            verifiers,
+            roots,
+            mandatory: auth == TlsClientAuth::Required,
+            refusals: Seldom::default(),
+        })
     }
 }
 
@@ -67,9 +75,9 @@ impl ClientCertVerifier for CallerVerifier {
                 "the caller's certificate names {party}, for which the party file has no certificates to check it with"
             )));
         };
-        verifier.verify_client_cert(end_entity, intermediates, now).map_err(|why| {
-            tracing::debug!(%party, %why, "certificate refused");
-            why
+        verifier.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
+            let why = in_words(why);
+            self.refusals.tell(|more| tracing::warn!(%party, more, "a caller's certificate {why}"));
         })
     }
 

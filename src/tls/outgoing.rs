@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-use super::{provider, refused, store};
+use super::{in_words, provider, refused, store};
 use crate::identity::named;
 use crate::parties::{Connection, Parties};
 
@@ -45,8 +45,10 @@ impl ServerCertVerifier for PeerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let verified = self
+            .inner
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            .map_err(|why| refused(format!("the certificate shown as {}'s {}", self.peer, in_words(&why))))?;
         match named(end_entity, &self.parties) {
             Ok(party) if party == self.peer => Ok(verified),
             Ok(party) => {
