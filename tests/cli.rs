@@ -14,7 +14,7 @@ use common::{Place, Running, is_root, petnet, read_only, run};
 
 #[test]
 fn every_sub_command_has_help_with_an_example() {
-    for sub in ["serve", "send", "recv", "quickstart", "verify", "repair", "crashtest"] {
+    for sub in ["serve", "send", "recv", "quickstart", "verify", "repair", "crashtest", "certs"] {
         let (code, out, _) = run(&mut petnet(&[sub, "--help"]));
         let help = String::from_utf8(out).unwrap();
         assert_eq!(code, Some(0));

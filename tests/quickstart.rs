@@ -107,8 +107,17 @@ fn left_in(temporary: &tempfile::TempDir) -> Vec<PathBuf> {
 
 #[test]
 fn the_copy_and_paste_pair_works_and_ctrl_c_ends_everything() {
+    goes_well(&[]);
+}
+
+#[test]
+fn so_it_does_with_tls() {
+    goes_well(&["--tls"]);
+}
+
+fn goes_well(arguments: &[&str]) {
     let temporary = tempfile::tempdir().unwrap();
-    let mut quickstart = Quickstart::start(&temporary, &[]);
+    let mut quickstart = Quickstart::start(&temporary, arguments);
     quickstart.until("Ctrl-C stops both.");
     quickstart.line("all 400 of 400 accepted messages are at party_b and match");
     shell(quickstart.line("echo hello |"));

@@ -28,6 +28,13 @@ pub(crate) struct Lifetimes {
     pub(crate) others: u32,
 }
 
+impl Default for Lifetimes {
+    /// Ten years; and a little over one, which is what public authorities give.
+    fn default() -> Self {
+        Self { authority: 3650, others: 397 }
+    }
+}
+
 /// Makes all six files of a new party.
 pub(crate) fn make(folder: &Path, party: &PartyId, names: &Names, days: Lifetimes) -> Result<(), String> {
     let there: Vec<_> = [AUTHORITY, GATEWAY, PROGRAM]

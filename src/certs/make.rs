@@ -1,6 +1,6 @@
 //! Makes a certificate authority and the certificates of one party (X.509, ECDSA P-256, keys as PKCS#8).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use petnet_storage::PartyId;
 use rcgen::{
@@ -26,6 +26,16 @@ pub(crate) struct Pair {
 pub(crate) struct Names {
     pub(crate) dns: Vec<String>,
     pub(crate) ip: Vec<IpAddr>,
+}
+
+impl Names {
+    /// For callers on the same machine.
+    pub(crate) fn this_machine() -> Self {
+        Self {
+            dns: vec!["localhost".into()],
+            ip: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        }
+    }
 }
 
 /// What a certificate is to be.

@@ -57,10 +57,10 @@ struct Init {
     #[arg(long, value_name = "DIR", default_value = "certs")]
     out: PathBuf,
     /// How long the certificates of gateway and programs are valid, in days
-    #[arg(long, value_name = "DAYS", default_value_t = 397, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    #[arg(long, value_name = "DAYS", default_value_t = Lifetimes::default().others, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: u32,
     /// How long the authority is valid, in days
-    #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    #[arg(long, value_name = "DAYS", default_value_t = Lifetimes::default().authority, value_parser = clap::value_parser!(u32).range(1..=36500))]
     ca_days: u32,
     /// New certificates for gateway and programs by the authority that is there; a running gateway takes them up
     #[arg(long)]
@@ -104,7 +104,7 @@ impl Init {
         let done = if self.renew {
             folder::renew(&self.out, &self.party, is_given.then_some(given), self.days)
         } else {
-            let names = if is_given { given } else { this_machine() };
+            let names = if is_given { given } else { Names::this_machine() };
             let days = Lifetimes { authority: self.ca_days, others: self.days };
             folder::make(&self.out, &self.party, &names, days)
         };
@@ -138,13 +138,6 @@ impl Init {
             }
         }
         say(&format!("See what is in one:  petnet certs show {}", file("server.crt")));
-    }
-}
-
-fn this_machine() -> Names {
-    Names {
-        dns: vec!["localhost".into()],
-        ip: vec![[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()],
     }
 }
 

@@ -65,6 +65,11 @@ pub(crate) fn client(channel: Channel) -> Client {
 }
 
 pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> {
+    channel(address).await.map(client)
+}
+
+/// A connection to a gateway.
+pub(crate) async fn channel(address: &GatewayAddress) -> anyhow::Result<Channel> {
     let gateway = &address.gateway;
     let endpoint = endpoint(gateway)?;
     let connected = match &address.certs {
@@ -75,14 +80,13 @@ pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> 
             endpoint.origin(origin).connect_with_connector(connector).await
         }
     };
-    let channel = connected.with_context(|| {
+    connected.with_context(|| {
         format!(
             "cannot reach a gateway at {gateway}; is it running, and does it speak {}? Give its address with --gateway or \
              PETNET_ADDR, and certificates for TLS with --certs or PETNET_CERTS",
             if address.certs.is_some() { "TLS" } else { "without TLS" }
         )
-    })?;
-    Ok(client(channel))
+    })
 }
 
 fn name(gateway: &str) -> anyhow::Result<ServerName<'static>> {
@@ -180,5 +184,12 @@ fn refusal(response: &Response) -> String {
 
 /// The words of a failed call.
 fn failure(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    let words = format!("{:?}: {}", status.code(), status.message());
+    match status.code() {
+        // No gateway says so: what one gets who speaks in the clear to one that does not.
+        Code::Internal | Code::Unknown => {
+            format!("{words} (does it speak TLS? Give certificates with --certs or PETNET_CERTS)")
+        }
+        _ => words,
+    }
 }

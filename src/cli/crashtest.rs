@@ -70,7 +70,7 @@ impl Crashtest {
             .map_or_else(getrandom::u64, Ok)
             .map_err(|e| anyhow::anyhow!("cannot draw a seed: {e}"))?;
         let place = Place::new(self.dir.as_deref())?;
-        let mut world = World::new(&place)?.with_arguments(&ARGUMENTS);
+        let mut world = World::new(&place, false)?.with_arguments(&ARGUMENTS);
         let (ledger, mut tally) = (Ledger::default(), Tally::default());
         self.opening(&place, seed);
         let ended = tokio::select! {

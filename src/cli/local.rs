@@ -69,18 +69,24 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Not started yet.
-    pub(crate) fn new(place: &Place) -> anyhow::Result<Self> {
+    /// Not started yet. With `tls`, each party gets certificates of its own.
+    pub(crate) fn new(place: &Place, tls: bool) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let [a, b] = ports::free().context("cannot find free ports on 127.0.0.1")?;
         let party_file = place.path.join("party.json");
-        let connection =
-            |port: u16| serde_json::json!({"petnet": [{"type": 1, "url": format!("127.0.0.1:{port}")}]});
-        let parties = serde_json::json!({"party_a": connection(a), "party_b": connection(b)});
+        let certs = |party: &str| PathBuf::from("certs").join(party);
+        let connection = |party: &str, port: u16| {
+            let roots = if tls { certs(party).join("ca.crt") } else { PathBuf::new() };
+            let url = format!("127.0.0.1:{port}");
+            serde_json::json!({"petnet": [{"type": 1, "url": url, "certificates": roots}]})
+        };
+        let parties =
+            serde_json::json!({"party_a": connection("party_a", a), "party_b": connection("party_b", b)});
         fs::write(&party_file, format!("{parties:#}\n"))
             .with_context(|| format!("cannot write {}", party_file.display()))?;
         let gateway = |name: &str, port| {
-            anyhow::Ok(GatewayProcess::new(&program, PartyId::new(name)?, port, &place.path))
+            let gateway = GatewayProcess::new(&program, PartyId::new(name)?, port, &place.path);
+            if tls { gateway.with_certificates(place.path.join(certs(name))) } else { Ok(gateway) }
         };
         Ok(Self { a: gateway("party_a", a)?, b: gateway("party_b", b)? })
     }

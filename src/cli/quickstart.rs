@@ -20,6 +20,7 @@ use super::signals::StopSignals;
 #[command(after_help = "\
 Examples:
   petnet quickstart
+  petnet quickstart --tls
   petnet quickstart --exit --dir /tmp/look-inside
 
 Exit codes: 0 every message arrived and matched, 1 anything else")]
@@ -27,6 +28,9 @@ pub(crate) struct Quickstart {
     /// End after the demonstration instead of keeping the gateways running
     #[arg(long)]
     exit: bool,
+    /// With certificates for each party, and mutual TLS between all
+    #[arg(long)]
+    tls: bool,
     /// Keep all files in this new or empty folder instead of a temporary one
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -36,8 +40,8 @@ impl Quickstart {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let mut signals = StopSignals::listen()?;
         let place = Place::new(self.dir.as_deref())?;
-        let mut world = World::new(&place)?;
-        story::opening(&place);
+        let mut world = World::new(&place, self.tls)?;
+        story::opening(&place, self.tls);
         let told = tokio::select! {
             told = story::tell(&mut world) => told,
             signal = signals.next() => {

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use petnet_storage::PartyId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cli::client::{self, Client};
+use crate::certs::folder::{self, Lifetimes};
+use crate::certs::make::Names;
+use crate::cli::client::{self, Client, GatewayAddress};
 use crate::config::SETTINGS;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
@@ -33,6 +35,8 @@ const TAIL_LINES: usize = 15;
 pub(crate) struct GatewayProcess {
     pub(crate) party: PartyId,
     pub(crate) address: String,
+    /// Its certificates; `None`: without TLS.
+    certs: Option<PathBuf>,
     program: PathBuf,
     folder: PathBuf,
     log: PathBuf,
@@ -51,6 +55,7 @@ impl GatewayProcess {
         Self {
             party,
             address,
+            certs: None,
             program: program.into(),
             folder: folder.into(),
             log,
@@ -58,6 +63,14 @@ impl GatewayProcess {
             child: None,
             lifeline: None,
         }
+    }
+
+    /// Makes certificates for it in `certs`, with which it speaks TLS from its next start on.
+    pub(crate) fn with_certificates(mut self, certs: PathBuf) -> anyhow::Result<Self> {
+        folder::make(&certs, &self.party, &Names::this_machine(), Lifetimes::default())
+            .map_err(|why| anyhow!("cannot make certificates: {why}"))?;
+        self.certs = Some(certs);
+        Ok(self)
     }
 
     /// Starts it and waits until it serves. Returns how long that took.
@@ -82,7 +95,7 @@ impl GatewayProcess {
             .arg("--data-dir")
             .arg(self.folder.join(self.party.as_str()))
             .arg("--pem-path")
-            .arg(self.folder.join("no-certificates"))
+            .arg(self.certs.clone().unwrap_or_else(|| self.folder.join("no-certificates")))
             .args(&self.arguments)
             .arg("--stop-with-stdin")
             .stdin(Stdio::piped())
@@ -104,7 +117,7 @@ impl GatewayProcess {
             if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("the gateway of {} ended while starting ({status})", self.party);
             }
-            if let Ok(true) = timeout(ONE_ASK, is_serving(&self.address)).await {
+            if let Ok(true) = timeout(ONE_ASK, is_serving(&self.reached())).await {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -116,11 +129,12 @@ impl GatewayProcess {
 
     /// A connection to it.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        let channel = client::endpoint(&self.address)?
-            .connect()
-            .await
-            .with_context(|| format!("cannot reach the gateway of {} at {}", self.party, self.address))?;
-        Ok(client::client(channel))
+        client::connect(&self.reached()).await.with_context(|| format!("the gateway of {}", self.party))
+    }
+
+    /// How it is called.
+    pub(crate) fn reached(&self) -> GatewayAddress {
+        GatewayAddress { gateway: self.address.clone(), certs: self.certs.clone() }
     }
 
     /// SIGKILL: it gets no chance to write anything down.
@@ -193,9 +207,8 @@ impl GatewayProcess {
     }
 }
 
-async fn is_serving(address: &str) -> bool {
-    let Ok(endpoint) = client::endpoint(address) else { return false };
-    let Ok(channel) = endpoint.connect().await else { return false };
+async fn is_serving(address: &GatewayAddress) -> bool {
+    let Ok(channel) = client::channel(address).await else { return false };
     HealthClient::new(channel)
         .check(HealthCheckRequest::default())
         .await

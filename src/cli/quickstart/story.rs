@@ -27,13 +27,18 @@ const CONCURRENT: usize = 16;
 /// Longest wait for one message to be accepted or to arrive.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-pub(super) fn opening(place: &Place) {
+pub(super) fn opening(place: &Place, tls: bool) {
     let end = if place.temporary.is_some() { "They are removed at the end." } else { "They stay there." };
     say(&format!(
         "PETNet quickstart\n\n\
          Two parties compute something together. Each runs one gateway; its programs talk only to that one.\n\
-         Here both gateways run on this machine. Their files are in {}. {end}\n",
-        place.path.display()
+         Here both gateways run on this machine. Their files are in {}. {end}{}\n",
+        place.path.display(),
+        if tls {
+            "\nEach party has an authority of its own, and everybody proves by TLS who it is."
+        } else {
+            ""
+        }
     ));
 }
 
@@ -75,15 +80,24 @@ pub(super) fn by_hand(world: &World) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let program = shell_word(&program.to_string_lossy());
     say(&format!(
-        "\nBoth gateways keep running: party_a on {a}, party_b on {b}.\n\
+        "\nBoth gateways keep running: party_a on {}, party_b on {}.\n\
          Send something yourself from another terminal:\n\n  \
-         echo hello | {program} send --gateway {a} --to party_b --id greeting\n  \
-         {program} recv --gateway {b} --id greeting\n\n\
+         echo hello | {program} send {a} --to party_b --id greeting\n  \
+         {program} recv {b} --id greeting\n\n\
          Ctrl-C stops both.",
-        a = world.a.address,
-        b = world.b.address,
+        world.a.address,
+        world.b.address,
+        a = flags(&world.a),
+        b = flags(&world.b),
     ));
     Ok(())
+}
+
+/// What tells `send` and `recv` how to reach a gateway.
+fn flags(gateway: &GatewayProcess) -> String {
+    let reached = gateway.reached();
+    let certs = reached.certs.map(|folder| format!(" --certs {}", shell_word(&folder.to_string_lossy())));
+    format!("--gateway {}{}", reached.gateway, certs.unwrap_or_default())
 }
 
 async fn both_ways(from: &GatewayProcess, to: &GatewayProcess) -> anyhow::Result<()> {
