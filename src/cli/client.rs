@@ -15,6 +15,8 @@ use tonic::{Code, Request, Status};
 
 use crate::identity::host;
 use crate::metadata;
+use crate::proto::health::HealthCheckRequest;
+use crate::proto::health::health_client::HealthClient;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
 use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
@@ -65,7 +67,41 @@ pub(crate) fn client(channel: Channel) -> Client {
 }
 
 pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> {
-    channel(address).await.map(client)
+    let channel = channel(address).await?;
+    is_understood(channel.clone(), address).await?;
+    Ok(client(channel))
+}
+
+/// One call: connecting alone does not tell that the other side speaks TLS and we do not, or that it refused our
+/// certificate.
+async fn is_understood(channel: Channel, address: &GatewayAddress) -> anyhow::Result<()> {
+    let mut health = HealthClient::new(channel);
+    match timeout(CONNECT_TIMEOUT, health.check(HealthCheckRequest::default())).await {
+        Ok(Ok(_)) => Ok(()),
+        // It answers, if not to this.
+        Ok(Err(status))
+            if matches!(status.code(), Code::Unimplemented | Code::PermissionDenied | Code::NotFound) =>
+        {
+            Ok(())
+        }
+        failed => {
+            let gateway = &address.gateway;
+            let why = failed.map_or_else(
+                |_| "no answer".into(),
+                |answer| answer.map_or_else(|s| failure(&s), |_| String::new()),
+            );
+            bail!("cannot speak with the gateway at {gateway}: {why}. {}", hint(address))
+        }
+    }
+}
+
+fn hint(address: &GatewayAddress) -> &'static str {
+    match address.certs {
+        Some(_) => {
+            "Does it speak TLS, and does its party file have the authority of these certificates (--certs)?"
+        }
+        None => "Does it speak TLS? Then give certificates with --certs or PETNET_CERTS",
+    }
 }
 
 /// A connection to a gateway.
@@ -82,9 +118,8 @@ pub(crate) async fn channel(address: &GatewayAddress) -> anyhow::Result<Channel>
     };
     connected.with_context(|| {
         format!(
-            "cannot reach a gateway at {gateway}; is it running, and does it speak {}? Give its address with --gateway or \
-             PETNET_ADDR, and certificates for TLS with --certs or PETNET_CERTS",
-            if address.certs.is_some() { "TLS" } else { "without TLS" }
+            "cannot reach a gateway at {gateway}; is it running? Give its address with --gateway or PETNET_ADDR. {}",
+            hint(address)
         )
     })
 }
@@ -184,12 +219,5 @@ fn refusal(response: &Response) -> String {
 
 /// The words of a failed call.
 fn failure(status: &Status) -> String {
-    let words = format!("{:?}: {}", status.code(), status.message());
-    match status.code() {
-        // No gateway says so: what one gets who speaks in the clear to one that does not.
-        Code::Internal | Code::Unknown => {
-            format!("{words} (does it speak TLS? Give certificates with --certs or PETNET_CERTS)")
-        }
-        _ => words,
-    }
+    format!("{:?}: {}", status.code(), status.message())
 }

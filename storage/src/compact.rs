@@ -82,12 +82,23 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
     let count = live.len();
     let mut live = live.into_iter().peekable();
     while live.peek().is_some() {
-        let mut last = None;
+        let mut waiting = Vec::new();
+        let mut queued = Ok(());
         for frame in live.by_ref().take(CHUNK) {
-            last = Some(queue(shared, lane, frame)?);
+            match queue(shared, lane, frame) {
+                Ok(moved) => waiting.push(moved),
+                Err(error) => {
+                    queued = Err(error);
+                    break;
+                }
+            }
         }
-        if let Some(last) = last {
-            last.blocking_recv().map_err(|_| StoreError::Closed)??;
+        // All of them, and before any error: large ones finish in any order, and a checkpoint that is taken while one is
+        // under way would know of the end of its message and not of its new place.
+        let moved: Vec<_> = waiting.into_iter().map(|moved| moved.blocking_recv()).collect();
+        queued?;
+        for one in moved {
+            one.map_err(|_| StoreError::Closed)??;
         }
     }
     Ok(count)

@@ -59,8 +59,9 @@ def until(what, condition, deadline=30.0, pause=0.02):
 class Gateway:
     """A gateway process of one party."""
 
-    def __init__(self, stubs, folder, party, port, party_file, **settings):
+    def __init__(self, stubs, folder, party, port, party_file, certs=None, **settings):
         self.stubs = stubs
+        self.certs = certs
         self.party = party
         self.port = port
         self.address = f"127.0.0.1:{port}"
@@ -71,7 +72,7 @@ class Gateway:
             "HTTP_LISTEN_ADDR": "127.0.0.1:0",
             "CONFIG_FILE_PATH": str(party_file),
             "DATA_DIR": str(folder / party),
-            "PEM_PATH": str(folder / "no-certificates"),
+            "PEM_PATH": str(certs or folder / "no-certificates"),
             "RETRY_CAP": "1s",
             "SHUTDOWN_GRACE": "3s",
             **settings,
@@ -97,16 +98,28 @@ class Gateway:
         if self.process.poll() is not None:
             raise AssertionError(f"{self.party} ended with {self.process.returncode}:\n{self.log()}")
         health, _ = self.stubs
-        with grpc.insecure_channel(self.address) as channel:
+        with self.channel(self.certs) as channel:
             try:
                 answer = health.grpc.HealthStub(channel).Check(health.pb.HealthCheckRequest(), timeout=2)
             except grpc.RpcError:
                 return False
         return answer.status == health.pb.HealthCheckResponse.SERVING
 
-    def client(self):
+    def channel(self, certs=None, root=None):
+        """A channel with the certificates of a folder, or with none; root: a gateway's root without any of our own."""
+        if certs is None and root is None:
+            return grpc.insecure_channel(self.address, options=UNLIMITED)
+        read = lambda path: path.read_bytes()
+        if certs is None:
+            credentials = grpc.ssl_channel_credentials(read(root))
+        else:
+            own_root = read(root or self.certs / "ca.crt")
+            credentials = grpc.ssl_channel_credentials(own_root, read(certs / "client.key"), read(certs / "client.crt"))
+        return grpc.secure_channel(self.address, credentials, options=UNLIMITED)
+
+    def client(self, certs=None, root=None):
         _, simple = self.stubs
-        channel = grpc.insecure_channel(self.address, options=UNLIMITED)
+        channel = self.channel(certs or (None if root else self.certs), root)
         self.channels.append(channel)
         return Client(simple, channel)
 
@@ -167,9 +180,10 @@ class Client:
 class PythonPeer:
     """A Python PETNet gateway as far as ours sees it: only ServerSimpleSend, grpcio's limit of 4 MiB, no metadata."""
 
-    def __init__(self, simple, port):
+    def __init__(self, simple, port, certs=None):
         self.simple = simple
         self.port = port
+        self.certs = certs
         self.messages = {}
         self.arrivals = []
         self.changed = threading.Condition()
@@ -188,7 +202,14 @@ class PythonPeer:
 
         self.server = grpc.server(futures.ThreadPoolExecutor(max_workers=10))
         simple.grpc.add_SimpleRequestServerServicer_to_server(Servicer(), self.server)
-        assert self.server.add_insecure_port(f"127.0.0.1:{self.port}") == self.port
+        address = f"127.0.0.1:{self.port}"
+        if self.certs:
+            # As Python PETNet does: it asks nobody for a certificate.
+            pair = ((self.certs / "server.key").read_bytes(), (self.certs / "server.crt").read_bytes())
+            bound = self.server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            bound = self.server.add_insecure_port(address)
+        assert bound == self.port
         self.server.start()
         return self
 
@@ -205,13 +226,17 @@ class PythonPeer:
             return self.messages[message_id]
 
 
-def write_party_file(path, ports):
-    path.write_text(
-        json.dumps(
-            {
-                party: {"petnet": [{"type": 1, "url": f"127.0.0.1:{port}", "whitelist": ["*"]}]}
-                for party, port in ports.items()
-            }
-        )
-    )
+def make_certificates(folder, party):
+    """An authority and certificates of a party, as an operator makes them."""
+    subprocess.run([binary(), "certs", "init", "--party", party, "--out", folder], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def write_party_file(path, ports, certs=None):
+    def connection(party, port):
+        root = {"certificates": str(certs[party] / "ca.crt")} if certs else {}
+        return {"type": 1, "url": f"127.0.0.1:{port}", "whitelist": ["*"], **root}
+
+    parties = {party: {"petnet": [connection(party, port)]} for party, port in ports.items()}
+    path.write_text(json.dumps(parties))
     return path
