@@ -9,6 +9,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+use super::explain;
 use super::names::party_uri;
 
 /// Valid so long before now, for clocks that go wrong.
@@ -114,6 +115,7 @@ fn serial() -> Result<SerialNumber, rcgen::Error> {
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
+    until: OffsetDateTime,
 }
 
 impl Authority {
@@ -133,7 +135,11 @@ impl Authority {
     /// One that was made before.
     pub(crate) fn load(pair: &Pair) -> Result<Self, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_pem(&pair.certificate, KeyPair::from_pem(&pair.key)?)?;
-        Ok(Self { issuer, certificate: pair.certificate.clone() })
+        let unreadable = || rcgen::Error::CouldNotParseCertificate;
+        let explained = explain::all(pair.certificate.as_bytes()).map_err(|_| unreadable())?;
+        let until = explained.first().ok_or_else(unreadable)?.valid_until;
+        let until = OffsetDateTime::from_unix_timestamp(until).map_err(|_| unreadable())?;
+        Ok(Self { issuer, certificate: pair.certificate.clone(), until })
     }
 
     /// Its certificate and key.
@@ -141,7 +147,7 @@ impl Authority {
         Pair { certificate: self.certificate.clone(), key: self.issuer.key().serialize_pem() }
     }
 
-    /// A certificate with a new key.
+    /// A certificate with a new key. It is not valid for longer than the authority.
     pub(crate) fn issue(&self, wanted: &Wanted) -> Result<Pair, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, wanted.name.clone());
@@ -154,7 +160,7 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(serial()?);
-        (params.not_before, params.not_after) = (wanted.from, wanted.until);
+        (params.not_before, params.not_after) = (wanted.from, wanted.until.min(self.until));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
