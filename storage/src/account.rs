@@ -26,17 +26,24 @@ impl Digest {
         self.count = self.count.wrapping_sub(1);
         self.sum ^= fingerprint(sequence, place);
     }
+
+    /// Of a set of keys with a sequence each.
+    pub(crate) fn add_key(&mut self, key: u128, sequence: u64) {
+        self.count = self.count.wrapping_add(1);
+        self.sum ^= mix((key >> 64) as u64 ^ mix(key as u64 ^ mix(sequence)));
+    }
 }
 
-/// Mixes the bits (the finaliser of `MurmurHash3`, public domain, twice).
 fn fingerprint(sequence: u64, place: Place) -> u64 {
-    let mix = |mut x: u64| {
-        x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        x ^ (x >> 33)
-    };
     mix(mix(sequence.wrapping_add(0x9e37_79b9_7f4a_7c15))
         ^ (u64::from(place.segment) << 32 | u64::from(place.offset)))
+}
+
+/// Mixes the bits (the finaliser of `MurmurHash3`, public domain).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
 }
 
 /// One segment's account.

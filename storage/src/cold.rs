@@ -211,24 +211,34 @@ impl Cold {
         self.file.len()
     }
 
-    /// Enters a message. Returns the one that it replaces under its key, if that is another one.
-    pub(crate) fn put(&self, key: u128, entry: &Entry) -> Result<Option<Entry>> {
+    /// The older message that `entry` ends by coming after it under its key.
+    pub(crate) fn older(&self, key: u128, entry: &Entry) -> Result<Option<Entry>> {
+        let known = match entry.class {
+            Class::Outgoing => self.latest_pending(key)?,
+            Class::Incoming | Class::IncomingUnnamed => self.mail(key)?,
+        };
+        Ok(known.filter(|known| known.sequence < entry.sequence))
+    }
+
+    /// Enters a message in place of the [`older`](Self::older) one, which must have ended by now. That one is taken out
+    /// first: after a kill the index may be as it was at any moment, and one that is listed with a newer one to its key
+    /// would be taken for pending as soon as that one is settled.
+    pub(crate) fn put(&self, key: u128, entry: &Entry, older: Option<&Entry>) -> Result<()> {
         let mut value = Vec::with_capacity(72);
         if entry.class != Class::Outgoing {
             encode_entry(entry, &mut value);
-            let old = self.mail.insert(key.to_be_bytes(), value)?;
-            let old = old.map(|v| decode_entry(&mut Fields(&v))).transpose()?;
-            return Ok(old.filter(|o| o.sequence != entry.sequence));
+            self.mail.insert(key.to_be_bytes(), value)?;
+            return Ok(());
+        }
+        if let Some(older) = older {
+            self.pending.remove(pending_key(older.party, older.sequence))?;
         }
         value.put_u128(key);
         encode_entry(entry, &mut value);
         let at = pending_key(entry.party, entry.sequence);
         self.pending.insert(at, value)?;
-        let old = self.latest.insert(key.to_be_bytes(), &at)?;
-        match old.filter(|o| **o != at) {
-            Some(at) => Ok(self.pending.get(&at)?.map(|v| keyed_entry(&v)).transpose()?.map(|(_, e)| e)),
-            None => Ok(None),
-        }
+        self.latest.insert(key.to_be_bytes(), &at)?;
+        Ok(())
     }
 
     /// The mailbox message under a key.
@@ -259,17 +269,20 @@ impl Cold {
         self.pending.range(from..=pending_key(party, u64::MAX)).map(|item| keyed_entry(&item?.1))
     }
 
-    /// Takes a message out.
+    /// Takes a message out. A newer one that another thread enters under its key meanwhile stays.
     pub(crate) fn remove(&self, key: u128, entry: &Entry) -> Result<()> {
         if entry.class == Class::Outgoing {
             let at = pending_key(entry.party, entry.sequence);
             self.pending.remove(at)?;
-            let is_latest = self.latest.get(key.to_be_bytes())?.is_some_and(|l| *l == at);
-            if is_latest {
-                self.latest.remove(key.to_be_bytes())?;
+            // Else it is not the latest.
+            drop(self.latest.compare_and_swap(key.to_be_bytes(), Some(&at), None::<&[u8]>)?);
+            return Ok(());
+        }
+        while let Some(value) = self.mail.get(key.to_be_bytes())? {
+            let is_it = decode_entry(&mut Fields(&value))?.sequence == entry.sequence;
+            if !is_it || self.mail.compare_and_swap(key.to_be_bytes(), Some(value), None::<&[u8]>)?.is_ok() {
+                break;
             }
-        } else if self.mail(key)?.is_some_and(|e| e.sequence == entry.sequence) {
-            self.mail.remove(key.to_be_bytes())?;
         }
         Ok(())
     }
@@ -318,6 +331,33 @@ impl Cold {
         self.pending.iter().map(|item| keyed_entry(&item?.1))
     }
 
+    /// Key and sequence of every newest pending message, as `latest` has it.
+    pub(crate) fn all_latest(&self) -> impl Iterator<Item = Result<(u128, u64)>> + use<> {
+        self.latest.iter().map(|item| {
+            let (key, value): (IVec, IVec) = item?;
+            let key: [u8; 16] = key.as_ref().try_into().map_err(|_| Short)?;
+            let at: [u8; 10] = value.as_ref().try_into().map_err(|_| Short)?;
+            let sequence = at[2..].try_into().map_err(|_| Short)?;
+            Ok((u128::from_be_bytes(key), u64::from_be_bytes(sequence)))
+        })
+    }
+
+    /// Makes `latest` anew from what is pending. Takes out, and gives, the messages that newer ones have replaced.
+    pub(crate) fn renew_latest(&self) -> Result<Vec<Entry>> {
+        self.latest.clear()?;
+        let mut replaced = Vec::new();
+        // One key has one party, so its messages come in the order of their sequences.
+        for item in self.all_pending() {
+            let (key, entry) = item?;
+            replaced.extend(self.older(key, &entry)?);
+            self.latest.insert(key.to_be_bytes(), &pending_key(entry.party, entry.sequence))?;
+        }
+        for old in &replaced {
+            self.pending.remove(pending_key(old.party, old.sequence))?;
+        }
+        Ok(replaced)
+    }
+
     /// Makes it durable, as far as sled lets us.
     pub(crate) fn sync(&self) -> Result<()> {
         self.db.flush()?;
@@ -357,16 +397,25 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index"), 1).expect("opens");
         assert!(!existed);
-        assert_eq!(cold.put(7, &entry(1, Class::Incoming)).expect("puts"), None);
-        assert_eq!(cold.put(7, &entry(2, Class::Incoming)).expect("puts"), Some(entry(1, Class::Incoming)));
+        let (old, new) = (entry(1, Class::Incoming), entry(2, Class::Incoming));
+        assert_eq!(cold.older(7, &old).expect("reads"), None);
+        cold.put(7, &old, None).expect("puts");
+        assert_eq!(cold.older(7, &new).expect("reads"), Some(old));
+        cold.put(7, &new, Some(&old)).expect("puts");
+        cold.remove(7, &old).expect("removes what is not there");
         assert_eq!(cold.mail(7).expect("reads"), Some(entry(2, Class::Incoming)));
         for sequence in [3, 4, 300] {
-            cold.put(u128::from(sequence), &entry(sequence, Class::Outgoing)).expect("puts");
+            cold.put(u128::from(sequence), &entry(sequence, Class::Outgoing), None).expect("puts");
         }
         let found: Vec<_> = cold.pending_after(2, 3).map(|r| r.expect("reads").1.sequence).collect();
         assert_eq!(found, [4, 300]);
         cold.remove(4, &entry(4, Class::Outgoing)).expect("removes");
         assert_eq!(cold.latest_pending(4).expect("reads"), None);
+        let (old, new) = (entry(300, Class::Outgoing), entry(301, Class::Outgoing));
+        cold.put(300, &new, Some(&old)).expect("puts");
+        assert_eq!(cold.pending(2, 300).expect("reads"), None, "replaced");
+        cold.remove(300, &old).expect("removes what is not there");
+        assert_eq!(cold.latest_pending(300).expect("reads"), Some(new));
         cold.sync().expect("syncs");
     }
 
@@ -376,7 +425,7 @@ mod tests {
         for (id, was_there) in [(1, false), (1, true), (2, false), (2, true)] {
             let (cold, existed) = Cold::open(&RealDisk, &dir.path().join("index"), id).expect("opens");
             assert_eq!((existed, cold.all_mail().count()), (was_there, usize::from(was_there)));
-            cold.put(7, &entry(1, Class::Incoming)).expect("puts");
+            cold.put(7, &entry(1, Class::Incoming), None).expect("puts");
         }
     }
 
@@ -386,7 +435,7 @@ mod tests {
         for (file, content) in [("conf", 20), ("db", 100_000)] {
             let path = dir.path().join(file);
             let (cold, _) = Cold::open(&RealDisk, &path, 1).expect("opens");
-            cold.put(7, &entry(1, Class::Incoming)).expect("puts");
+            cold.put(7, &entry(1, Class::Incoming), None).expect("puts");
             cold.sync().expect("syncs");
             drop(cold);
             std::fs::write(path.join(file), vec![0xa5; content]).expect("writes");

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::cold::{Cold, ColdError};
 use crate::compact::compact;
 use crate::disk::passes;
-use crate::frame::Class;
 use crate::letters;
 use crate::log::lock;
 use crate::message::{DeadReason, Sequence};
@@ -208,16 +207,13 @@ impl Keeper {
         cold: &Cold,
         (taken, entries, dead): &([usize; 2], Vec<(u128, Entry)>, Vec<DeadEntry>),
     ) -> Result<(), ColdError> {
-        let mut replaced = Vec::new();
-        for (key, entry) in entries {
-            replaced.extend(cold.put(*key, entry)?.map(|old| (*key, old)));
+        let older = self.end_older(cold, entries, dead)?;
+        for ((key, entry), older) in entries.iter().zip(&older) {
+            cold.put(*key, entry, older.as_ref())?;
         }
         for letter in dead {
             cold.put_dead(letter)?;
             cold.remove(letter.key, &letter.entry)?;
-            // What the message replaced ends here: no replay will meet the message any more.
-            let old = cold.latest_pending(letter.key)?.filter(|old| old.sequence < letter.entry.sequence);
-            replaced.extend(old.map(|old| (letter.key, old)));
         }
         let mut gone = Vec::new();
         let mut gone_dead = Vec::new();
@@ -225,9 +221,6 @@ impl Keeper {
             let mut state = lock(&self.shared.state);
             for (fifo, taken) in state.fifo.iter_mut().zip(taken) {
                 fifo.drain(..*taken);
-            }
-            for (_, old) in &replaced {
-                state.remove_cold(old);
             }
             for (key, entry) in entries {
                 match state.live.get(key) {
@@ -245,15 +238,41 @@ impl Keeper {
             self.shared.counters.in_memory.store(state.live.len() + state.dead.len(), Ordering::Relaxed);
         }
         // Ended or moved while they were being entered.
-        for (key, entry) in
-            gone.into_iter().chain(replaced.into_iter().filter(|(_, o)| o.class == Class::Outgoing))
-        {
+        for (key, entry) in gone {
             cold.remove(key, &entry)?;
         }
         for sequence in gone_dead {
             cold.remove_dead(sequence)?;
         }
         Ok(())
+    }
+
+    /// Ends what messages that move have replaced in the index on disk, before anybody finds them there: who settles one
+    /// of them meanwhile would find itself, not what is older, and that would be pending again. Gives what each message
+    /// replaced.
+    fn end_older(
+        &self,
+        cold: &Cold,
+        entries: &[(u128, Entry)],
+        dead: &[DeadEntry],
+    ) -> Result<Vec<Option<Entry>>, ColdError> {
+        let older = entries.iter().map(|(key, entry)| cold.older(*key, entry));
+        let older = older.collect::<Result<Vec<_>, _>>()?;
+        let mut of_letters = Vec::new();
+        for letter in dead {
+            // No replay will meet the message any more.
+            of_letters.extend(cold.older(letter.key, &letter.entry)?.map(|old| (letter.key, old)));
+        }
+        {
+            let mut state = lock(&self.shared.state);
+            for old in older.iter().flatten().chain(of_letters.iter().map(|(_, old)| old)) {
+                state.remove_cold(old);
+            }
+        }
+        for (key, old) in of_letters {
+            cold.remove(key, &old)?;
+        }
+        Ok(older)
     }
 
     /// Turns pending messages whose time is over into dead letters.

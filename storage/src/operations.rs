@@ -219,7 +219,7 @@ impl Engine for Store {
             for key in keys {
                 if let Some((key, entry)) = reader.find(&[key])? {
                     released = true;
-                    settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
+                    settle::older_in_cold(shared, key, &entry)?;
                     if settle::in_memory(shared, key, entry.sequence).is_none() {
                         settle::in_cold(shared, key, &entry)?;
                     }
@@ -317,7 +317,7 @@ impl Engine for Store {
         }
         self.blocking(move |shared| {
             // First what it replaced: a checkpoint that knows of one end must know of both.
-            settle::older_in_cold(shared, key, entry.sequence, entry.class)?;
+            settle::older_in_cold(shared, key, &entry)?;
             end_pending(shared, key, entry)
         })
         .await

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::error::{Result, StoreError};
-use crate::frame::{Class, DeadFields, Kind, Place, SettleFields};
+use crate::frame::{DeadFields, Kind, Place, SettleFields};
 use crate::job::{Append, Effect, Job, Reply, Urgency};
 use crate::log::lock;
 use crate::message::DeadReason;
@@ -62,14 +62,10 @@ pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64) -> Option<Ent
 }
 
 /// An older message under the same key may lie in the index on disk: it ends too. Blocks.
-pub(crate) fn older_in_cold(shared: &Shared, key: u128, sequence: u64, class: Class) -> Result<()> {
+pub(crate) fn older_in_cold(shared: &Shared, key: u128, entry: &Entry) -> Result<()> {
     let Some(cold) = &shared.cold() else { return Ok(()) };
-    let failed = |e| shared.cold_failed(&e);
-    let old = match class {
-        Class::Outgoing => cold.latest_pending(key).map_err(failed)?,
-        Class::Incoming | Class::IncomingUnnamed => cold.mail(key).map_err(failed)?,
-    };
-    if let Some(old) = old.filter(|o| o.sequence < sequence) {
+    let old = cold.older(key, entry).map_err(|e| shared.cold_failed(&e))?;
+    if let Some(old) = old {
         in_cold(shared, key, &old)?;
     }
     Ok(())
@@ -153,7 +149,7 @@ fn finish(shared: &Shared, key: u128, entry: Entry, reason: DeadReason) -> Resul
     if let Some(cold) = shared.cold_for_removal() {
         cold.remove(key, &entry).map_err(|e| shared.cold_failed(&e))?;
     }
-    older_in_cold(shared, key, entry.sequence, entry.class)?;
+    older_in_cold(shared, key, &entry)?;
     let reader = Reader { shared };
     if let (Some(receiver), Ok(id)) = (reader.party(entry.party), reader.id(&entry)) {
         shared.observer.died(&dead_letter(&entry, receiver, id, reason));

@@ -130,6 +130,7 @@ fn count(
             cold.remove_dead(letter.entry.sequence)?;
         }
     }
+    let mut pending = Digest::default();
     for item in cold.all_mail().chain(cold.all_pending()) {
         let (key, entry) = item?;
         let right = counts(replay, positions, key, &entry) && !verified.wrong.contains(&entry.place.segment);
@@ -140,6 +141,7 @@ fn count(
         let state = &mut replay.state;
         state.account(&entry, true);
         if entry.class == Class::Outgoing {
+            pending.add_key(key, entry.sequence);
             let counts = state.parties.count(entry.party);
             counts.cold_pending += 1;
             counts.pending += 1;
@@ -149,6 +151,24 @@ fn count(
             state.mailbox += 1;
             state.parties.count(entry.party).is_sender = true;
         }
+    }
+    check_latest(replay, cold, pending)
+}
+
+/// What says which pending message is the newest under a key must name what is pending and nothing else: a message that
+/// it does not name would not end when a newer one comes, and would be back when that one is settled.
+fn check_latest(replay: &mut Replay<'_>, cold: &Cold, pending: Digest) -> Result<(), ColdError> {
+    let mut latest = Digest::default();
+    for item in cold.all_latest() {
+        let (key, sequence) = item?;
+        latest.add_key(key, sequence);
+    }
+    if latest == pending {
+        return Ok(());
+    }
+    tracing::info!("the index on disk does not know the newest message of every id; that part is made anew");
+    for old in cold.renew_latest()? {
+        replay.state.remove_cold(&old);
     }
     Ok(())
 }
