@@ -9,6 +9,7 @@ use petnet_storage::FromSender;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response as Reply, Status};
 
+use crate::calls::Call;
 use crate::mailbox::{Mailbox, Refusal};
 use crate::proto::simple::simple_request_server_server::SimpleRequestServer;
 use crate::proto::simple::{
@@ -37,10 +38,12 @@ impl SimpleApi {
 
     async fn receive(&self, request: Request<ClientSimpleRecvRequest>) -> Result<Response, Refusal> {
         let bad = |e: metadata::BadMetadata| Refusal::Invalid(e.to_string());
-        let (headers, _, ClientSimpleRecvRequest { message_id }) = request.into_parts();
+        let (headers, call, ClientSimpleRecvRequest { message_id }) = request.into_parts();
+        let call = Call::of(&call);
         let wait = metadata::wait(&headers).map_err(bad)?.unwrap_or(self.recv_wait);
         let from = metadata::sender(&headers).map_err(bad)?.map_or(FromSender::Any, FromSender::Party);
-        let found = self.mailbox.receive(from, &message_id, within_deadline(wait, &headers)).await?;
+        let wait = within_deadline(wait, &headers);
+        let found = self.mailbox.receive(from, &message_id, wait, call.as_deref()).await?;
         Ok(status::found(found.map(|message| message.payload)))
     }
 }

@@ -6,6 +6,7 @@
 //! Invariant: a [`Checked`] exists only if no mistake was found. Secrets (`REDIS_URL`) are never repeated.
 
 pub(crate) mod files;
+mod limits;
 mod raw;
 mod values;
 
@@ -22,6 +23,7 @@ pub use raw::{RawSettings, SETTINGS, Setting};
 pub use values::duration;
 
 use self::files::Files;
+use crate::limits::Limits;
 use crate::parties::Parties;
 use crate::tls::{CERTIFICATE, KEY, Own};
 
@@ -67,8 +69,8 @@ pub struct Settings {
     pub id_reuse: IdReuse,
     /// `SHUTDOWN_GRACE`.
     pub shutdown_grace: Duration,
-    /// `MAX_CONNECTIONS`: connections served at a time.
-    pub max_connections: usize,
+    /// What protects the server from callers.
+    pub limits: Limits,
     /// `MAX_IN_FLIGHT`: deliveries under way per peer.
     pub max_in_flight: usize,
     /// `MAX_IN_FLIGHT_BYTES`: payload bytes under way per peer (one larger message may always go).
@@ -277,7 +279,7 @@ impl Checker<'_> {
             id_reuse: self.value("MESSAGE_ID_REUSE", IdReuse::Replace, |text| values::choice(text, &reuse)),
             shutdown_grace: self
                 .value("SHUTDOWN_GRACE", second, |text| values::duration_within(text, Duration::ZERO, HOUR)),
-            max_connections: self.value("MAX_CONNECTIONS", 1, |text| values::count(text, 1 << 20)),
+            limits: self.limits(),
             max_in_flight: self.value("MAX_IN_FLIGHT", 1, |text| values::count(text, 1 << 16)),
             max_in_flight_bytes: self
                 .value("MAX_IN_FLIGHT_BYTES", 1, |text| values::size_within(text, 1, 64 << 30)),

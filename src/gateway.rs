@@ -147,9 +147,9 @@ impl Gateway {
         };
         let mailbox = Arc::new(mailbox);
         let simple = SimpleApi { mailbox: mailbox.clone(), recv_wait: settings.recv_wait };
-        let link = LinkApi { mailbox };
+        let link = LinkApi { mailbox, max_age: settings.limits.connection_age };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let connections = Connections::new(settings.max_connections, trust, draining.clone());
+        let connections = Connections::new(settings.limits, trust, draining.clone());
         let server = Server::start(listener, connections, simple, link, health);
         let grace = settings.shutdown_grace;
         Ok(Self {

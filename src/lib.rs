@@ -2,6 +2,7 @@
 
 mod access;
 mod backoff;
+mod calls;
 mod certs;
 pub mod cli;
 mod client_api;
@@ -12,6 +13,7 @@ mod guard;
 mod health;
 mod hub;
 mod identity;
+pub mod limits;
 mod link_api;
 mod listen;
 mod mailbox;

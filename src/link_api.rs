@@ -6,13 +6,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
 use futures_util::{FutureExt, Stream};
 use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
+use tokio::time::Sleep;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::access::{self, Caller};
+use crate::calls::{Call, Room};
 use crate::mailbox::{Mailbox, Refusal};
 use crate::proto::peer::peer_link_server::PeerLink;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Refusal as Refused};
@@ -34,6 +37,8 @@ pub(crate) const MAX_FRAME_BYTES: usize = FRAME_BYTES + FRAME_DELIVERIES * 2048;
 pub(crate) struct LinkApi {
     /// The rules.
     pub(crate) mailbox: Arc<Mailbox>,
+    /// `CONNECTION_AGE`: a stream of that age ends, for its connection is to end.
+    pub(crate) max_age: Duration,
 }
 
 type Storing = FuturesUnordered<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -43,13 +48,17 @@ struct Stored {
     tag: u64,
     bytes: usize,
     result: Result<(), Refusal>,
+    /// For the frame that it came in.
+    _room: Option<Arc<Room>>,
 }
 
 /// One stream.
 struct Link {
     mailbox: Arc<Mailbox>,
     sender: PartyId,
+    call: Option<Arc<Call>>,
     incoming: Option<Streaming<Deliveries>>,
+    old: Pin<Box<Sleep>>,
     storing: Storing,
     bytes: usize,
     /// What the stream ends with once everything under way is answered.
@@ -83,7 +92,9 @@ impl PeerLink for LinkApi {
         let link = Link {
             mailbox: self.mailbox.clone(),
             sender,
+            call: Call::of(request.extensions()),
             incoming: Some(request.into_inner()),
+            old: Box::pin(tokio::time::sleep(self.max_age)),
             storing: FuturesUnordered::new(),
             bytes: 0,
             end: None,
@@ -110,6 +121,7 @@ impl Link {
                 () = self.mailbox.draining.cancelled(), if self.incoming.is_some() => {
                     self.over(Some(status::link_draining()));
                 }
+                () = &mut self.old, if self.incoming.is_some() => self.over(Some(status::link_aged())),
                 frame = next_frame(&mut self.incoming), if reads => match frame {
                     Ok(Some(frame)) => self.store(frame),
                     Ok(None) => self.over(None),
@@ -128,12 +140,13 @@ impl Link {
     }
 
     fn store(&mut self, frame: Deliveries) {
+        let room = self.call.as_ref().and_then(|call| call.next_room()).map(Arc::new);
         for delivery in frame.deliveries {
             self.bytes += delivery.payload.len();
-            let (mailbox, sender) = (self.mailbox.clone(), self.sender.clone());
+            let (mailbox, sender, room) = (self.mailbox.clone(), self.sender.clone(), room.clone());
             self.storing.push(Box::pin(async move {
                 let (tag, bytes) = (delivery.tag, delivery.payload.len());
-                Stored { tag, bytes, result: store(&mailbox, sender, delivery).await }
+                Stored { tag, bytes, result: store(&mailbox, sender, delivery).await, _room: room }
             }));
         }
     }
@@ -142,7 +155,7 @@ impl Link {
     fn collect(&mut self, first: Stored) -> Answers {
         let mut answers = Answers::default();
         let mut next = Some(first);
-        while let Some(Stored { tag, bytes, result }) = next {
+        while let Some(Stored { tag, bytes, result, .. }) = next {
             self.bytes -= bytes;
             match result.map_err(|refusal| status::refused(&refusal)) {
                 Ok(()) => answers.kept.push(tag),

@@ -2,35 +2,33 @@
 //!
 //! tonic's graceful shutdown waits for every connection, and for one on which nothing was ever said it waits for
 //! ever. So each connection is wrapped: one that never said hello ends when shutdown begins or when the handshake time is
-//! over, and all end when the gateway cuts them off. TLS is between the socket and the wrapper.
+//! over, one whose transfers do not move is cut, and all end when the gateway cuts them off. TLS is between the socket
+//! and the wrapper.
 
+mod connection;
+mod seats;
 mod socket;
+mod traffic;
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
-use self::socket::Socket;
+use self::connection::Connection;
+use self::seats::{Seat, Seats};
+pub(crate) use self::traffic::{OnConnection, Traffic, Transfer};
 use crate::access::Caller;
+use crate::limits::Limits;
 use crate::seldom::Seldom;
 use crate::trust::Current;
 
-/// Every HTTP/2 client opens with a text of this many bytes.
-const HELLO: usize = 24;
-/// A connection that has not said that much after this long is closed.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,28 +39,35 @@ pub(crate) struct Connections {
     pub(crate) draining: CancellationToken,
     /// Cancelled when the grace time is over: all end.
     pub(crate) cut: CancellationToken,
+    pub(crate) limits: Limits,
     moved: Arc<AtomicU64>,
-    room: Arc<Semaphore>,
-    max: usize,
+    seats: Arc<Seats>,
     /// For TLS, and who callers are.
     trust: Current,
-    full: Arc<Seldom>,
-    refusals: Arc<Seldom>,
+    lines: Arc<Lines>,
+}
+
+/// Lines of the log that many connections could write.
+#[derive(Debug, Default)]
+struct Lines {
+    full: Seldom,
+    address: Seldom,
+    refusals: Seldom,
+    stalls: Seldom,
 }
 
 impl Connections {
-    /// Room for `max` connections.
-    pub(crate) fn new(max: usize, trust: Current, draining: CancellationToken) -> Self {
-        let room = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+    /// Room for so many connections as `limits` say.
+    pub(crate) fn new(limits: Limits, trust: Current, draining: CancellationToken) -> Self {
+        let seats = Seats::new(limits.connections, limits.connections_per_address);
         Self {
             draining,
             cut: CancellationToken::new(),
+            limits,
             moved: Arc::default(),
-            room,
-            max,
+            seats,
             trust,
-            full: Arc::default(),
-            refusals: Arc::default(),
+            lines: Arc::default(),
         }
     }
 
@@ -74,35 +79,53 @@ impl Connections {
     /// The connections of `listener`, one after the other; never ends.
     pub(crate) fn accept(self, listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
         unfold((self, listener), |(connections, listener)| async move {
-            let permit = connections.permit().await?;
-            let (socket, from) = loop {
-                match listener.accept().await {
-                    Ok((socket, from)) => {
-                        // Ignored by tonic with a stream of connections, so it is set here. A reset socket fails it.
-                        if let Err(error) = socket.set_nodelay(true) {
-                            tracing::debug!(%from, %error, "connection ended before it began");
-                            continue;
-                        }
-                        break (socket, from);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+            loop {
+                let (socket, from) = accept(&listener).await;
+                if let Some(connection) = connections.seated(socket, from).await {
+                    return Some((Ok(connection), (connections, listener)));
                 }
-            };
-            let connection = Connection::new(socket, from, permit, &connections);
-            Some((Ok(connection), (connections, listener)))
+            }
         })
     }
 
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if self.room.available_permits() == 0 {
-            let max = self.max;
-            self.full.tell(|_| tracing::warn!(max, "MAX_CONNECTIONS reached; new connections wait"));
+    /// Gives a connection a seat. `None`: its address has too many, and it is closed.
+    async fn seated(&self, socket: TcpStream, from: SocketAddr) -> Option<Connection> {
+        let info = ConnectionInfo::new(from);
+        let cut = self.cut.child_token();
+        let Limits { connections: max, connections_per_address: per_address, .. } = self.limits;
+        let full = || {
+            self.lines.full.tell(|more| {
+                tracing::warn!(
+                    max, per_address, more,
+                    "MAX_CONNECTIONS or MAX_CONNECTIONS_PER_ADDRESS reached; a silent or idle connection makes room, or new ones wait"
+                );
+            });
+        };
+        let seat = self.seats.take(from.ip(), &info.traffic, &cut, full).await;
+        if seat.is_none() {
+            self.lines.address.tell(|more| {
+                tracing::warn!(%from, per_address, more, "MAX_CONNECTIONS_PER_ADDRESS reached; a connection was closed");
+            });
         }
-        // The semaphore is never closed.
-        self.room.clone().acquire_owned().await.ok()
+        Some(Connection::new(socket, info, seat?, cut, self))
+    }
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, from)) => {
+                // Ignored by tonic with a stream of connections, so it is set here. A reset socket fails it.
+                match socket.set_nodelay(true) {
+                    Ok(()) => return (socket, from),
+                    Err(error) => tracing::debug!(%from, %error, "connection ended before it began"),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -112,11 +135,12 @@ pub(crate) struct ConnectionInfo {
     from: SocketAddr,
     /// Set when the handshake is done, so before any call.
     caller: Arc<OnceLock<Caller>>,
+    traffic: Arc<Traffic>,
 }
 
 impl ConnectionInfo {
     fn new(from: SocketAddr) -> Self {
-        Self { from, caller: Arc::default() }
+        Self { from, caller: Arc::default(), traffic: Arc::default() }
     }
 
     /// Where from.
@@ -129,148 +153,14 @@ impl ConnectionInfo {
         self.caller.get().cloned().unwrap_or(Caller::Unnamed)
     }
 
+    /// What happens on it.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
     fn set_caller(&self, caller: Caller) {
         // Set once: a connection has one handshake.
         drop(self.caller.set(caller));
-    }
-}
-
-/// An accepted connection.
-pub(crate) struct Connection {
-    socket: Socket,
-    info: ConnectionInfo,
-    cut: CancellationToken,
-    cut_off: Waiting,
-    /// Until it has said hello: ends a connection that does not.
-    silent: Option<Waiting>,
-    said: usize,
-    ended: bool,
-    moved: Arc<AtomicU64>,
-    refusals: Arc<Seldom>,
-    _permit: OwnedSemaphorePermit,
-}
-
-type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
-
-impl Connection {
-    fn new(socket: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit, shared: &Connections) -> Self {
-        let info = ConnectionInfo::new(from);
-        let socket = Socket::new(socket, shared.trust.borrow().clone(), &info);
-        let draining = shared.draining.clone();
-        let silent = async move {
-            tokio::select! {
-                () = draining.cancelled() => {}
-                () = tokio::time::sleep(HANDSHAKE) => {}
-            }
-        };
-        Self {
-            socket,
-            info,
-            cut: shared.cut.clone(),
-            cut_off: Box::pin(shared.cut.clone().cancelled_owned()),
-            silent: Some(Box::pin(silent)),
-            said: 0,
-            ended: false,
-            moved: shared.moved.clone(),
-            refusals: shared.refusals.clone(),
-            _permit: permit,
-        }
-    }
-
-    /// Until TLS is there, where there is to be any.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let opened = self.socket.poll_open(cx, &self.info);
-        if let Poll::Ready(Err(why)) = &opened {
-            self.refusals.tell(|before| {
-                tracing::warn!(from = %self.info.from(), %why, more = before, "TLS handshake failed");
-            });
-        }
-        opened
-    }
-
-    fn check_cut(&self) -> io::Result<()> {
-        if self.cut.is_cancelled() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
-    }
-
-    fn count<T>(&self, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if matches!(done, Poll::Ready(Ok(_))) {
-            self.moved.fetch_add(1, Ordering::Relaxed);
-        }
-        done
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ConnectionInfo;
-
-    fn connect_info(&self) -> ConnectionInfo {
-        self.info.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(Ok(()));
-        }
-        // Polled also when there is something to read: it wakes the whole connection, blocked writes included.
-        if this.cut.is_cancelled() || this.cut_off.as_mut().poll(cx).is_ready() {
-            this.ended = true;
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        let before = buf.filled().len();
-        let done = match this.poll_open(cx) {
-            Poll::Ready(Ok(())) => this.socket.poll_read(cx, buf),
-            not_open => not_open,
-        };
-        this.said = this.said.saturating_add(buf.filled().len() - before);
-        if this.said >= HELLO {
-            this.silent = None;
-        }
-        if done.is_pending()
-            && let Some(silent) = &mut this.silent
-            && silent.as_mut().poll(cx).is_ready()
-        {
-            this.ended = true;
-            return Poll::Ready(Ok(()));
-        }
-        this.count(done)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check_cut()?;
-        ready!(this.poll_open(cx))?;
-        let done = this.socket.poll_write(cx, buf);
-        this.count(done)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check_cut()?;
-        ready!(this.poll_open(cx))?;
-        let done = this.socket.poll_write_vectored(cx, bufs);
-        this.count(done)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        // Both kinds of socket are.
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().socket.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().socket.poll_shutdown(cx)
     }
 }
 
@@ -292,7 +182,8 @@ mod tests {
 
     fn connections(max: usize) -> Connections {
         let trust = crate::trust::fixed("a", crate::parties::Parties::default());
-        Connections::new(max, trust, CancellationToken::new())
+        let limits = Limits { connections: max, ..Limits::default() };
+        Connections::new(limits, trust, CancellationToken::new())
     }
 
     #[tokio::test]
@@ -302,7 +193,7 @@ mod tests {
         let _one = TcpStream::connect(addr).await.unwrap();
         let _two = TcpStream::connect(addr).await.unwrap();
         let first = accepted.next().await.unwrap().unwrap();
-        assert!(first.socket.tcp().unwrap().nodelay().unwrap());
+        assert!(first.tcp().unwrap().nodelay().unwrap());
         assert!(futures_util::poll!(accepted.next()).is_pending());
         drop(first);
         assert!(accepted.next().await.unwrap().is_ok());
@@ -317,8 +208,8 @@ mod tests {
         let mut silent = accepted.next().await.unwrap().unwrap();
         let mut speaker = TcpStream::connect(addr).await.unwrap();
         let mut speaking = accepted.next().await.unwrap().unwrap();
-        speaker.write_all(&[b'x'; HELLO]).await.unwrap();
-        speaking.read_exact(&mut [0; HELLO]).await.unwrap();
+        speaker.write_all(&[b'x'; 24]).await.unwrap();
+        speaking.read_exact(&mut [0; 24]).await.unwrap();
 
         connections.draining.cancel();
         assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
@@ -338,6 +229,6 @@ mod tests {
         slow.write_all(b"PRI").await.unwrap();
         let start = tokio::time::Instant::now();
         connection.read_to_end(&mut Vec::new()).await.unwrap();
-        assert!(start.elapsed() >= HANDSHAKE);
+        assert!(start.elapsed() >= Limits::default().handshake_timeout);
     }
 }

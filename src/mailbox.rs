@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Denied};
+use crate::calls::Call;
 use crate::trust::Current;
 use crate::waiting::Waiters;
 
@@ -127,32 +128,53 @@ impl Mailbox {
         Ok(access::may_deliver(&self.party, &self.trust.borrow().parties, sender)?)
     }
 
-    /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet.
+    /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet. `call` makes room for it.
     pub(crate) async fn receive(
         &self,
         from: FromSender,
         id: &str,
         wait: Duration,
+        call: Option<&Call>,
     ) -> Result<Option<Message>, Refusal> {
         self.open()?;
         let id = MessageId::new(id)?;
         if wait.is_zero() {
-            return Ok(self.engine.read(&from, &id).await?);
+            return self.read(&from, &id, call).await;
         }
         let until = Instant::now() + wait;
         // Registered before the read: what arrives between the two wakes us.
         let waiter = self.waiters.register(from.clone(), id.clone());
-        if let Some(message) = self.engine.read(&from, &id).await? {
+        if let Some(message) = self.read(&from, &id, call).await? {
             return Ok(Some(message));
         }
         // Too many wait already: this one asks again, as it would have to with an old gateway.
         let Some(mut waiter) = waiter else { return Ok(None) };
         tokio::select! {
             biased;
-            message = waiter.message() => Ok(Some(message)),
+            message = waiter.message() => {
+                // It is in memory already; its copy in the answer is not.
+                if let Some(call) = call {
+                    call.take_room(message.payload.len() as u64).await;
+                }
+                Ok(Some(message))
+            }
             () = self.draining.cancelled() => Ok(None),
             () = tokio::time::sleep_until(until) => Ok(None),
         }
+    }
+
+    /// Reads a message into the room that `call` has for it.
+    async fn read(
+        &self,
+        from: &FromSender,
+        id: &MessageId,
+        call: Option<&Call>,
+    ) -> Result<Option<Message>, Refusal> {
+        if let Some(call) = call {
+            let Some(len) = self.engine.size(from, id).await? else { return Ok(None) };
+            call.take_room(len).await;
+        }
+        Ok(self.engine.read(from, id).await?)
     }
 
     fn open(&self) -> Result<(), Refusal> {
@@ -220,7 +242,7 @@ mod tests {
         assert!(error.to_string().contains("1025") && error.to_string().contains("1024"), "{error}");
         let error = mailbox.accept("party_b", "", Bytes::new()).await.unwrap_err();
         assert!(matches!(&error, Refusal::Invalid(text) if text.contains("empty")), "{error}");
-        let error = mailbox.receive(FromSender::Any, "", Duration::ZERO).await.unwrap_err();
+        let error = mailbox.receive(FromSender::Any, "", Duration::ZERO, None).await.unwrap_err();
         assert!(matches!(error, Refusal::Invalid(_)));
         assert!(mailbox.accept("party_b", &"x".repeat(1024), Bytes::new()).await.is_ok());
     }
@@ -274,7 +296,7 @@ mod tests {
         let mailbox = Arc::new(mailbox(&["*"]));
         let waiting = |n: u32| {
             let mailbox = mailbox.clone();
-            async move { mailbox.receive(FromSender::Any, &n.to_string(), Duration::from_mins(1)).await }
+            async move { mailbox.receive(FromSender::Any, &n.to_string(), Duration::from_mins(1), None).await }
         };
         let first = tokio::spawn(waiting(1));
         let second = tokio::spawn(waiting(2));
@@ -293,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn cancelled_receive_leaves_nothing_behind() {
         let mailbox = mailbox(&["*"]);
-        let receive = mailbox.receive(FromSender::Any, "m", Duration::from_mins(1));
+        let receive = mailbox.receive(FromSender::Any, "m", Duration::from_mins(1), None);
         assert!(tokio::time::timeout(Duration::from_millis(1), receive).await.is_err());
         assert_eq!(mailbox.waiters.len(), 0);
     }
@@ -303,7 +325,7 @@ mod tests {
         let mailbox = Arc::new(mailbox(&["*"]));
         let waiting = tokio::spawn({
             let mailbox = mailbox.clone();
-            async move { mailbox.receive(FromSender::Any, "m", Duration::from_mins(10)).await }
+            async move { mailbox.receive(FromSender::Any, "m", Duration::from_mins(10), None).await }
         });
         while mailbox.waiters.len() < 1 {
             tokio::task::yield_now().await;

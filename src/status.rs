@@ -111,6 +111,11 @@ pub(crate) fn link_draining() -> Status {
     Status::unavailable(Refusal::Draining.to_string())
 }
 
+/// A peer link is as old as its connection may get.
+pub(crate) fn link_aged() -> Status {
+    Status::unavailable("the peer link is as old as CONNECTION_AGE allows; open another one")
+}
+
 /// The other side ended the peer link without a word.
 pub(crate) fn link_ended() -> Status {
     Status::unavailable("the peer link ended")

@@ -299,6 +299,10 @@ impl Engine for FakeEngine {
         Ok(wanted.max_by_key(|message| message.sequence).cloned())
     }
 
+    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>> {
+        Ok(self.read(from, id).await?.map(|message| message.payload.len() as u64))
+    }
+
     async fn release(&self, _: &FromSender, id: &MessageId) -> Result<bool> {
         let mut inner = self.lock();
         let before = inner.mailbox.len();

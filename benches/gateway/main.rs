@@ -1,6 +1,6 @@
 //! Two gateways against the relay floor (see `floor`), in alternating rounds of the same run.
 //!
-//! `cargo bench --bench gateway -- [--quick] [CASE]...`; the cases are pingpong, sends and large. Gateways and relays are
+//! `cargo bench --bench gateway -- [--quick] [CASE]...`; the cases are pingpong, sends, large and hostile. Gateways and relays are
 //! processes of their own, as they are in use, and all clients are in this one; a ratio is the median of the ratios of
 //! the rounds.
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails ends")]
@@ -8,6 +8,7 @@
 mod cases;
 mod clients;
 mod floor;
+mod hostile;
 mod pair;
 #[path = "../../storage/benches/log/report.rs"]
 mod report;
@@ -24,6 +25,11 @@ fn main() {
     if let Some(addresses) = std::env::args().find_map(|arg| arg.strip_prefix(RELAY).map(str::to_owned)) {
         return runtime.block_on(floor::run(&addresses));
     }
+    if let Some(address) =
+        std::env::args().find_map(|arg| arg.strip_prefix(hostile::FLOOD).map(str::to_owned))
+    {
+        hostile::flood(&address);
+    }
     let args = Args::parse(std::env::args().skip(1));
     let mut table = Table::default();
     println!("gateway: {}", machine(folder().path()));
@@ -36,7 +42,57 @@ fn main() {
     if args.wants("large") {
         runtime.block_on(large(&args, &mut table));
     }
+    if args.wants("hostile") {
+        for (what, settings) in [
+            ("by default", &[][..]),
+            (
+                "all of them kept",
+                &[
+                    ("MAX_CONNECTIONS", "15000"),
+                    ("MAX_CONNECTIONS_PER_ADDRESS", "15000"),
+                    ("HANDSHAKE_TIMEOUT", "1h"),
+                ],
+            ),
+        ] {
+            runtime.block_on(besieged(&args, &mut table, what, settings));
+        }
+    }
     table.print();
+}
+
+async fn besieged(args: &Args, table: &mut Table, what: &str, settings: &[(&str, &str)]) {
+    let folder = folder();
+    let certs = folder.path().join("certs");
+    hostile::certificates(&certs);
+    let gateway = pair::one_gateway(folder.path(), &certs, settings);
+    let address = gateway.address();
+    let count = args.pick(2000, 500);
+    let (mut idle, mut under, mut ratios) = (vec![], vec![], vec![]);
+    for round in 0..=args.pick(5, 2) {
+        let client = hostile::client(&certs, address).await;
+        let first = 2 * round * count;
+        let before = on_worker(hostile::sends(client, first, count)).await;
+        let flood = tokio::task::spawn_blocking(move || hostile::Flood::start(address)).await.unwrap();
+        // It connects when the flood is on.
+        let client = hostile::client(&certs, address).await;
+        let during = on_worker(hostile::sends(client, first + count, count)).await;
+        drop(flood);
+        // The first is there to get warm.
+        if round > 0 {
+            ratios.push(percentile_ms(&during, 99) / percentile_ms(&before, 99));
+            idle.extend(before);
+            under.extend(during);
+        }
+    }
+    let measured = format!(
+        "p50 {:.2} ms, p99 {:.2} ms; before p50 {:.2} ms, p99 {:.2} ms",
+        percentile_ms(&under, 50),
+        percentile_ms(&under, 99),
+        percentile_ms(&idle, 50),
+        percentile_ms(&idle, 99),
+    );
+    let name = format!("10,000 silent connections and half handshakes, {what}, p99");
+    table.add(&name, measured, (median(&ratios), "x idle"), Bar::AtMost(5.0));
 }
 
 /// Runs as a task: the thread that blocks on the runtime is not one of its workers.

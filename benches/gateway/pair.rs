@@ -17,8 +17,9 @@ pub(crate) struct Pair {
     members: [Member; 2],
 }
 
+/// One of them, killed when dropped.
 #[derive(Debug)]
-struct Member {
+pub(crate) struct Member {
     address: SocketAddr,
     process: Child,
     /// Kept, so that the gateway can log to the end.
@@ -34,13 +35,7 @@ impl Pair {
         };
         let file = dir.join("party.json");
         std::fs::write(&file, format!("{{{}, {}}}", entry(0), entry(1))).unwrap();
-        let one = |n: usize| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_petnet"));
-            command.arg("serve").arg("--stop-with-stdin").arg("--party").arg(PARTIES[n]);
-            command.arg("--config-file-path").arg(&file).arg("--data-dir").arg(dir.join(PARTIES[n]));
-            command.arg("--listen-addr").arg(addresses[n].to_string()).arg("--pem-path").arg(dir);
-            Member::start(command.stderr(Stdio::piped()), addresses[n])
-        };
+        let one = |n: usize| Member::gateway(n, addresses[n], &file, dir, &[]);
         Self { members: [one(0), one(1)] }
     }
 
@@ -80,7 +75,33 @@ impl Pair {
     }
 }
 
+/// A gateway of the first party alone, with certificates.
+pub(crate) fn one_gateway(dir: &Path, certs: &Path, settings: &[(&str, &str)]) -> Member {
+    let roots = std::fs::read_to_string(certs.join("ca.crt")).unwrap().replace('\n', "\\n");
+    let own = format!(r#"[{{"url": "localhost:1", "certificates": "{roots}"}}]"#);
+    let other = r#"[{"url": "localhost:1"}]"#;
+    let file = dir.join("party.json");
+    let parties =
+        format!(r#"{{"{}": {{"petnet": {own}}}, "{}": {{"petnet": {other}}}}}"#, PARTIES[0], PARTIES[1]);
+    std::fs::write(&file, parties).unwrap();
+    Member::gateway(0, free_address(), &file, certs, settings)
+}
+
 impl Member {
+    fn gateway(n: usize, address: SocketAddr, file: &Path, certs: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_petnet"));
+        command.arg("serve").arg("--stop-with-stdin").arg("--party").arg(PARTIES[n]);
+        command.arg("--config-file-path").arg(file);
+        command.arg("--data-dir").arg(file.with_file_name(PARTIES[n]));
+        command.arg("--listen-addr").arg(address.to_string()).arg("--pem-path").arg(certs);
+        command.envs(settings.iter().copied());
+        Self::start(command.stderr(Stdio::piped()), address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn start(command: &mut Command, address: SocketAddr) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = process.stderr.take().map(BufReader::new);

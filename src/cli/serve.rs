@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -13,6 +14,8 @@ use crate::config::{self, Checked, RawSettings};
 use crate::gateway::Gateway;
 use crate::telemetry;
 
+/// File descriptors for the store, connections to peers and the runtime.
+const OTHER_FILES: u64 = 256;
 /// Room for the last sync after running calls had their grace time.
 const LAST_SYNC: Duration = Duration::from_secs(30);
 
@@ -64,7 +67,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     let (mut signals, mut hangup) = (StopSignals::listen()?, Hangup::listen()?);
     let orphaned = stdin_end(stop_with_stdin);
     tokio::pin!(orphaned);
-    for notice in notices {
+    for notice in notices.into_iter().chain(open_files(settings.limits.connections)) {
         warn!("{notice}");
     }
     let (party, folder, grace) = (settings.party.clone(), settings.data_dir.clone(), settings.shutdown_grace);
@@ -123,6 +126,22 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             error!("could not stop in order within {:?}; nothing accepted is lost", grace + LAST_SYNC);
             Exit::Failed
         }
+    })
+}
+
+/// Takes as many file descriptors as the system allows; what to say when they are too few for `connections`.
+fn open_files(connections: usize) -> Option<String> {
+    let allowed = getrlimit(Resource::Nofile);
+    if let Err(why) = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }) {
+        tracing::debug!(%why, "the limit of open files stays");
+    }
+    let have = getrlimit(Resource::Nofile).current?;
+    let need = connections as u64 + OTHER_FILES;
+    (have < need).then(|| {
+        format!(
+            "this process may open {have} files, and MAX_CONNECTIONS={connections} needs {need}: connections beyond that will \
+             fail; raise the limit (ulimit -n, LimitNOFILE) or lower MAX_CONNECTIONS"
+        )
     })
 }
 

@@ -58,7 +58,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.store_max_bytes, 0);
     assert_eq!(settings.id_reuse, IdReuse::Replace);
     assert_eq!(settings.shutdown_grace, Duration::from_secs(10));
-    assert_eq!(settings.max_connections, 1024);
+    assert_eq!(settings.limits, Limits::default());
     assert_eq!((settings.max_in_flight, settings.max_in_flight_bytes), (128, 64 << 20));
     assert_eq!(settings.delivery_timeout, Duration::from_mins(1));
     assert_eq!(settings.retry_cap, Duration::from_secs(30));
@@ -96,6 +96,66 @@ fn every_mistake_is_reported_at_once_with_its_place() {
     }
     assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
     assert!(!Path::new(&place.path("data")).exists(), "a folder was created in spite of mistakes");
+}
+
+#[test]
+fn every_limit_is_a_setting_and_none_can_be_nothing() {
+    let place = Place::new();
+    let limits = place
+        .check(&[
+            ("MAX_CONNECTIONS", "10"),
+            ("MAX_CONNECTIONS_PER_ADDRESS", "5"),
+            ("MAX_STREAMS", "7"),
+            ("MAX_HEADER_BYTES", "8KiB"),
+            ("MAX_CALL_BYTES", "1GiB"),
+            ("HANDSHAKE_TIMEOUT", "1s"),
+            ("STALL_TIMEOUT", "2s"),
+            ("CONNECTION_AGE", "3m"),
+            ("KEEPALIVE_INTERVAL", "4s"),
+            ("KEEPALIVE_TIMEOUT", "5s"),
+        ])
+        .unwrap()
+        .settings
+        .limits;
+    let second = Duration::from_secs(1);
+    let expected = Limits {
+        connections: 10,
+        connections_per_address: 5,
+        streams: 7,
+        header_bytes: 8 << 10,
+        call_bytes: 1 << 30,
+        handshake_timeout: second,
+        stall_timeout: 2 * second,
+        connection_age: 180 * second,
+        keepalive_interval: 4 * second,
+        keepalive_timeout: 5 * second,
+    };
+    assert_eq!(limits, expected);
+    for name in [
+        "MAX_CONNECTIONS",
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "MAX_STREAMS",
+        "MAX_HEADER_BYTES",
+        "HANDSHAKE_TIMEOUT",
+        "STALL_TIMEOUT",
+        "CONNECTION_AGE",
+        "KEEPALIVE_INTERVAL",
+        "KEEPALIVE_TIMEOUT",
+    ] {
+        let mistakes = place.mistakes(&[(name, "0")]);
+        assert!(mistakes.len() == 1 && mistakes[0].starts_with(name), "{name}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn the_largest_message_always_has_room_in_memory() {
+    let place = Place::new();
+    for (largest, call_bytes) in [("1MiB", 64 << 20), ("256MiB", 512 << 20), ("1GiB", 2 << 30)] {
+        let checked = place.check(&[("MAX_MESSAGE_BYTES", largest)]).unwrap();
+        assert_eq!(checked.settings.limits.call_bytes, call_bytes, "{largest}");
+    }
+    let mistakes = place.mistakes(&[("MAX_MESSAGE_BYTES", "64MiB"), ("MAX_CALL_BYTES", "64MiB")]);
+    assert!(mistakes[0].contains("MAX_CALL_BYTES") && mistakes[0].contains("at least"), "{mistakes:?}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod access;
 mod calls;
 mod delivery;
 mod health;
+mod limits;
 mod link;
+mod raw;
 mod shutdown;
 mod tls;
 mod trust;
@@ -21,6 +23,7 @@ use tonic::{Request, Status};
 use crate::config::Settings;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
+use crate::limits::Limits;
 use crate::parties::{Connection, ConnectionType, Parties};
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
@@ -48,7 +51,7 @@ fn settings(name: &str) -> Settings {
         dead_letter_max_bytes: 0,
         id_reuse: IdReuse::Replace,
         shutdown_grace: Duration::from_secs(5),
-        max_connections: 100,
+        limits: Limits::default(),
         max_in_flight: 16,
         max_in_flight_bytes: 16 << 20,
         delivery_timeout: Duration::from_secs(5),
@@ -88,6 +91,16 @@ impl Running {
     async fn start(settings: Settings, parties: Parties) -> Self {
         let hub = Hub::new(settings.max_waiting);
         let engine = FakeEngine::new(hub.clone());
+        Self::with(engine, hub, settings, parties).await
+    }
+
+    /// A gateway that starts on what another one kept. Arrivals wake nobody.
+    async fn over(engine: Arc<FakeEngine>, settings: Settings, parties: Parties) -> Self {
+        let hub = Hub::new(settings.max_waiting);
+        Self::with(engine, hub, settings, parties).await
+    }
+
+    async fn with(engine: Arc<FakeEngine>, hub: Arc<Hub>, settings: Settings, parties: Parties) -> Self {
         let report = OpenReport {
             incarnation: Incarnation { started_ms: 1, random: 1 },
             pending: 0,

@@ -118,6 +118,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Reads a message; `None` when there is none (yet, or no more). Reading does not remove.
     async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>>;
 
+    /// Payload bytes of what [`read`](Self::read) would give now, without reading it; a reader makes room first.
+    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>>;
+
     /// The reader needs the message(s) no more. True when there was one.
     async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool>;
 

@@ -203,6 +203,18 @@ impl Engine for Store {
         }
     }
 
+    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>> {
+        let keys = self.reader().mail_keys(from, id);
+        let on_disk = async || Ok(self.find_mail(&keys).await?.map(|(_, entry)| entry.len));
+        match self.reader().find_in_memory(&keys) {
+            InMemory::Nothing => Ok(None),
+            InMemory::Found(_, entry) => Ok(Some(entry.len)),
+            InMemory::Queued(message) => Ok(Some(message.payload.len() as u64)),
+            InMemory::QueuedOrOnDisk(message) => Ok(on_disk().await?.or(Some(message.payload.len() as u64))),
+            InMemory::AskDisk => on_disk().await,
+        }
+    }
+
     async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool> {
         let keys = self.reader().mail_keys(from, id);
         let is_queued = {

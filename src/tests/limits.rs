@@ -1,0 +1,253 @@
+//! What hostile and broken callers can do to others: nothing.
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use super::raw::{Raw, prefixed, zeros};
+use super::*;
+use crate::calls::Memory;
+use crate::server::message_limit;
+use crate::testing::until;
+
+/// Of a limit that a test waits for.
+const SOON: Duration = Duration::from_millis(500);
+
+async fn limited(limits: Limits) -> Running {
+    let entries = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
+    Running::start(Settings { limits, ..settings("a") }, entries).await
+}
+
+/// One with room for the largest message once.
+async fn tight() -> Running {
+    let call_bytes = Memory::least(message_limit(MAX_MESSAGE) as u64);
+    limited(Limits { call_bytes, ..Limits::default() }).await
+}
+
+fn send(payload: Bytes) -> Vec<u8> {
+    prefixed(&ClientSimpleSendRequest { message_id: "m".into(), receiver_id: "b".into(), payload })
+}
+
+#[tokio::test]
+async fn silent_connections_make_room_for_one_that_speaks() {
+    for limits in [
+        Limits { connections: 4, ..Limits::default() },
+        Limits { connections_per_address: 4, ..Limits::default() },
+    ] {
+        let a = limited(limits).await;
+        let mut silent = Vec::new();
+        for _ in 0..50 {
+            silent.push(TcpStream::connect(a.addr).await.unwrap());
+        }
+        let client = a.client().await;
+        for n in 0..10 {
+            assert!(client.send("b", &n.to_string(), "x").await.unwrap().success);
+            silent.push(TcpStream::connect(a.addr).await.unwrap());
+        }
+        let first = tokio::time::timeout(LIMIT, silent[0].read_to_end(&mut Vec::new())).await;
+        assert!(first.is_ok(), "the oldest silent one is closed");
+        a.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_whose_connections_all_work_gets_no_further_one() {
+    let a = limited(Limits { connections_per_address: 2, ..Limits::default() }).await;
+    let (one, two) = (a.client().await, a.client().await);
+    let waiting = [one, two].map(|client| tokio::spawn(async move { client.receive("m").await }));
+    until("both wait", async || a.gateway.waiting() == 2).await;
+    let mut third = TcpStream::connect(a.addr).await.unwrap();
+    let closed = tokio::time::timeout(LIMIT, third.read(&mut [0])).await.expect("it is closed");
+    assert!(matches!(closed, Ok(0) | Err(_)));
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_calls_at_a_time_and_further_ones_wait() {
+    let a = limited(Limits { streams: 2, ..Limits::default() }).await;
+    let client = a.client().await;
+    // Its first call learns of the limit.
+    assert!(client.send("b", "m", "x").await.unwrap().success);
+    let receive = |n: u32| {
+        let client = client.clone();
+        tokio::spawn(
+            async move { client.receive_with(&n.to_string(), &[("petnet-wait-ms", "300")], None).await },
+        )
+    };
+    let all: Vec<_> = (0..6).map(receive).collect();
+    let mut most = 0;
+    for one in all {
+        while !one.is_finished() {
+            most = most.max(a.gateway.calls());
+            tokio::task::yield_now().await;
+        }
+        assert!(one.await.unwrap().unwrap().success);
+    }
+    assert_eq!(most, 2);
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn headers_beyond_their_limit_are_refused_and_the_next_call_is_served() {
+    let a = limited(Limits { header_bytes: 8 << 10, ..Limits::default() }).await;
+    let client = a.client().await;
+    let long = "x".repeat(20 << 10);
+    let refused = client.receive_with("m", &[("x-much", &long)], None).await.unwrap_err();
+    assert!(!matches!(refused.code(), Code::Ok | Code::Unimplemented), "{refused:?}");
+    assert!(client.send("b", "m", "x").await.unwrap().success);
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_large_message_waits_for_room_and_small_ones_pass() {
+    let a = tight().await;
+    a.engine.set_sync_time(SOON);
+    let client = a.client().await;
+    let send = |n: u32| {
+        let client = client.clone();
+        tokio::spawn(async move { client.send("b", &n.to_string(), zeros(MAX_MESSAGE)).await })
+    };
+    let all: Vec<_> = (0..4).map(send).collect();
+    until("all of them run", async || a.gateway.calls() == 4).await;
+    let small = client.send("b", "small", "x").await.unwrap();
+    assert!(
+        small.success && all.iter().filter(|one| !one.is_finished()).count() >= 2,
+        "it waited for large ones"
+    );
+    for one in all {
+        assert!(one.await.unwrap().unwrap().success);
+    }
+    assert_eq!(a.engine.pending_count(), 5);
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_announced_message_that_never_comes_holds_its_room_for_the_stall_timeout_only() {
+    let call_bytes = Memory::least(message_limit(MAX_MESSAGE) as u64);
+    let a = limited(Limits { stall_timeout: SOON, call_bytes, ..Limits::default() }).await;
+    let mut hostile = Raw::connect(a.addr).await;
+    hostile.call(1, "ClientSimpleSend").await;
+    hostile.data(1, &send(zeros(MAX_MESSAGE))[..1000], false).await;
+    until("its call runs", async || a.gateway.calls() == 1).await;
+    let client = a.client().await;
+    assert!(client.send("b", "m", zeros(MAX_MESSAGE)).await.unwrap().success);
+    assert!(hostile.is_closed_within(LIMIT).await);
+    assert_eq!((a.gateway.calls(), a.engine.pending_count()), (0, 1));
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_request_that_keeps_coming_is_not_cut_however_slow() {
+    let a = limited(Limits { stall_timeout: SOON, ..Limits::default() }).await;
+    let mut slow = Raw::connect(a.addr).await;
+    slow.call(1, "ClientSimpleSend").await;
+    let request = send(zeros(40 << 10));
+    let (steps, pause) = (20, SOON / 5);
+    for (n, some) in request.chunks(request.len().div_ceil(steps)).enumerate() {
+        slow.data(1, some, n + 1 == steps).await;
+        tokio::time::sleep(pause).await;
+    }
+    until("it is accepted", async || a.engine.pending_count() == 1).await;
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_cut() {
+    let (a, b) = pair().await;
+    let client = a.client().await;
+    assert!(client.send("b", "m", zeros(MAX_MESSAGE)).await.unwrap().success);
+    let b_client = b.client().await;
+    assert!(b_client.receive("m").await.is_some());
+    let (addr, engine) = (b.addr, b.engine.clone());
+    b.shutdown().await;
+    drop(b_client);
+
+    let entries = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
+    let limits = Limits { stall_timeout: SOON, ..Limits::default() };
+    let b = Running::over(engine, Settings { limits, listen_addr: addr, ..settings("b") }, entries).await;
+    let mut lazy = Raw::connect(b.addr).await;
+    lazy.call(1, "ClientSimpleRecv").await;
+    lazy.data(1, &prefixed(&ClientSimpleRecvRequest { message_id: "m".into() }), true).await;
+    until("its call runs", async || b.gateway.calls() == 1).await;
+    lazy.is_gone().await;
+    until("its call is over", async || b.gateway.calls() == 0).await;
+    b.shutdown().await;
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_waiting_receive_is_no_stalled_one() {
+    let a = limited(Limits { stall_timeout: SOON, ..Limits::default() }).await;
+    let client = a.client().await;
+    let wait = 3 * SOON;
+    let start = tokio::time::Instant::now();
+    let wait = wait.as_millis().to_string();
+    let answer = client.receive_with("m", &[("petnet-wait-ms", &wait)], None).await.unwrap();
+    assert!(answer.success && answer.payload.is_none() && start.elapsed() >= 3 * SOON, "{answer:?}");
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_other_side_is_gone_is_closed() {
+    let limits = Limits { keepalive_interval: SOON / 5, keepalive_timeout: SOON / 5, ..Limits::default() };
+    let a = limited(limits).await;
+    // It never answers a ping.
+    let mut dead = Raw::connect(a.addr).await;
+    assert!(dead.is_closed_within(LIMIT).await);
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_and_calls_go_on_over_a_new_one() {
+    let a = limited(Limits { connection_age: SOON, ..Limits::default() }).await;
+    let mut old = Raw::connect(a.addr).await;
+    // A call that outlasts it.
+    old.call(1, "ClientSimpleRecv").await;
+    old.data(1, &prefixed(&ClientSimpleRecvRequest { message_id: "m".into() }), true).await;
+    let client = a.client().await;
+    let start = tokio::time::Instant::now();
+    assert!(old.is_closed_within(LIMIT).await && start.elapsed() < LIMIT / 2);
+    for n in 0..10 {
+        assert!(client.send("b", &n.to_string(), "x").await.unwrap().success);
+    }
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn delivering_goes_on_while_links_grow_old() {
+    let b_addr = free_address();
+    let limits = Limits { connection_age: SOON / 5, ..Limits::default() };
+    let entries = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
+    let a = Running::start(Settings { limits: limits.clone(), ..settings("a") }, entries).await;
+    let entries = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
+    let b = Running::start(Settings { limits, listen_addr: b_addr, ..settings("b") }, entries).await;
+    let end = tokio::time::Instant::now() + 3 * SOON;
+    let mut sent = 0;
+    while tokio::time::Instant::now() < end {
+        let id = sent.to_string();
+        // Its own connection grows old, too.
+        let client = a.client().await;
+        assert!(client.send("b", &id, "x").await.unwrap().success);
+        assert!(b.client().await.receive(&id).await.is_some());
+        sent += 1;
+    }
+    until("all is settled", async || a.engine.pending_count() == 0).await;
+    assert!(a.engine.letters().is_empty() && sent > 0);
+    b.shutdown().await;
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_any_number_of_silent_connections() {
+    let a = Running::alone().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(a.addr).await.unwrap());
+    }
+    let half = Raw::connect(a.addr).await;
+    let start = tokio::time::Instant::now();
+    a.shutdown().await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    drop(half);
+}
