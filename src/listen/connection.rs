@@ -84,15 +84,33 @@ impl Connection {
         self.socket.tcp()
     }
 
-    /// Until TLS is there, where there is to be any.
+    /// Until TLS is there, where there is to be any. HTTP/2 writes before it reads, so whoever hangs in a handshake hangs
+    /// in a write.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let opened = self.socket.poll_open(cx, &self.info);
-        if let Poll::Ready(Err(why)) = &opened {
-            self.lines.refusals.tell(|before| {
+        match &opened {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(why)) => self.lines.refusals.tell(|before| {
                 tracing::warn!(from = %self.info.from(), %why, more = before, "TLS handshake failed");
-            });
+            }),
+            Poll::Pending => {
+                if self.cut_off.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(self.end(io::ErrorKind::ConnectionAborted)));
+                }
+                if self.poll_silent(cx).is_ready() {
+                    return Poll::Ready(Err(self.end(io::ErrorKind::TimedOut)));
+                }
+            }
         }
         opened
+    }
+
+    /// Ready when it has not said hello in time.
+    fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.silent {
+            Some(silent) => silent.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// Also for writes that wait.
@@ -120,9 +138,7 @@ impl Connection {
 
     /// Nothing came: whether that is how it ends.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(silent) = &mut self.silent
-            && silent.as_mut().poll(cx).is_ready()
-        {
+        if self.poll_silent(cx).is_ready() {
             self.ended = true;
             return Poll::Ready(Ok(()));
         }

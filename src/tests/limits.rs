@@ -1,12 +1,16 @@
 //! What hostile and broken callers can do to others: nothing.
 
-use tokio::io::AsyncReadExt;
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
 use super::raw::{Raw, prefixed, zeros};
+use super::tls::{Member, Shows, call, tls_settings};
 use super::*;
 use crate::calls::Memory;
+use crate::config::TlsClientAuth;
 use crate::server::message_limit;
 use crate::testing::until;
 
@@ -48,6 +52,50 @@ async fn silent_connections_make_room_for_one_that_speaks() {
         assert!(first.is_ok(), "the oldest silent one is closed");
         a.shutdown().await;
     }
+}
+
+async fn with_tls(member: &Member, folder: &Path, limits: Limits) -> Running {
+    let settings = tls_settings("a", folder, &member.gateway(), TlsClientAuth::Required);
+    let parties = Parties { parties: [member.entry("localhost:1", &["*"])].into() };
+    Running::start(Settings { limits, ..settings }, parties).await
+}
+
+async fn half_a_handshake(addr: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    socket.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    socket
+}
+
+/// Found by a flood of them: HTTP/2 writes first, and that write waited for the handshake for ever.
+#[tokio::test]
+async fn a_handshake_that_stops_half_way_is_closed_in_time() {
+    let (member, folder) = (Member::new("a"), tempfile::tempdir().unwrap());
+    let limits = Limits { handshake_timeout: SOON, ..Limits::default() };
+    let a = with_tls(&member, folder.path(), limits).await;
+    for mut half in [half_a_handshake(a.addr).await, TcpStream::connect(a.addr).await.unwrap()] {
+        let closed = tokio::time::timeout(LIMIT, half.read_to_end(&mut Vec::new())).await;
+        assert!(closed.is_ok());
+    }
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn half_handshakes_make_room_for_a_whole_one_and_do_not_hold_up_shutdown() {
+    let (member, folder) = (Member::new("a"), tempfile::tempdir().unwrap());
+    let a = with_tls(&member, folder.path(), Limits { connections: 4, ..Limits::default() }).await;
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        all.push(half_a_handshake(a.addr).await);
+    }
+    let program = member.program();
+    let connecting = call(a.addr, &member, Shows::Certificate(&program));
+    let channel = tokio::time::timeout(LIMIT, connecting).await.unwrap().unwrap();
+    let mut client = SimpleRequestServerClient::new(channel);
+    let request = ClientSimpleRecvRequest { message_id: "m".into() };
+    assert!(client.client_simple_recv(request).await.unwrap().into_inner().success);
+    let start = tokio::time::Instant::now();
+    a.shutdown().await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
