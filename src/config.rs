@@ -20,7 +20,7 @@ use std::time::Duration;
 use petnet_storage::{IdReuse, PartyId};
 
 pub use raw::{RawSettings, SETTINGS, Setting};
-pub use values::duration;
+pub use values::{duration, size};
 
 use self::files::Files;
 use crate::limits::Limits;
@@ -152,6 +152,13 @@ impl std::error::Error for Mistakes {}
 
 /// Checks everything, the party file included. Creates the data folder when it is all that is missing.
 pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
+    let checked = look(raw)?;
+    make_folder(&checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+    Ok(checked)
+}
+
+/// The same, and creates nothing.
+pub fn look(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let mut check = Checker { raw, mistakes: Vec::new(), notices: Vec::new() };
     let party = check.party();
     let logging = check.logging();
@@ -160,7 +167,6 @@ pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let settings = check.settings(party, own_certificate);
     match settings {
         Some(settings) if check.mistakes.is_empty() => {
-            make_folder(&settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
             Ok(Checked { settings, parties, logging, notices: check.notices })
         }
         _ => Err(Mistakes(check.mistakes)),
@@ -302,7 +308,7 @@ impl Checker<'_> {
 }
 
 /// The parent of a folder; that of a relative name is the working folder.
-fn parent_of(folder: &Path) -> &Path {
+pub(crate) fn parent_of(folder: &Path) -> &Path {
     match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

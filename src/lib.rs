@@ -7,6 +7,7 @@ mod certs;
 pub mod cli;
 mod client_api;
 pub mod config;
+mod doctor;
 mod forwarder;
 pub mod gateway;
 mod guard;

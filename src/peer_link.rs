@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+pub(crate) use self::connect::Dial;
 use self::route::Route;
 use crate::metadata;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;

@@ -6,6 +6,7 @@
 mod certs;
 mod client;
 mod crashtest;
+mod doctor;
 mod local;
 mod progress;
 mod quickstart;
@@ -28,7 +29,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed; verify: damage found; certs show: not valid; crashtest: something was lost, or nothing was proved
+  1  it failed; verify: damage found; certs show: not valid; doctor: something is broken; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
   3  serve, verify, repair: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
@@ -54,6 +55,7 @@ enum Sub {
     Repair(repair::Repair),
     Crashtest(crashtest::Crashtest),
     Certs(certs::Certs),
+    Doctor(doctor::Doctor),
 }
 
 /// How a command ends.
@@ -97,6 +99,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Repair(repair) => reported(block_on(repair.run())),
         Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
         Sub::Certs(certs) => certs.run(),
+        Sub::Doctor(doctor) => reported(block_on(doctor.run())),
     };
     exit.into()
 }

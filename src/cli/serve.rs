@@ -11,11 +11,10 @@ use tracing::{error, info, warn};
 use super::signals::{Hangup, StopSignals};
 use super::{Exit, block_on};
 use crate::config::{self, Checked, RawSettings};
+use crate::doctor::OTHER_FILES;
 use crate::gateway::Gateway;
 use crate::telemetry;
 
-/// File descriptors for the store, connections to peers and the runtime.
-const OTHER_FILES: u64 = 256;
 /// Room for the last sync after running calls had their grace time.
 const LAST_SYNC: Duration = Duration::from_secs(30);
 

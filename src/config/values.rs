@@ -25,7 +25,7 @@ fn scaled(text: &str, units: &[(&str, u64)], plain: u64) -> Option<u64> {
 }
 
 /// A size: plain bytes, or with KiB, MiB, GiB, TiB.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     scaled(text, SIZE_UNITS, 1)
         .ok_or_else(|| "expected bytes, or a whole number with KiB, MiB, GiB or TiB, such as 256MiB".into())
 }

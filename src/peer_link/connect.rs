@@ -20,14 +20,14 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 
 /// How to reach one address of a peer, once more and again.
 #[derive(Debug, Clone)]
-pub(super) struct Dial {
+pub(crate) struct Dial {
     endpoint: Endpoint,
     connector: Connector,
 }
 
 impl Dial {
     /// TLS where this gateway has it, unless the url says `http://`. An error: nobody can be reached over it.
-    pub(super) fn new(trust: &Trust, peer: &PartyId, connection: &Connection) -> Result<Self, String> {
+    pub(crate) fn new(trust: &Trust, peer: &PartyId, connection: &Connection) -> Result<Self, String> {
         let url = connection.url.as_str();
         let (scheme, address) = url.split_once("://").unwrap_or(("", url));
         let tls = match (&trust.tls, scheme) {
@@ -48,6 +48,16 @@ impl Dial {
     /// A channel that connects when it is first used.
     pub(super) fn channel(&self) -> tonic::transport::Channel {
         self.endpoint.connect_with_connector_lazy(self.connector.clone())
+    }
+
+    /// A channel that is connected.
+    pub(crate) async fn connect(&self) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+        self.endpoint.connect_with_connector(self.connector.clone()).await
+    }
+
+    /// Whether the other side has to prove who it is.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.connector.is_tls()
     }
 
     /// For the log.

@@ -3,6 +3,7 @@
 mod access;
 mod calls;
 mod delivery;
+mod doctor;
 mod health;
 mod limits;
 mod link;

@@ -42,6 +42,11 @@ impl Connector {
     pub(crate) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
         Self { tcp: tcp(), tls }
     }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,85 @@
+//! Looks at everything that a gateway needs, from its settings to its peers, and says what to do about what is wrong.
+//!
+//! Changes nothing: not a file stays, nothing is delivered, and a gateway that runs on the same settings goes on.
+
+mod certificates;
+mod machine;
+mod peers;
+
+pub(crate) use machine::OTHER_FILES;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::Checked;
+
+/// How much to look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Depth {
+    /// For each step towards a peer.
+    pub(crate) timeout: Duration,
+    /// The largest message that is tried, in bytes.
+    pub(crate) largest: u64,
+}
+
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    Good,
+    /// It works, and should not stay like that.
+    Warning,
+    /// It does not work.
+    Bad,
+}
+
+/// What was found about one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) level: Level,
+    pub(crate) what: String,
+    /// What to do; empty when there is nothing to do.
+    pub(crate) advice: String,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>) -> Self {
+        Self { level: Level::Good, what: what.into(), advice: String::new() }
+    }
+
+    fn warning(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Warning, what: what.into(), advice: advice.into() }
+    }
+
+    fn bad(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Bad, what: what.into(), advice: advice.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.level {
+            Level::Good => "ok  ",
+            Level::Warning => "WARN",
+            Level::Bad => "BAD ",
+        };
+        write!(f, "  {word}  {}", self.what)?;
+        if self.advice.is_empty() { Ok(()) } else { write!(f, "\n        -> {}", self.advice) }
+    }
+}
+
+/// Looks at everything; `tell` gets each part's heading and findings as soon as they are there.
+pub(crate) async fn examine(checked: &Checked, depth: Depth, mut tell: impl FnMut(&str, Vec<Finding>)) {
+    let Checked { settings, parties, notices, .. } = checked;
+    let mut of_settings =
+        vec![Finding::good(format!("{}: every setting and the party file", settings.party))];
+    of_settings.extend(notices.iter().map(|notice| Finding::warning(notice, "")));
+    tell("settings", of_settings);
+    tell("certificates", certificates::examine(settings, parties));
+    tell("this machine", machine::examine(settings).await);
+    for (party, connections) in parties.parties.iter().filter(|(party, _)| **party != settings.party) {
+        for connection in connections {
+            let heading = format!("{party} at {}", connection.url);
+            tell(&heading, peers::examine(settings, parties, party, connection, depth).await);
+        }
+    }
+}
