@@ -14,7 +14,7 @@ use common::{Place, Running, is_root, petnet, read_only, run};
 
 #[test]
 fn every_sub_command_has_help_with_an_example() {
-    for sub in ["serve", "send", "recv", "quickstart", "verify", "repair", "crashtest", "certs"] {
+    for sub in ["serve", "send", "recv", "quickstart", "verify", "repair", "crashtest", "certs", "doctor"] {
         let (code, out, _) = run(&mut petnet(&[sub, "--help"]));
         let help = String::from_utf8(out).unwrap();
         assert_eq!(code, Some(0));
@@ -370,4 +370,30 @@ fn a_folder_of_a_running_gateway_or_of_none_is_not_looked_at() {
         assert_eq!(run(&mut petnet(&[command])).0, Some(2), "a folder must be named");
     }
     assert!(fs::read_dir(place.path("empty")).unwrap().next().is_none(), "something was created");
+}
+
+#[test]
+fn the_doctor_says_what_is_broken_and_leaves_nothing_behind() {
+    let place = Place::new();
+    let doctor = || {
+        let (code, out, err) = run(place.command("doctor", 0).args(["--timeout", "2s"]));
+        (code, String::from_utf8(out).unwrap(), err)
+    };
+    let (code, out, err) = doctor();
+    assert_eq!(code, Some(1), "nobody answers for the peer: {out}{err}");
+    for part in ["settings\n  ok", "BAD   does not connect", "-> does its gateway run", "1 broken"] {
+        assert!(out.contains(part), "no {part:?} in:\n{out}");
+    }
+    assert!(!place.path("party_a").exists(), "something was created");
+
+    let peer = Running::serving(place.serve(1));
+    let (code, out, err) = doctor();
+    assert_eq!(code, Some(0), "{out}{err}");
+    for part in ["answers and serves", "messages of 16 MiB pass", "0 broken"] {
+        assert!(out.contains(part), "no {part:?} in:\n{out}");
+    }
+    drop(peer);
+
+    let (code, _, err) = run(&mut petnet(&["doctor"]));
+    assert!(code == Some(2) && err.contains("PARTY: not set"), "{err}");
 }

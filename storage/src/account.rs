@@ -32,6 +32,12 @@ impl Digest {
         self.count = self.count.wrapping_add(1);
         self.sum ^= mix((key >> 64) as u64 ^ mix(key as u64 ^ mix(sequence)));
     }
+
+    pub(crate) fn remove_key(&mut self, key: u128, sequence: u64) {
+        // Adding twice is taking out, but for the count.
+        self.add_key(key, sequence);
+        self.count = self.count.wrapping_sub(2);
+    }
 }
 
 fn fingerprint(sequence: u64, place: Place) -> u64 {

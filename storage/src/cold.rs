@@ -269,14 +269,13 @@ impl Cold {
         self.pending.range(from..=pending_key(party, u64::MAX)).map(|item| keyed_entry(&item?.1))
     }
 
-    /// Takes a message out. A newer one that another thread enters under its key meanwhile stays.
-    pub(crate) fn remove(&self, key: u128, entry: &Entry) -> Result<()> {
+    /// Takes a message out. A newer one that another thread enters under its key meanwhile stays. True when it was the
+    /// newest pending one.
+    pub(crate) fn remove(&self, key: u128, entry: &Entry) -> Result<bool> {
         if entry.class == Class::Outgoing {
             let at = pending_key(entry.party, entry.sequence);
             self.pending.remove(at)?;
-            // Else it is not the latest.
-            drop(self.latest.compare_and_swap(key.to_be_bytes(), Some(&at), None::<&[u8]>)?);
-            return Ok(());
+            return Ok(self.latest.compare_and_swap(key.to_be_bytes(), Some(&at), None::<&[u8]>)?.is_ok());
         }
         while let Some(value) = self.mail.get(key.to_be_bytes())? {
             let is_it = decode_entry(&mut Fields(&value))?.sequence == entry.sequence;
@@ -284,7 +283,7 @@ impl Cold {
                 break;
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Enters a dead letter.

@@ -32,7 +32,15 @@ pub(crate) fn verify(
     cold: &Cold,
     positions: &[Place; 2],
 ) -> Result<Verified, ColdError> {
-    let found = compare(replay, cold, positions)?;
+    let (found, latest) = std::thread::scope(|scope| {
+        // As long as the rest of it, so beside the rest.
+        let latest = scope.spawn(|| latest(cold));
+        let found = compare(replay, cold, positions);
+        let latest =
+            latest.join().unwrap_or_else(|_| Err(ColdError("sled panicked while it was read".into())));
+        (found, latest)
+    });
+    let found = found?;
     let mut verified = Verified::default();
     for (id, account) in &replay.state.accounts {
         if found.get(id).copied().unwrap_or_default() != account.cold {
@@ -50,7 +58,7 @@ pub(crate) fn verify(
             account.cold = Digest::default();
         }
     }
-    count(replay, cold, positions, &mut verified)?;
+    count(replay, cold, positions, &mut verified, latest?)?;
     Ok(verified)
 }
 
@@ -112,6 +120,7 @@ fn count(
     cold: &Cold,
     positions: &[Place; 2],
     verified: &mut Verified,
+    mut latest: Digest,
 ) -> Result<(), ColdError> {
     for item in cold.dead_after(0) {
         let letter = item?;
@@ -135,7 +144,9 @@ fn count(
         let (key, entry) = item?;
         let right = counts(replay, positions, key, &entry) && !verified.wrong.contains(&entry.place.segment);
         if !right {
-            cold.remove(key, &entry)?;
+            if cold.remove(key, &entry)? {
+                latest.remove_key(key, entry.sequence);
+            }
             continue;
         }
         let state = &mut replay.state;
@@ -152,20 +163,25 @@ fn count(
             state.parties.count(entry.party).is_sender = true;
         }
     }
-    check_latest(replay, cold, pending)
+    if latest != pending {
+        renew_latest(replay, cold)?;
+    }
+    Ok(())
 }
 
-/// What says which pending message is the newest under a key must name what is pending and nothing else: a message that
-/// it does not name would not end when a newer one comes, and would be back when that one is settled.
-fn check_latest(replay: &mut Replay<'_>, cold: &Cold, pending: Digest) -> Result<(), ColdError> {
+/// What the index says of which pending message is the newest under a key.
+fn latest(cold: &Cold) -> Result<Digest, ColdError> {
     let mut latest = Digest::default();
     for item in cold.all_latest() {
         let (key, sequence) = item?;
         latest.add_key(key, sequence);
     }
-    if latest == pending {
-        return Ok(());
-    }
+    Ok(latest)
+}
+
+/// That must name what is pending and nothing else: a message that it does not name would not end when a newer one comes,
+/// and would be back when that one is settled.
+fn renew_latest(replay: &mut Replay<'_>, cold: &Cold) -> Result<(), ColdError> {
     tracing::info!("the index on disk does not know the newest message of every id; that part is made anew");
     for old in cold.renew_latest()? {
         replay.state.remove_cold(&old);

@@ -46,8 +46,13 @@ impl Place {
 
     /// `petnet serve` for one of the parties, with everything set; later settings win.
     pub fn serve(&self, party: usize) -> Command {
+        self.command("serve", party)
+    }
+
+    /// A sub-command that takes settings, with those of one of the parties.
+    pub fn command(&self, sub: &str, party: usize) -> Command {
         let name = ["party_a", "party_b"][party];
-        let mut command = petnet(&["serve"]);
+        let mut command = petnet(&[sub]);
         command
             .env("PARTY", name)
             .env("LISTEN_ADDR", self.address(party))
