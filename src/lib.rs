@@ -9,6 +9,9 @@ mod client_api;
 pub mod config;
 mod doctor;
 mod forwarder;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 mod guard;
 mod health;

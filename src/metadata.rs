@@ -17,6 +17,10 @@ const LOW_WATER: &str = "petnet-low-water";
 const LINK_VERSION: &str = "petnet-link-version";
 const LINK_VERSION_1: &str = "1";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
+/// All of it that is read here.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) const KEYS: [&str; 7] =
+    [SENDER, WAIT_MS, INCARNATION, NUMBER, LOW_WATER, LINK_VERSION, GRPC_TIMEOUT];
 
 /// Metadata that cannot be read; the text says which and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -224,7 +224,7 @@ fn of_response(response: Response) -> Verdict {
     of_refusal(response.error_code.unwrap_or_default(), &response.error_msg.unwrap_or_default())
 }
 
-fn of_refusal(number: i32, words: &str) -> Verdict {
+pub(crate) fn of_refusal(number: i32, words: &str) -> Verdict {
     let reason = format!("error {number}: {words}");
     match number {
         code::INVALID_REQUEST | code::MESSAGE_TOO_LARGE | code::MESSAGE_ID_CONFLICT => {

@@ -5,25 +5,17 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Place, Running, petnet, run};
-
-const PARTIES: [&str; 2] = ["party_a", "party_b"];
+use common::secure::{PARTIES, client, init, place, serve, write_parties};
+use common::{petnet, run};
 
 fn openssl(arguments: &[&str]) -> (bool, String) {
     let ran = Command::new("openssl").args(arguments).stdin(Stdio::null()).output();
     let ran = ran.expect("openssl runs; install it: these tests need it");
     let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     (ran.status.success(), said)
-}
-
-fn init(folder: &Path, party: &str, more: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = petnet(&["certs", "init", "--party", party, "--out", folder.to_str().unwrap()]);
-    let (code, out, err) = run(command.args(more));
-    (code, String::from_utf8(out).unwrap(), err)
 }
 
 fn show(file: &Path) -> (Option<i32>, String) {
@@ -101,58 +93,6 @@ fn certs_show_tells_what_one_is_and_what_is_wrong_with_it() {
     let (_, out, _) = run(&mut petnet(&["certs", "show", "--json", text(&file("ca.crt"))]));
     let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(json["certificates"][0]["purpose"], "authority");
-}
-
-/// A place in which both parties have certificates.
-fn place() -> Place {
-    let place = Place::new();
-    for party in PARTIES {
-        let (code, _, err) = init(&place.path(&format!("certs/{party}")), party, &[]);
-        assert_eq!(code, Some(0), "{err}");
-    }
-    write_parties(&place, &PARTIES);
-    place
-}
-
-fn write_parties(place: &Place, parties: &[&str]) {
-    let entry = |party: &&str| {
-        let n = PARTIES.iter().position(|one| one == party).unwrap();
-        let one =
-            serde_json::json!({"url": place.address(n), "certificates": format!("certs/{party}/ca.crt")});
-        ((*party).to_owned(), serde_json::json!({ "petnet": [one] }))
-    };
-    let all: serde_json::Map<_, _> = parties.iter().map(entry).collect();
-    fs::write(place.path("party.json"), serde_json::to_string(&all).unwrap()).unwrap();
-}
-
-fn serve(place: &Place, n: usize) -> Running {
-    let mut command = place.serve(n);
-    command.env("PEM_PATH", place.path(&format!("certs/{}", PARTIES[n]))).env("ENV", "prod");
-    Running::serving(command)
-}
-
-/// `petnet send` or `recv` at gateway `n` as a program of `party`.
-fn client(
-    place: &Place,
-    n: usize,
-    party: Option<&str>,
-    arguments: &[&str],
-    input: &[u8],
-) -> (Option<i32>, Vec<u8>, String) {
-    let mut command = petnet(arguments);
-    command
-        .args(["--gateway", &place.address(n)])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if let Some(party) = party {
-        command.arg("--certs").arg(place.path(&format!("certs/{party}")));
-    }
-    let mut child = command.spawn().unwrap();
-    // It may end without reading.
-    drop(child.stdin.take().unwrap().write_all(input));
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 const SEND: [&str; 5] = ["send", "--to", "party_b", "--id", "m"];

@@ -91,7 +91,7 @@ pub(crate) enum NotAFrame {
     UnknownKind(u8, u64),
 }
 
-fn header_crc(bytes: &[u8], offset: u32) -> u32 {
+pub(crate) fn header_crc(bytes: &[u8], offset: u32) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[..36]);
     crc.update(&offset.to_le_bytes());

@@ -33,6 +33,9 @@ mod engine;
 mod error;
 mod format;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index_care;
 pub mod inspect;
 mod inventory;

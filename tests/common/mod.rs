@@ -1,5 +1,8 @@
 //! A folder with a party file, and gateway processes in it. Every wait has a deadline; a drop kills.
 
+#[allow(dead_code, reason = "each test file uses its part")]
+pub mod secure;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -109,6 +112,11 @@ impl Running {
         let (log, _) = changed.wait_timeout_while(log.lock().unwrap(), DEADLINE, waiting).unwrap();
         let log = &log.text;
         assert!(log.contains(text), "no {text:?} in the log:\n{log}");
+    }
+
+    #[allow(dead_code, reason = "used by one")]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, name: &str) {
