@@ -11,7 +11,7 @@ mod request;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
@@ -60,7 +60,7 @@ impl Calls {
 
     fn begin(&self, on: Option<OnConnection>) -> Arc<Call> {
         self.0.running.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Call { calls: self.0.clone(), on, rooms: Mutex::default() })
+        Arc::new(Call { calls: self.0.clone(), on, asked: Mutex::default(), answer: Mutex::default() })
     }
 }
 
@@ -69,8 +69,10 @@ impl Calls {
 pub(crate) struct Call {
     calls: Arc<CallsInner>,
     on: Option<OnConnection>,
-    /// For its messages, in their order.
-    rooms: Mutex<VecDeque<Room>>,
+    /// For the messages of its request, in their order.
+    asked: Mutex<VecDeque<Room>>,
+    /// For its answer.
+    answer: Mutex<Option<Room>>,
 }
 
 impl Call {
@@ -79,20 +81,20 @@ impl Call {
         request.get::<Arc<Self>>().cloned()
     }
 
-    /// Takes room for a message of so many bytes, to be kept to the end of the call; waits for it.
-    pub(crate) async fn take_room(&self, len: u64) {
+    /// Takes room for an answer of so many bytes, to be kept to the end of the call; waits for it.
+    pub(crate) async fn room_for_answer(&self, len: u64) {
         let room = self.calls.memory.take(len).await;
-        self.keep(room);
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
     }
 
-    /// Keeps room to the end of the call.
-    pub(crate) fn keep(&self, room: Room) {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push_back(room);
+    /// The room of the oldest message of the request, given back when that message is dealt with. A call that waits for
+    /// something else has to give it back before.
+    pub(crate) fn take_asked(&self) -> Option<Room> {
+        self.asked().pop_front()
     }
 
-    /// The room of the oldest message of the request's stream, to be given back when that message is dealt with.
-    pub(crate) fn next_room(&self) -> Option<Room> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    fn asked(&self) -> MutexGuard<'_, VecDeque<Room>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transfer(&self) -> Option<Transfer> {
@@ -148,6 +150,13 @@ where
         let is_stream = Right::of(request.uri().path()) == Some(Right::Link);
         let request = request.map(|body| Body::new(Incoming::new(body, call.clone(), is_stream)));
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Answer::new(body, call)))) })
+        Box::pin(async move {
+            let answer = answer.await?;
+            if !is_stream {
+                // It was read and dealt with; the answer may be one that goes on for ever.
+                call.asked().clear();
+            }
+            Ok(answer.map(|body| Body::new(Answer::new(body, call))))
+        })
     }
 }

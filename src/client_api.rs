@@ -40,6 +40,8 @@ impl SimpleApi {
         let bad = |e: metadata::BadMetadata| Refusal::Invalid(e.to_string());
         let (headers, call, ClientSimpleRecvRequest { message_id }) = request.into_parts();
         let call = Call::of(&call);
+        // Read, and small; it may wait for long.
+        drop(call.as_ref().and_then(|call| call.take_asked()));
         let wait = metadata::wait(&headers).map_err(bad)?.unwrap_or(self.recv_wait);
         let from = metadata::sender(&headers).map_err(bad)?.map_or(FromSender::Any, FromSender::Party);
         let wait = within_deadline(wait, &headers);

@@ -140,7 +140,7 @@ impl Link {
     }
 
     fn store(&mut self, frame: Deliveries) {
-        let room = self.call.as_ref().and_then(|call| call.next_room()).map(Arc::new);
+        let room = self.call.as_ref().and_then(|call| call.take_asked()).map(Arc::new);
         for delivery in frame.deliveries {
             self.bytes += delivery.payload.len();
             let (mailbox, sender, room) = (self.mailbox.clone(), self.sender.clone(), room.clone());

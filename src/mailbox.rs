@@ -154,7 +154,7 @@ impl Mailbox {
             message = waiter.message() => {
                 // It is in memory already; its copy in the answer is not.
                 if let Some(call) = call {
-                    call.take_room(message.payload.len() as u64).await;
+                    call.room_for_answer(message.payload.len() as u64).await;
                 }
                 Ok(Some(message))
             }
@@ -172,7 +172,7 @@ impl Mailbox {
     ) -> Result<Option<Message>, Refusal> {
         if let Some(call) = call {
             let Some(len) = self.engine.size(from, id).await? else { return Ok(None) };
-            call.take_room(len).await;
+            call.room_for_answer(len).await;
         }
         Ok(self.engine.read(from, id).await?)
     }

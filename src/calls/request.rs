@@ -41,7 +41,7 @@ impl Incoming {
         let mut begun = begun.into_iter().filter(move |len| *len <= largest);
         let first = begun.by_ref().find(|len| match self.call.calls.memory.try_take(*len) {
             Some(room) => {
-                self.call.keep(room);
+                self.call.asked().push_back(room);
                 false
             }
             None => true,
@@ -49,7 +49,8 @@ impl Incoming {
         let call = self.call.clone();
         Some(Box::pin(async move {
             for len in std::iter::once(first).chain(begun) {
-                call.take_room(len).await;
+                let room = call.calls.memory.take(len).await;
+                call.asked().push_back(room);
             }
         }))
     }

@@ -170,6 +170,24 @@ async fn a_large_message_waits_for_room_and_small_ones_pass() {
     a.shutdown().await;
 }
 
+/// A request that was read needs no room any more: else those who wait for messages would keep out those who bring them.
+#[tokio::test]
+async fn any_number_of_waiting_receives_leaves_room_for_sends() {
+    let a = tight().await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let client = a.client().await;
+        for n in 0..200 {
+            let client = client.clone();
+            waiting.push(tokio::spawn(async move { client.receive(&n.to_string()).await }));
+        }
+    }
+    until("all wait", async || a.gateway.waiting() == waiting.len()).await;
+    assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+    a.shutdown().await;
+}
+
 #[tokio::test]
 async fn an_announced_message_that_never_comes_holds_its_room_for_the_stall_timeout_only() {
     let call_bytes = Memory::least(message_limit(MAX_MESSAGE) as u64);
