@@ -52,6 +52,8 @@ enum Queued {
     InProgress,
     Stale,
     Crowded,
+    /// What it may be older than has moved since it was looked for.
+    LookAgain,
 }
 
 /// A message that became visible.
@@ -91,13 +93,13 @@ impl Intake {
     ) -> Result<Sequence> {
         let draft = self.draft(Class::Outgoing, Some(receiver), id, payload).await?;
         let (permit, cost) = self.admit(&draft).await?;
-        match self.queue(draft, None, permit, cost) {
+        match self.queue(draft, None, (permit, cost), 0) {
             Queued::New(sequence, synced) => {
                 synced.await.map_err(|_| StoreError::Closed)??;
                 Ok(sequence)
             }
             // Only deliveries can be any of these.
-            Queued::Repeated | Queued::InProgress | Queued::Stale | Queued::Crowded => {
+            Queued::Repeated | Queued::InProgress | Queued::Stale | Queued::Crowded | Queued::LookAgain => {
                 Err(StoreError::Closed)
             }
         }
@@ -111,6 +113,8 @@ impl Intake {
         let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
         loop {
             let draft = self.draft(class, sender.as_ref(), &id, payload.clone()).await?;
+            // Before anything is looked for.
+            let hand_overs = lock(&self.shared.state).hand_overs;
             if let Some(identity) = &identity {
                 if self.is_known(sender.as_ref(), identity) {
                     return self.repeated().await;
@@ -120,7 +124,7 @@ impl Intake {
                 }
             }
             let (permit, cost) = self.admit(&draft).await?;
-            match self.queue(draft, identity, permit, cost) {
+            match self.queue(draft, identity, (permit, cost), hand_overs) {
                 Queued::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(Stored::New(sequence));
@@ -137,6 +141,7 @@ impl Intake {
                 }
                 // Its first copy is on its way: what becomes of it decides about this one.
                 Queued::InProgress => self.barrier().await?,
+                Queued::LookAgain => {}
             }
         }
     }
@@ -258,14 +263,15 @@ impl Intake {
         Ok((permit, cost))
     }
 
-    /// Gives the message its place in the order and queues it. Nothing is awaited from here on: either all of this
+    /// Gives the message its place in the order and queues it. `hand_overs`: as they were before the index on disk was
+    /// asked about it. Nothing is awaited from here on: either all of this
     /// happens or none.
     fn queue(
         &self,
         draft: Draft<'_>,
         identity: Option<DeliveryIdentity>,
-        permit: OwnedSemaphorePermit,
-        cost: u64,
+        (permit, cost): (OwnedSemaphorePermit, u64),
+        hand_overs: u64,
     ) -> Queued {
         let shared = &self.shared;
         let lane = draft.lane();
@@ -288,7 +294,7 @@ impl Intake {
         };
         let (incarnation, low_water) = match (draft.class, identity) {
             (Class::Outgoing, _) => number_outgoing(&mut state, &mut entry),
-            (_, Some(identity)) => match admit_delivery(&mut state, key, &mut entry, &identity) {
+            (_, Some(identity)) => match admit_delivery(&mut state, key, &mut entry, &identity, hand_overs) {
                 Ok(()) => (identity.incarnation, identity.low_water),
                 Err(known) => {
                     drop(state);
@@ -367,6 +373,7 @@ fn admit_delivery(
     key: u128,
     entry: &mut Entry,
     identity: &DeliveryIdentity,
+    hand_overs: u64,
 ) -> std::result::Result<(), Queued> {
     if state.delivered.has(entry.party, identity) {
         return Err(Queued::Repeated);
@@ -387,6 +394,10 @@ fn admit_delivery(
     }
     if state.newest_in_progress.get(&key).is_some_and(|newest| is_newer(*newest)) {
         return Err(Queued::InProgress);
+    }
+    // Whatever moved to the index on disk after it was asked is in neither look.
+    if state.hand_overs != hand_overs && !state.delivered.is_newest(entry.party, identity) {
+        return Err(Queued::LookAgain);
     }
     state.newest_in_progress.insert(key, this);
     state.in_progress.insert((entry.party, identity.incarnation, identity.number));

@@ -30,6 +30,7 @@ mod disk_copy;
 mod disk_overlay;
 mod ends;
 mod engine;
+mod entry;
 mod error;
 mod format;
 mod frame;

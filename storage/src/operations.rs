@@ -139,7 +139,10 @@ impl Engine for Store {
                 }
                 let Some(cold) = &shared.cold() else { return Ok(None) };
                 let found = cold.latest_pending(key).map_err(|e| shared.cold_failed(&e))?;
-                Ok(found.filter(|e| lock(&shared.state).is_valid(e.place)).map(|e| (key, e)))
+                let state = lock(&shared.state);
+                // It may have come to memory (moved in the log) in between.
+                let held = state.live.get(&key).copied().or(found.filter(|e| state.is_valid(e.place)));
+                Ok(held.map(|e| (key, e)))
             })
             .await?;
         if self.check_reuse(held, id, &payload).await? {
@@ -232,9 +235,7 @@ impl Engine for Store {
                 if let Some((key, entry)) = reader.find(&[key])? {
                     released = true;
                     settle::older_in_cold(shared, key, &entry)?;
-                    if settle::in_memory(shared, key, entry.sequence).is_none() {
-                        settle::in_cold(shared, key, &entry)?;
-                    }
+                    end_mail(shared, key, entry)?;
                 }
             }
             Ok(released)
@@ -403,6 +404,17 @@ impl Engine for Store {
     async fn close(&self) -> Result<()> {
         self.close_now().await
     }
+}
+
+/// Ends a mailbox message, wherever it is by now, as [`end_pending`] does. Blocks.
+fn end_mail(shared: &Shared, key: u128, mut at: Entry) -> Result<()> {
+    while settle::in_memory(shared, key, at.sequence).is_none() && !settle::in_cold(shared, key, &at)? {
+        match (Reader { shared }).find(&[key])? {
+            Some((_, found)) if found.sequence == at.sequence => at = found,
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Ends a pending message, wherever it is by now: it may move in the log, and to memory, at any time. Blocks.

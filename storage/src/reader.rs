@@ -98,17 +98,7 @@ impl Reader<'_> {
     pub(crate) fn find(self, keys: &[u128]) -> Result<Option<(u128, Entry)>> {
         let mut newest: Option<(u128, Entry)> = None;
         for key in keys {
-            let here = lock(&self.shared.state).live.get(key).copied();
-            let entry = match (here, &self.shared.cold()) {
-                (Some(entry), _) => Some(entry),
-                (None, Some(cold)) => {
-                    let found = cold.mail(*key).map_err(|e| self.shared.cold_failed(&e))?;
-                    let state = lock(&self.shared.state);
-                    // It may have come to memory (moved in the log) in between.
-                    state.live.get(key).copied().or(found.filter(|e| state.is_valid(e.place)))
-                }
-                (None, None) => None,
-            };
+            let entry = self.find_one(*key)?;
             if let Some(entry) =
                 entry.filter(|e| newest.as_ref().is_none_or(|(_, n)| n.sequence < e.sequence))
             {
@@ -116,6 +106,27 @@ impl Reader<'_> {
             }
         }
         Ok(newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())))
+    }
+
+    /// The mailbox message under a key, expired or not. Blocks.
+    fn find_one(self, key: u128) -> Result<Option<Entry>> {
+        loop {
+            let hand_overs = {
+                let state = lock(&self.shared.state);
+                if let Some(entry) = state.live.get(&key) {
+                    return Ok(Some(*entry));
+                }
+                state.hand_overs
+            };
+            let Some(cold) = &self.shared.cold() else { return Ok(None) };
+            let found = cold.mail(key).map_err(|e| self.shared.cold_failed(&e))?;
+            let state = lock(&self.shared.state);
+            // It may have come to memory (moved in the log) in between, or been replaced by one that moved to disk since.
+            let entry = state.live.get(&key).copied().or(found.filter(|e| state.is_valid(e.place)));
+            if entry.is_some() || state.hand_overs == hand_overs {
+                return Ok(entry);
+            }
+        }
     }
 
     /// Pending messages of a party after a sequence, memory and disk merged. Blocks when some are on disk.

@@ -12,74 +12,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use crate::account::Account;
 use crate::cache::Cache;
 use crate::delivered::Delivered;
+pub(crate) use crate::entry::{DeadEntry, Death, Entry, Recent};
 use crate::frame::{Class, Place};
 use crate::message::{DeliveryIdentity, Incarnation};
 use crate::parties::Parties;
 use crate::progress::Ended;
 use crate::queued::{Queued, QueuedMessage};
 use crate::segment::Lane;
-
-/// An index entry. Kept small: there are many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) sequence: u64,
-    /// Payload bytes.
-    pub(crate) len: u64,
-    /// Delivery number; 0 without identity.
-    pub(crate) number: u64,
-    pub(crate) place: Place,
-    /// Of the message or commit frame, in bytes.
-    pub(crate) frame_len: u32,
-    /// Segment of the first slice of a large message; else 0.
-    pub(crate) first_segment: u32,
-    /// Service time of acceptance in seconds.
-    pub(crate) time: u32,
-    /// Outgoing: index in the table of incarnations. Incoming: ordinal of the sender's incarnation.
-    pub(crate) incarnation: u32,
-    /// Index in the table of parties.
-    pub(crate) party: u16,
-    pub(crate) class: Class,
-}
-
-impl Entry {
-    /// Seconds of service time left at `now`; `None` = for ever.
-    pub(crate) fn expires_in(&self, now: u32, ttl: Option<u32>) -> Option<u64> {
-        ttl.map(|ttl| u64::from(self.time.saturating_add(ttl).saturating_sub(now)))
-    }
-
-    pub(crate) fn is_expired(&self, now: u32, ttl: Option<u32>) -> bool {
-        self.expires_in(now, ttl) == Some(0)
-    }
-}
-
-/// Why a message died, as the log has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Death {
-    pub(crate) reason: u8,
-    pub(crate) text: Box<str>,
-    /// The dead-letter frame.
-    pub(crate) place: Place,
-    pub(crate) frame_len: u32,
-}
-
-/// A dead letter: the message's entry and why it died.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DeadEntry {
-    pub(crate) key: u128,
-    pub(crate) entry: Entry,
-    pub(crate) death: Death,
-}
-
-/// What is in a lane's log and not in the index on disk, in log order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Recent {
-    pub(crate) sequence: u64,
-    pub(crate) key: u128,
-    pub(crate) place: Place,
-    /// Service time of the entry's arrival here.
-    pub(crate) time: u32,
-    pub(crate) dead_letter: bool,
-}
 
 /// The index in memory.
 #[derive(Debug)]
@@ -116,6 +55,8 @@ pub(crate) struct State {
     pub(crate) superseded: Vec<Ended>,
     /// Rises when a message moves from the index on disk to memory.
     pub(crate) relocations: u64,
+    /// Rises when one moves from memory to the index on disk.
+    pub(crate) hand_overs: u64,
     /// Something changed since the last checkpoint.
     pub(crate) dirty: bool,
 }
@@ -145,6 +86,7 @@ impl State {
             ended: Vec::new(),
             superseded: Vec::new(),
             relocations: 0,
+            hand_overs: 0,
             dirty: false,
         }
     }
@@ -262,6 +204,7 @@ impl State {
 
     /// The index on disk has taken an entry over.
     pub(crate) fn hand_over(&mut self, key: u128, entry: &Entry) {
+        self.hand_overs += 1;
         self.live.remove(&key);
         self.pending.remove(&(entry.party, entry.sequence));
         self.enter_cold(entry);

@@ -5,11 +5,12 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{arrival, clocked, id, open, party, pending, read, until};
-use petnet_storage::{Engine, FromSender, Outcome, Sequence, StoreOptions};
+use common::{arrival, clocked, id, identity, open, party, pending, read, until};
+use petnet_storage::{Engine, FromSender, Outcome, Sequence, StoreOptions, Stored};
 
 const ROUNDS: usize = 60;
 const IDS: usize = 16;
@@ -163,5 +164,70 @@ async fn what_the_index_forgot_of_an_id_ends_all_the_same_when_a_newer_message_c
             assert!(settled.expect("settles"), "{harm}");
         }
         assert_eq!(pending(&store, "party_b").await, [], "{harm}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_late_delivery_replaces_nothing_newer_that_moves_while_it_comes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = restless(dir.path());
+    let mut number = 0;
+    for round in 0..4 * ROUNDS {
+        let mut deliveries = Vec::new();
+        for n in 0..IDS {
+            number += 2;
+            deliveries.push((format!("m{n}"), number));
+        }
+        for (name, number) in &deliveries {
+            let newer = arrival("party_b", name, "new".into(), Some(identity(1, *number, 1)));
+            assert!(matches!(store.store(newer).await, Ok(Stored::New(_))));
+        }
+        for_each_id(|name| {
+            let store = store.clone();
+            let number = deliveries[name[1..].parse::<usize>().expect("a number")].1;
+            async move {
+                let late = arrival("party_b", &name, "late".into(), Some(identity(1, number - 1, 1)));
+                let stored = store.store(late).await;
+                assert!(matches!(stored, Ok(Stored::Stale)), "round {round}: {name} is {stored:?}");
+                assert_eq!(read(&store, &name).await.as_deref(), Some(&b"new"[..]), "round {round}: {name}");
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn there_is_always_something_to_read_while_mail_is_replaced_and_moves() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = restless(dir.path());
+    for name in ["m0", "m1"] {
+        store.store(arrival("party_b", name, "0".into(), None)).await.expect("stores");
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4)
+        .map(|n| {
+            let (store, done, name) = (store.clone(), done.clone(), id(format!("m{}", n % 2)));
+            tokio::spawn(async move {
+                let mut reads = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let found = store.read(&FromSender::Any, &name).await.expect("reads");
+                    assert!(found.is_some(), "nothing is there after {reads} reads");
+                    reads += 1;
+                }
+            })
+        })
+        .collect();
+    for round in 1..20 * ROUNDS {
+        for name in ["m0", "m1"] {
+            let newer = arrival("party_b", name, Bytes::from(round.to_string()), None);
+            store.store(newer).await.expect("stores");
+        }
+        if round % 2 == 0 {
+            all_on_disk(&store).await;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.expect("something is always there");
     }
 }
