@@ -197,6 +197,19 @@ impl Gateway {
         }
     }
 
+    /// Stops it in the middle of what it does; returns when none of its threads runs any more. One that is in a system
+    /// call of the disk stays there, and goes no further when that ends.
+    pub async fn halt(&self) {
+        self.signal(Signal::STOP);
+        let Some(pid) = self.process.as_ref().and_then(|process| process.child.id()) else { return };
+        let halted = async {
+            while runs(pid) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, halted).await.expect("it stops");
+    }
+
     /// How it ended, when it has.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.process.as_mut()?.child.try_wait().unwrap()
@@ -252,6 +265,16 @@ fn found_in(log: &str) -> Option<Found> {
         dead_letters: number(" dead letters")?,
         damaged: number(" damaged places")?,
         took: Duration::ZERO,
+    })
+}
+
+/// Whether a thread of a process may still do something, see proc(5). One that is gone does not.
+fn runs(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.filter_map(Result::ok).any(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !"TtDZX".contains(state))
     })
 }
 
