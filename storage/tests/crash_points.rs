@@ -19,7 +19,7 @@ use petnet_storage::{
     Engine, ManualClock, NoObserver, OpenError, OpenReport, Store, StoreOptions, StoreState, Stored,
 };
 use sim_disk::{Fault, SimDisk};
-use trials::{all, block_on, seed};
+use trials::{all, block_on, number, seed};
 
 fn options(disk: &SimDisk) -> (StoreOptions, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
@@ -128,7 +128,7 @@ fn nothing_accepted_is_lost_when_the_power_goes_at_any_operation() {
             let found = disk.after_power_cut(torn);
             block_on(survives(&found, &mut ledger.clone(), &when));
         }
-        if at % 5 == 0 {
+        if at % first_step() == 0 {
             again.fetch_add(cut_again(&disk, &ledger, at), Ordering::Relaxed);
         }
     });
@@ -140,10 +140,21 @@ fn nothing_accepted_is_lost_when_the_power_goes_at_any_operation() {
     );
 }
 
-/// The power goes again at some operations of the start after the first cut.
+/// `PETNET_EXHAUSTIVE=1`: a second cut at every operation of the start after every first one, and a disk that stays broken
+/// from every operation on. Else a part of them, in the time of a test run.
+fn is_exhaustive() -> bool {
+    number("PETNET_EXHAUSTIVE") == Some(1)
+}
+
+fn first_step() -> u64 {
+    if is_exhaustive() { 1 } else { 5 }
+}
+
+/// The power goes again at operations of the start after the first cut.
 fn cut_again(disk: &SimDisk, ledger: &Ledger, at: u64) -> u64 {
     let first = Some(seed() ^ at);
-    let mut second = 1 + at / 5 % 3;
+    let (step, most) = if is_exhaustive() { (1, u64::MAX) } else { (3, 60) };
+    let mut second = 1 + at / first_step() % step;
     let mut cuts = 0;
     loop {
         let disk = disk.after_power_cut(first);
@@ -155,8 +166,8 @@ fn cut_again(disk: &SimDisk, ledger: &Ledger, at: u64) -> u64 {
         let when = format!("power cut at operation {at}, and at {second} of the start after it");
         block_on(survives(&disk.after_power_cut(Some(seed() ^ second)), &mut ledger.clone(), &when));
         cuts += 1;
-        second += 3;
-        if started || second > 60 {
+        second += step;
+        if started || second > most {
             return cuts;
         }
     }
@@ -170,7 +181,8 @@ fn one_failed_operation_loses_nothing_and_a_failed_sync_is_final() {
         fails(Fault::Fail { at, errno, for_ever: false }, at);
     });
     let failed_syncs = all(1..=syncs, |at| fails(Fault::FailSync { at }, at));
-    let failed_for_ever = all((1..=operations).step_by(3), |at| {
+    let step = if is_exhaustive() { 1 } else { 3 };
+    let failed_for_ever = all((1..=operations).step_by(step), |at| {
         fails(Fault::Fail { at, errno: if at % 2 == 0 { 28 } else { 5 }, for_ever: true }, at);
     });
     println!(
