@@ -7,21 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::engine::{IdReuse, Observer};
+use crate::draft::Draft;
+pub(crate) use crate::draft::{Streamed, slice_crcs};
 use crate::error::{Result, StoreError};
-use crate::frame::{Class, Kind, MessageFields, Place, SLICE_BYTES};
-use crate::job::{Append, Effect, Job, Large, Reply, Urgency};
+use crate::frame::{Class, MessageFields, Place};
+use crate::job::{Job, Reply, Urgency};
 use crate::keys;
 use crate::log::lock;
-use crate::message::{Arrival, DeliveryIdentity, Incarnation, Message, MessageId, PartyId, Sequence, Stored};
+use crate::message::{Arrival, DeliveryIdentity, Incarnation, MessageId, PartyId, Sequence, Stored};
 use crate::queued::QueuedMessage;
-use crate::segment::{BULK_FROM_BYTES, Lane};
+use crate::segment::Lane;
 use crate::shared::Shared;
 use crate::space::cost;
 use crate::state::{Entry, State};
 
-/// Payload bytes whose checksum is computed off the async workers.
-const OFF_WORKER_BYTES: usize = 1 << 20;
 /// Unit of the semaphore that bounds what waits for the writers.
 pub(crate) const PERMIT_BYTES: u64 = 1024;
 /// Entries in memory, as a multiple of `index_memory_entries`, at which new messages wait for the index on disk.
@@ -29,21 +28,6 @@ const CROWDED: usize = 4;
 
 /// Locks that all keys share with `IdReuse::Reject`.
 pub(crate) const KEY_LOCKS: usize = 256;
-
-/// Checksums of a large payload's slices.
-pub(crate) fn slice_crcs(payload: &[u8]) -> Vec<u32> {
-    payload.chunks(SLICE_BYTES).map(crc32fast::hash).collect()
-}
-
-/// A message before it has a sequence number.
-struct Draft<'a> {
-    class: Class,
-    party: Option<&'a PartyId>,
-    id: &'a MessageId,
-    payload: Bytes,
-    slice_crcs: Vec<u32>,
-    payload_crc: crc32fast::Hasher,
-}
 
 /// What queueing gave.
 enum Queued {
@@ -54,21 +38,6 @@ enum Queued {
     Crowded,
     /// What it may be older than has moved since it was looked for.
     LookAgain,
-}
-
-/// A message that became visible.
-enum News {
-    Arrived(Message),
-    Pending(PartyId, Sequence, u64),
-}
-
-impl News {
-    fn tell(self, observer: &dyn Observer) {
-        match self {
-            Self::Arrived(message) => observer.arrived(&message),
-            Self::Pending(peer, sequence, len) => observer.pending(&peer, sequence, len),
-        }
-    }
 }
 
 /// Takes new messages for a store.
@@ -91,9 +60,22 @@ impl Intake {
         id: &MessageId,
         payload: Bytes,
     ) -> Result<Sequence> {
-        let draft = self.draft(Class::Outgoing, Some(receiver), id, payload).await?;
-        let (permit, cost) = self.admit(&draft).await?;
-        match self.queue(draft, None, (permit, cost), 0) {
+        self.take_outgoing(Draft::new(Class::Outgoing, Some(receiver), id, payload).await?).await
+    }
+
+    /// The same for an upload that is on the disk.
+    pub(crate) async fn accept_streamed(
+        &self,
+        receiver: &PartyId,
+        id: &MessageId,
+        streamed: Streamed,
+    ) -> Result<Sequence> {
+        self.take_outgoing(Draft::streamed(Class::Outgoing, Some(receiver), id, streamed)).await
+    }
+
+    async fn take_outgoing(&self, draft: Draft<'_>) -> Result<Sequence> {
+        let admitted = self.admit(&draft).await?;
+        match self.queue(&draft, None, admitted, 0) {
             Queued::New(sequence, synced) => {
                 synced.await.map_err(|_| StoreError::Closed)??;
                 Ok(sequence)
@@ -111,20 +93,38 @@ impl Intake {
         // Numbers count from 1; 0 stands for none in the log, and the last one has no successor.
         let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
         let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
+        let draft = Draft::new(class, sender.as_ref(), &id, payload).await?;
+        self.take_arrival(draft, identity).await
+    }
+
+    /// The same for an upload that is on the disk.
+    pub(crate) async fn store_streamed(
+        &self,
+        sender: Option<&PartyId>,
+        id: &MessageId,
+        streamed: Streamed,
+        identity: Option<DeliveryIdentity>,
+    ) -> Result<Stored> {
+        let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
+        let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
+        self.take_arrival(Draft::streamed(class, sender, id, streamed), identity).await
+    }
+
+    async fn take_arrival(&self, draft: Draft<'_>, identity: Option<DeliveryIdentity>) -> Result<Stored> {
+        let (sender, id) = (draft.party, draft.id);
         loop {
-            let draft = self.draft(class, sender.as_ref(), &id, payload.clone()).await?;
             // Before anything is looked for.
             let hand_overs = lock(&self.shared.state).hand_overs;
             if let Some(identity) = &identity {
-                if self.is_known(sender.as_ref(), identity) {
+                if self.is_known(sender, identity) {
                     return self.repeated().await;
                 }
-                if self.is_stale_on_disk(sender.as_ref(), &id, identity).await? {
+                if self.is_stale_on_disk(sender, id, identity).await? {
                     return Ok(Stored::Stale);
                 }
             }
-            let (permit, cost) = self.admit(&draft).await?;
-            match self.queue(draft, identity, (permit, cost), hand_overs) {
+            let admitted = self.admit(&draft).await?;
+            match self.queue(&draft, identity, admitted, hand_overs) {
                 Queued::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(Stored::New(sequence));
@@ -205,33 +205,6 @@ impl Intake {
         Ok(())
     }
 
-    async fn draft<'a>(
-        &self,
-        class: Class,
-        party: Option<&'a PartyId>,
-        id: &'a MessageId,
-        payload: Bytes,
-    ) -> Result<Draft<'a>> {
-        let mut draft = Draft {
-            class,
-            party,
-            id,
-            slice_crcs: Vec::new(),
-            payload_crc: crc32fast::Hasher::new(),
-            payload,
-        };
-        if draft.payload.len() < BULK_FROM_BYTES {
-            draft.payload_crc.update(&draft.payload);
-        } else if draft.payload.len() < OFF_WORKER_BYTES {
-            draft.slice_crcs = slice_crcs(&draft.payload);
-        } else {
-            let payload = draft.payload.clone();
-            let crcs = tokio::task::spawn_blocking(move || slice_crcs(&payload)).await;
-            draft.slice_crcs = crcs.map_err(|_| StoreError::Closed)?;
-        }
-        Ok(draft)
-    }
-
     /// Room on the disk, in the queue and in the index.
     async fn admit(&self, draft: &Draft<'_>) -> Result<(OwnedSemaphorePermit, u64)> {
         if let Some(error) = self.shared.state_error() {
@@ -251,7 +224,8 @@ impl Intake {
                 return Err(error);
             }
         }
-        let len = draft.payload.len();
+        // What it brings to the queue.
+        let len = draft.bytes();
         let permits = u32::try_from(len as u64 / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.permits);
         let permit = self.room[draft.lane().index()]
             .clone()
@@ -264,11 +238,10 @@ impl Intake {
     }
 
     /// Gives the message its place in the order and queues it. `hand_overs`: as they were before the index on disk was
-    /// asked about it. Nothing is awaited from here on: either all of this
-    /// happens or none.
+    /// asked about it. Nothing is awaited from here on: either all of this happens or none.
     fn queue(
         &self,
-        draft: Draft<'_>,
+        draft: &Draft<'_>,
         identity: Option<DeliveryIdentity>,
         (permit, cost): (OwnedSemaphorePermit, u64),
         hand_overs: u64,
@@ -282,7 +255,7 @@ impl Intake {
         let party = draft.party.map_or(0, |p| state.parties.intern(p));
         let mut entry = Entry {
             sequence: 0,
-            len: draft.payload.len() as u64,
+            len: draft.len(),
             number: 0,
             place: Place::default(),
             frame_len: 0,
@@ -328,7 +301,7 @@ impl Intake {
             entry,
             id: draft.id.clone(),
             party: draft.party.cloned(),
-            payload: draft.payload.clone(),
+            payload: draft.shown(),
             identity,
             exposed: false,
             ended: false,
@@ -340,15 +313,13 @@ impl Intake {
         let urgency = if patient { Urgency::Soon } else { Urgency::AtOnce };
         if shared.queues[lane.index()].push(job, urgency) {
             drop(state);
-            news.tell(&*shared.observer);
+            if let Some(news) = news {
+                news.tell(&*shared.observer);
+            }
         } else {
             state.withdraw(entry.sequence);
         }
         Queued::New(Sequence(entry.sequence), synced)
-    }
-
-    pub(crate) fn rejects_reuse(&self) -> bool {
-        self.shared.options.id_reuse == IdReuse::Reject
     }
 
     /// Held while a message of this key is compared and taken.
@@ -402,51 +373,4 @@ fn admit_delivery(
     state.newest_in_progress.insert(key, this);
     state.in_progress.insert((entry.party, identity.incarnation, identity.number));
     Ok(())
-}
-
-impl Draft<'_> {
-    fn lane(&self) -> Lane {
-        if self.payload.len() < BULK_FROM_BYTES { Lane::Small } else { Lane::Bulk }
-    }
-
-    /// What the observer is to be told.
-    fn news(&self, sequence: Sequence) -> News {
-        match (self.class, self.party) {
-            (Class::Outgoing, Some(peer)) => News::Pending(peer.clone(), sequence, self.payload.len() as u64),
-            (_, sender) => News::Arrived(Message {
-                sender: sender.cloned(),
-                id: self.id.clone(),
-                payload: self.payload.clone(),
-                sequence,
-            }),
-        }
-    }
-
-    fn job(self, entry: Entry, fields: Vec<u8>, cost: u64, reply: Reply) -> Job {
-        let small = self.lane() == Lane::Small;
-        let crc = if small {
-            let mut crc = crc32fast::Hasher::new();
-            crc.update(&fields);
-            crc.combine(&self.payload_crc);
-            crc.finalize()
-        } else {
-            0
-        };
-        let append = Append {
-            kind: if small { Kind::Message } else { Kind::Commit },
-            sequence: entry.sequence,
-            time: entry.time,
-            fields,
-            payload: if small { self.payload.clone() } else { Bytes::new() },
-            crc,
-            cost,
-            effect: Effect::Message,
-            reply,
-        };
-        if small {
-            Job::Append(append)
-        } else {
-            Job::Large(Box::new(Large { commit: append, payload: self.payload, slice_crcs: self.slice_crcs }))
-        }
-    }
 }

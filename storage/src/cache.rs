@@ -40,6 +40,11 @@ impl Cache {
         self.messages.get(&sequence).cloned()
     }
 
+    /// Its id alone.
+    pub(crate) fn id(&self, sequence: u64) -> Option<MessageId> {
+        self.messages.get(&sequence).map(|message| message.id.clone())
+    }
+
     pub(crate) fn put(&mut self, sequence: u64, message: Cached) {
         let cost = message.cost();
         if cost > self.limit / 2 {

@@ -15,6 +15,8 @@ use crate::state::{Entry, State};
 const ENOUGH_SEGMENTS: usize = 8;
 /// A segment is worth emptying when at most one part in this many of it is live.
 const WORTH: u64 = 4;
+/// Messages of more bytes than this stay where they are: they are most of the segments that they pin.
+const LARGEST: u64 = 16 << 20;
 /// Frames queued at a time.
 const CHUNK: usize = 256;
 
@@ -62,7 +64,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
             && matches!(header.kind, Kind::Message | Kind::Commit)
             && let (fields, payload) = body.split_at(usize::from(header.fields_len))
             && let Ok(f) = MessageFields::decode(fields)
-            && (header.kind == Kind::Message || f.first_segment == id)
+            && (header.kind == Kind::Message || f.first_segment == id && f.len <= LARGEST)
         {
             let key = keys::key(shared.key_secret, f.class, f.party, f.id);
             if let Some(entry) = indexed(shared, key, place, header.sequence) {
@@ -140,7 +142,7 @@ fn queue(
     let job = if live.kind == Kind::Commit {
         let payload = Reader { shared }.load(&live.entry)?.payload;
         let slice_crcs = crate::accept::slice_crcs(&payload);
-        Job::Large(Box::new(Large { commit: append, payload, slice_crcs }))
+        Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded: None }))
     } else {
         Job::Append(append)
     };

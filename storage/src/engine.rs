@@ -12,9 +12,10 @@ use tokio::sync::watch;
 
 use crate::error::{Result, StoreError};
 use crate::message::{
-    Arrival, DeadLetter, FromSender, Message, MessageId, Outcome, Outgoing, PartyId, Pending, Sequence,
+    Arrival, DeadLetter, DeadReason, FromSender, Message, MessageId, Outcome, PartyId, Pending, Sequence,
     Stored,
 };
+use crate::payload::{Found, Held, Outgoing, Upload};
 
 /// What the store does when an id that is still held is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +30,7 @@ pub enum IdReuse {
 /// Told of what becomes visible. Called from the store's own threads: must return at once and never block.
 pub trait Observer: Send + Sync + 'static {
     /// A message is readable (its sync may still be running).
-    fn arrived(&self, message: &Message);
+    fn arrived(&self, message: &Held);
     /// A message of `len` payload bytes for `peer` is pending. Sequences need not come in order: a large message is
     /// pending when its last slice is written. A hint; the store is the truth.
     fn pending(&self, peer: &PartyId, sequence: Sequence, len: u64);
@@ -42,7 +43,7 @@ pub trait Observer: Send + Sync + 'static {
 pub struct NoObserver;
 
 impl Observer for NoObserver {
-    fn arrived(&self, _: &Message) {}
+    fn arrived(&self, _: &Held) {}
     fn pending(&self, _: &PartyId, _: Sequence, _: u64) {}
     fn died(&self, _: &DeadLetter) {}
 }
@@ -104,6 +105,53 @@ pub struct StoreStats {
     pub service_seconds: u64,
 }
 
+/// What became of a message. Those that ended are remembered for a while: the last 65,536, since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tracked {
+    /// Not held, and not among those that ended lately.
+    Unknown,
+    /// Accepted, and to be delivered.
+    Pending {
+        /// Its place in our store.
+        sequence: Sequence,
+        /// Payload bytes.
+        len: u64,
+    },
+    /// The peer has it.
+    Delivered {
+        /// Its place in our store.
+        sequence: Sequence,
+    },
+    /// A dead letter.
+    Dead {
+        /// Its place in our store.
+        sequence: Sequence,
+        /// Payload bytes.
+        len: u64,
+        /// Why.
+        reason: DeadReason,
+    },
+    /// Dropped by the operator.
+    Dropped {
+        /// Its place in our store.
+        sequence: Sequence,
+    },
+    /// In the mailbox.
+    Held {
+        /// The sending party, where known.
+        sender: Option<PartyId>,
+        /// Its place in our store.
+        sequence: Sequence,
+        /// Payload bytes.
+        len: u64,
+    },
+    /// Released by its reader.
+    Released {
+        /// Its place in our store.
+        sequence: Sequence,
+    },
+}
+
 /// A durable store of pending messages, mailbox and dead letters of one party.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
@@ -115,14 +163,45 @@ pub trait Engine: Send + Sync + 'static {
     /// Errors as [`accept`](Engine::accept).
     async fn store(&self, arrival: Arrival) -> Result<Stored>;
 
-    /// Reads a message; `None` when there is none (yet, or no more). Reading does not remove.
-    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>>;
+    /// Begins a message whose content comes in pieces.
+    fn begin(&self) -> Box<dyn Upload>;
 
-    /// Payload bytes of what [`read`](Self::read) would give now, without reading it; a reader makes room first.
-    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>>;
+    /// Finds a message; `None` when there is none (yet, or no more). A large one is read when its content is asked for.
+    async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>>;
+
+    /// Reads a message into memory; `None` when there is none (yet, or no more). Reading does not remove.
+    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>> {
+        loop {
+            let Some(held) = self.open(from, id).await? else { return Ok(None) };
+            match held.read().await {
+                // Another one may be there now.
+                Err(StoreError::Gone { .. }) => {}
+                read => return read.map(Some),
+            }
+        }
+    }
 
     /// The reader needs the message(s) no more. True when there was one.
     async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool>;
+
+    /// Messages whose id begins with `prefix`, after `after` in the order of arrival, at most `limit`. Looks at the whole
+    /// mailbox.
+    async fn topic(
+        &self,
+        from: &FromSender,
+        prefix: &str,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Found>>;
+
+    /// The reader needs the messages whose id begins with `prefix` no more; how many there were.
+    async fn release_topic(&self, from: &FromSender, prefix: &str) -> Result<u64>;
+
+    /// What became of a message for `receiver`.
+    async fn track_sent(&self, receiver: &PartyId, id: &MessageId) -> Result<Tracked>;
+
+    /// What became of a message that arrived.
+    async fn track_received(&self, from: &FromSender, id: &MessageId) -> Result<Tracked>;
 
     /// Pending messages for `peer` after `after` in order of acceptance, at most `limit`.
     async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>>;

@@ -43,6 +43,12 @@ pub enum StoreError {
         /// What did not match.
         what: String,
     },
+    /// The message ended while it was read: released, replaced, settled or expired.
+    #[error("message {id:?} is held no more: it ended while it was read")]
+    Gone {
+        /// The message id.
+        id: String,
+    },
     /// An operation on a file failed. The call it belongs to failed, nothing else.
     #[error("cannot {action} {path}: {source}")]
     Io {

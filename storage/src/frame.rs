@@ -248,22 +248,50 @@ pub(crate) struct Extent {
     pub(crate) len: u32,
 }
 
-pub(crate) fn encode_extents(extents: &[Extent], out: &mut Vec<u8>) {
-    for extent in extents {
-        out.put_u32(extent.place.segment);
-        out.put_u32(extent.place.offset);
-        out.put_u32(extent.len);
-    }
+/// Bytes of one extent in a commit frame.
+pub(crate) const EXTENT_BYTES: usize = 12;
+
+/// The slices of a large message, as its commit frame lists them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Slices {
+    /// The sequence in their headers, where it is not the message's own: they were written before the message had one.
+    pub(crate) of: Option<u64>,
+    pub(crate) extents: Vec<Extent>,
 }
 
-pub(crate) fn decode_extents(bytes: &[u8]) -> Result<Vec<Extent>, Short> {
-    let mut f = Fields(bytes);
-    let mut extents = Vec::with_capacity(bytes.len() / 12);
-    while !f.0.is_empty() {
-        let place = Place { segment: f.u32()?, offset: f.u32()? };
-        extents.push(Extent { place, len: f.u32()? });
+impl Slices {
+    /// The list: with a sequence of its own it begins with that, which its length tells (12 bytes an extent, or 8 more).
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(of) = self.of {
+            out.put_u64(of);
+        }
+        for extent in &self.extents {
+            out.put_u32(extent.place.segment);
+            out.put_u32(extent.place.offset);
+            out.put_u32(extent.len);
+        }
     }
-    Ok(extents)
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Short> {
+        let mut f = Fields(bytes);
+        let of = if bytes.len() % EXTENT_BYTES == 8 { Some(f.u64()?) } else { None };
+        let mut extents = Vec::with_capacity(bytes.len() / EXTENT_BYTES);
+        while !f.0.is_empty() {
+            let place = Place { segment: f.u32()?, offset: f.u32()? };
+            extents.push(Extent { place, len: f.u32()? });
+        }
+        Ok(Self { of, extents })
+    }
+
+    /// What their headers must say.
+    pub(crate) fn sequence(&self, of_message: u64) -> u64 {
+        self.of.unwrap_or(of_message)
+    }
+
+    /// Payload bytes of all.
+    pub(crate) fn len(&self) -> u64 {
+        self.extents.iter().map(|extent| u64::from(extent.len)).sum()
+    }
 }
 
 /// The fields of a settle frame; its sequence is that of the message.
@@ -360,6 +388,20 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Header::decode(&bytes, place), Err(NotAFrame::Garbage), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_list_of_slices_is_read_back_with_and_without_a_sequence_of_its_own() {
+        for of in [None, Some(77)] {
+            for count in [0, 1, 2, 3, 50] {
+                let extent = |n| Extent { place: Place { segment: n, offset: 4096 }, len: 9 };
+                let slices = Slices { of, extents: (0..count).map(extent).collect() };
+                let mut bytes = Vec::new();
+                slices.encode(&mut bytes);
+                assert_eq!(Slices::decode(&bytes), Ok(slices));
+            }
+        }
+        assert_eq!(Slices::decode(&[0; 13]), Err(Short));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::io::{self, IoSlice};
 
 use crate::disk::DiskFile;
 use crate::frame::{
-    ALIGN, Class, DeadFields, Extent, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields,
-    decode_extents, encode_extents, header_crc,
+    ALIGN, Class, DeadFields, Extent, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices,
+    header_crc,
 };
 use crate::message::Incarnation;
 use crate::scan::{End, Found, scan};
@@ -47,7 +47,7 @@ fn decodes(header: &Header, body: &[u8]) -> bool {
     let (fields, rest) = body.split_at(usize::from(header.fields_len).min(body.len()));
     match header.kind {
         Kind::Message => MessageFields::decode(fields).is_ok(),
-        Kind::Commit => MessageFields::decode(fields).is_ok() && decode_extents(rest).is_ok(),
+        Kind::Commit => MessageFields::decode(fields).is_ok() && Slices::decode(rest).is_ok(),
         Kind::Part => true,
         Kind::Settle => SettleFields::decode(fields).is_ok(),
         Kind::Dead => DeadFields::decode(fields).is_ok(),
@@ -75,7 +75,8 @@ pub fn frames() -> Vec<Vec<u8>> {
         fields
     };
     let mut extents = Vec::new();
-    encode_extents(&[Extent { place: Place { segment: 1, offset: 4096 }, len: 5 }], &mut extents);
+    let slice = Extent { place: Place { segment: 1, offset: 4096 }, len: 5 };
+    Slices { of: None, extents: vec![slice] }.encode(&mut extents);
     let (mut settle, mut dead) = (Vec::new(), Vec::new());
     let place = Place { segment: 1, offset: 4096 };
     SettleFields { key: 1 << 90, place, dead_letter: false }.encode(&mut settle);

@@ -4,16 +4,17 @@
 //! ended it, or, when the job is dropped unwritten, [`StoreError::Closed`].
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::{Result, StoreError};
-use crate::frame::Kind;
+use crate::frame::{Kind, Slices};
 use crate::log::lock;
 use crate::state::{DeadEntry, Entry};
+use crate::upload::Written;
 
 /// Lazy records are written at the latest after this time, when no other write takes them along.
 const LAZY_DELAY: Duration = Duration::from_millis(200);
@@ -36,6 +37,8 @@ pub(crate) enum Effect {
     None,
     /// The queued message with the frame's sequence enters the index.
     Message,
+    /// A slice of an upload.
+    Slice(Arc<Written>),
     /// A live message moved here from `entry.place`.
     Moved { key: u128, entry: Entry },
     /// A pending message becomes a dead letter.
@@ -103,6 +106,8 @@ pub(crate) struct Large {
     pub(crate) payload: Bytes,
     /// Checksum of each slice.
     pub(crate) slice_crcs: Vec<u32>,
+    /// Of an upload: what is written, which is everything. Held until the message is in the index.
+    pub(crate) uploaded: Option<(Arc<Written>, Slices)>,
 }
 
 /// Work for a lane's writer.

@@ -28,6 +28,7 @@ mod delivered;
 mod disk;
 mod disk_copy;
 mod disk_overlay;
+mod draft;
 mod ends;
 mod engine;
 mod entry;
@@ -49,6 +50,8 @@ mod message;
 mod operations;
 mod options;
 mod parties;
+mod past;
+mod payload;
 mod progress;
 mod publish;
 mod queued;
@@ -56,6 +59,7 @@ mod reader;
 mod recent;
 mod recovery;
 mod replay;
+mod reuse;
 mod scan;
 mod segment;
 mod settle;
@@ -64,19 +68,24 @@ mod space;
 mod spares;
 mod state;
 mod store;
+mod stored;
+mod topics;
+mod track;
 mod turnover;
+mod upload;
 mod verify;
 mod watch;
 mod writer;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
-pub use engine::{Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats};
+pub use engine::{Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats, Tracked};
 pub use error::{OpenError, Result, StoreError};
 pub use message::{
     Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Incarnation, InvalidId,
-    InvalidIncarnation, MAX_MESSAGE_ID_BYTES, MAX_PARTY_ID_BYTES, Message, MessageId, Outcome, Outgoing,
-    PartyId, Pending, Sequence, Stored,
+    InvalidIncarnation, MAX_MESSAGE_ID_BYTES, MAX_PARTY_ID_BYTES, Message, MessageId, Outcome, PartyId,
+    Pending, Sequence, Stored,
 };
 pub use options::{IndexFound, OpenReport, StoreOptions};
+pub use payload::{Found, Held, Outgoing, Payload, Pieces, Upload};
 pub use store::Store;

@@ -15,6 +15,9 @@ use crate::segment::{Lane, LogFile};
 /// Segment files kept open for reading.
 const OPEN_FILES: usize = 128;
 
+/// Fields with an id of up to some 120 bytes need no second read.
+const USUAL_FIELDS: usize = 216;
+
 /// Locks a mutex; a panic of another holder does not spread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,6 +134,23 @@ impl Log {
             return Err(ReadError::Damaged("the content does not match its checksum".into()));
         }
         Ok(Frame { header, body })
+    }
+
+    /// Reads the fields of the frame at `place`, which have no checksum of their own.
+    pub(crate) fn read_fields(&self, lane: Lane, place: Place) -> Result<Vec<u8>, ReadError> {
+        let file = self.file(lane, place.segment)?;
+        let mut bytes = vec![0; HEADER_BYTES + USUAL_FIELDS];
+        let mut read = file.read_at(&mut bytes, place.offset.into())?;
+        let header = decode_header(bytes.get(..read.max(HEADER_BYTES)).unwrap_or(&bytes), place)?;
+        let end = HEADER_BYTES + usize::from(header.fields_len);
+        bytes.resize(end, 0);
+        if read < end {
+            read_exact_at(&*file, &mut bytes[HEADER_BYTES..], u64::from(place.offset) + HEADER_BYTES as u64)?;
+            read = end;
+        }
+        debug_assert!(read >= end);
+        bytes.drain(..HEADER_BYTES);
+        Ok(bytes)
     }
 
     /// Reads the payload of the frame at `place` into `payload`, which must have its length.

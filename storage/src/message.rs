@@ -218,21 +218,6 @@ pub struct Pending {
     pub expires_in: Option<u64>,
 }
 
-/// A pending message with everything a delivery needs.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// The receiving party.
-    pub receiver: PartyId,
-    /// The id.
-    pub id: MessageId,
-    /// The content.
-    pub payload: Bytes,
-    /// Its place in our store.
-    pub sequence: Sequence,
-    /// What the receiver knows it by; the low-water mark is that of now.
-    pub identity: DeliveryIdentity,
-}
-
 /// How a pending message ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

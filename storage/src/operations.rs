@@ -9,22 +9,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::engine::{Engine, PeerPending, StoreState, StoreStats};
+use crate::engine::{Engine, PeerPending, StoreState, StoreStats, Tracked};
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
-use crate::keys;
 use crate::letters;
 use crate::log::lock;
 use crate::message::{
-    Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Message, MessageId, Outcome, Outgoing,
-    PartyId, Pending, Sequence, Stored,
+    Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, MessageId, Outcome, PartyId, Pending,
+    Sequence, Stored,
 };
+use crate::past::End;
+use crate::payload::{Found, Held, Outgoing, Payload, Upload};
 use crate::publish::dead_letter;
 use crate::reader::{InMemory, Loaded, Reader};
 use crate::settle;
-use crate::shared::Shared;
+use crate::shared::{Shared, blocking};
 use crate::state::{DeadEntry, Entry};
 use crate::store::Store;
+use crate::topics;
+use crate::track;
+use crate::upload::StreamUpload;
 
 impl Store {
     fn reader(&self) -> Reader<'_> {
@@ -36,28 +40,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if *self.shared.status.borrow() == StoreState::Closed {
-            return Err(StoreError::Closed);
-        }
-        let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| StoreError::Closed)?
-    }
-
-    /// With `MESSAGE_ID_REUSE=reject`: true when the same bytes are held already, an error when other bytes are.
-    async fn check_reuse(
-        &self,
-        held: Option<(u128, Entry)>,
-        id: &MessageId,
-        payload: &Bytes,
-    ) -> Result<bool> {
-        let Some((_, entry)) = held else { return Ok(false) };
-        if entry.len == payload.len() as u64 {
-            let loaded = self.blocking(move |shared| Reader { shared }.load(&entry)).await?;
-            if loaded.payload == payload {
-                return Ok(true);
-            }
-        }
-        Err(StoreError::Conflict { id: id.to_string() })
+        blocking(&self.shared, work).await
     }
 
     fn party(&self, party: &PartyId) -> Option<u16> {
@@ -84,12 +67,13 @@ impl Store {
     }
 
     /// A pending message that is on its way into the log. It counts as given out.
-    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<(Entry, Loaded)> {
+    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), Loaded)> {
         let mut state = lock(&self.shared.state);
         let party = state.parties.find(peer)?;
         let message = state.queued.pending(party, sequence.0)?;
+        let payload = message.payload.clone()?;
         message.exposed = true;
-        Some((message.entry, Loaded { id: message.id.clone(), payload: message.payload.clone() }))
+        Some(((message.key, message.entry), Loaded { id: message.id.clone(), payload }))
     }
 
     /// Settles a message that is on its way into the log. False: it is not.
@@ -97,11 +81,11 @@ impl Store {
         let Some(party) = self.party(peer) else { return Ok(false) };
         {
             let mut state = lock(&self.shared.state);
-            if state.queued.pending(party, sequence.0).is_none() {
-                return Ok(false);
-            }
+            let Some(key) = state.queued.pending(party, sequence.0).map(|m| m.key) else { return Ok(false) };
             if !matches!(outcome, Outcome::Dead(_)) {
                 state.queued.end(sequence.0);
+                let end = if *outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
+                state.past.note(key, sequence.0, end);
                 return Ok(true);
             }
         }
@@ -127,50 +111,18 @@ impl Store {
 #[async_trait]
 impl Engine for Store {
     async fn accept(&self, receiver: &PartyId, id: &MessageId, payload: Bytes) -> Result<Sequence> {
-        if !self.intake.rejects_reuse() {
-            return self.intake.accept(receiver, id, payload).await;
-        }
-        let key = keys::key(self.shared.key_secret, Class::Outgoing, receiver.as_str(), id.as_str());
-        let _alone = self.intake.alone(key).await;
-        let held = self
-            .blocking(move |shared| {
-                if let Some(entry) = lock(&shared.state).live.get(&key) {
-                    return Ok(Some((key, *entry)));
-                }
-                let Some(cold) = &shared.cold() else { return Ok(None) };
-                let found = cold.latest_pending(key).map_err(|e| shared.cold_failed(&e))?;
-                let state = lock(&shared.state);
-                // It may have come to memory (moved in the log) in between.
-                let held = state.live.get(&key).copied().or(found.filter(|e| state.is_valid(e.place)));
-                Ok(held.map(|e| (key, e)))
-            })
-            .await?;
-        if self.check_reuse(held, id, &payload).await? {
-            self.intake.barrier().await?;
-            return Ok(Sequence(held.map_or(0, |(_, e)| e.sequence)));
-        }
-        self.intake.accept(receiver, id, payload).await
+        self.intake.accept_checked(receiver, id, payload).await
     }
 
     async fn store(&self, arrival: Arrival) -> Result<Stored> {
-        if !self.intake.rejects_reuse() {
-            return self.intake.store(arrival).await;
-        }
-        let from = arrival.sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
-        let keys = self.reader().mail_keys(&from, &arrival.id);
-        // One sender: one key.
-        let _alone = self.intake.alone(keys.first().copied().unwrap_or_default()).await;
-        let held = self.blocking(move |shared| Reader { shared }.find(&keys)).await?;
-        let same_delivery =
-            arrival.identity.is_some_and(|i| self.intake.is_known(arrival.sender.as_ref(), &i));
-        if !same_delivery && self.check_reuse(held, &arrival.id, &arrival.payload).await? {
-            self.intake.barrier().await?;
-            return Ok(Stored::Repeated);
-        }
-        self.intake.store(arrival).await
+        self.intake.store_checked(arrival).await
     }
 
-    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>> {
+    fn begin(&self) -> Box<dyn Upload> {
+        Box::new(StreamUpload::new(self.intake.clone()))
+    }
+
+    async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>> {
         let keys = self.reader().mail_keys(from, id);
         let mut last = None;
         // A message can move in the log between finding and reading it: then it is found anew.
@@ -185,17 +137,18 @@ impl Engine for Store {
                 },
                 InMemory::AskDisk => self.find_mail(&keys).await?,
             };
-            let Some((_, entry)) = found else { return Ok(None) };
-            let loaded = match self.reader().cached(&entry) {
-                Some(loaded) => Ok(loaded),
-                None => self.blocking(move |shared| Reader { shared }.load(&entry)).await,
+            let Some((key, entry)) = found else { return Ok(None) };
+            let opened = if let Some(loaded) = self.reader().cached(&entry) {
+                Ok((loaded.id, Payload::Whole(loaded.payload)))
+            } else {
+                let id = id.clone();
+                self.blocking(move |shared| Reader { shared }.open(shared, key, &entry, Some(&id))).await
             };
-            match loaded {
-                Ok(loaded) if loaded.id != *id => return Ok(None),
-                Ok(loaded) => {
+            match opened {
+                Ok((found, _)) if found != *id => return Ok(None),
+                Ok((id, payload)) => {
                     let sender = self.reader().party(entry.party);
-                    let sequence = Sequence(entry.sequence);
-                    return Ok(Some(Message { sender, id: loaded.id, payload: loaded.payload, sequence }));
+                    return Ok(Some(Held { sender, id, payload, sequence: Sequence(entry.sequence) }));
                 }
                 Err(StoreError::Damaged { segment, offset, what, .. }) if last == Some(entry) => {
                     return Err(StoreError::Damaged { id: id.to_string(), segment, offset, what });
@@ -203,18 +156,6 @@ impl Engine for Store {
                 Err(StoreError::Damaged { .. }) => last = Some(entry),
                 Err(other) => return Err(other),
             }
-        }
-    }
-
-    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>> {
-        let keys = self.reader().mail_keys(from, id);
-        let on_disk = async || Ok(self.find_mail(&keys).await?.map(|(_, entry)| entry.len));
-        match self.reader().find_in_memory(&keys) {
-            InMemory::Nothing => Ok(None),
-            InMemory::Found(_, entry) => Ok(Some(entry.len)),
-            InMemory::Queued(message) => Ok(Some(message.payload.len() as u64)),
-            InMemory::QueuedOrOnDisk(message) => Ok(on_disk().await?.or(Some(message.payload.len() as u64))),
-            InMemory::AskDisk => on_disk().await,
         }
     }
 
@@ -235,12 +176,41 @@ impl Engine for Store {
                 if let Some((key, entry)) = reader.find(&[key])? {
                     released = true;
                     settle::older_in_cold(shared, key, &entry)?;
-                    end_mail(shared, key, entry)?;
+                    end_mail(shared, key, entry, End::Released)?;
                 }
             }
             Ok(released)
         })
         .await
+    }
+
+    async fn topic(
+        &self,
+        from: &FromSender,
+        prefix: &str,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Found>> {
+        // What is on its way into the log is found there.
+        self.intake.barrier().await?;
+        let (from, prefix) = (from.clone(), prefix.to_owned());
+        self.blocking(move |shared| topics::find(shared, &from, &prefix, after, limit)).await
+    }
+
+    async fn release_topic(&self, from: &FromSender, prefix: &str) -> Result<u64> {
+        self.intake.barrier().await?;
+        let (from, prefix) = (from.clone(), prefix.to_owned());
+        self.blocking(move |shared| topics::release(shared, &from, &prefix)).await
+    }
+
+    async fn track_sent(&self, receiver: &PartyId, id: &MessageId) -> Result<Tracked> {
+        let key = self.intake.key(Class::Outgoing, receiver.as_str(), id);
+        self.blocking(move |shared| track::sent(shared, key)).await
+    }
+
+    async fn track_received(&self, from: &FromSender, id: &MessageId) -> Result<Tracked> {
+        let keys = self.reader().mail_keys(from, id);
+        self.blocking(move |shared| track::received(shared, &keys)).await
     }
 
     async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>> {
@@ -281,22 +251,23 @@ impl Engine for Store {
     }
 
     async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>> {
-        let (entry, loaded) = match self.load_queued(peer, sequence) {
-            Some((entry, loaded)) => (entry, Some(loaded)),
+        let ((key, entry), loaded) = match self.load_queued(peer, sequence) {
+            Some((found, loaded)) => (found, Some(loaded)),
             None => match self.find_pending(peer, sequence).await? {
-                Some((_, entry)) if !entry.is_expired(self.shared.now(), self.shared.send_ttl()) => {
-                    (entry, self.reader().cached(&entry))
+                Some((key, entry)) if !entry.is_expired(self.shared.now(), self.shared.send_ttl()) => {
+                    ((key, entry), self.reader().cached(&entry))
                 }
                 _ => return Ok(None),
             },
         };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
-        let (loaded, (incarnation, low_water)) = match loaded {
+        let loaded = loaded.map(|loaded| (loaded.id, Payload::Whole(loaded.payload)));
+        let ((id, payload), (incarnation, low_water)) = match loaded {
             Some(loaded) if !on_disk => (loaded, self.reader().identity(&entry)?),
             loaded => {
                 self.blocking(move |shared| {
                     let reader = Reader { shared };
-                    let loaded = loaded.map_or_else(|| reader.load(&entry), Ok)?;
+                    let loaded = loaded.map_or_else(|| reader.open(shared, key, &entry, None), Ok)?;
                     Ok((loaded, reader.identity(&entry)?))
                 })
                 .await?
@@ -304,8 +275,8 @@ impl Engine for Store {
         };
         Ok(Some(Outgoing {
             receiver: peer.clone(),
-            id: loaded.id,
-            payload: loaded.payload,
+            id,
+            payload,
             sequence,
             identity: DeliveryIdentity { incarnation, number: entry.number, low_water },
         }))
@@ -324,14 +295,15 @@ impl Engine for Store {
             buried.map_err(|_| StoreError::Closed)??;
             return Ok(true);
         }
+        let end = if outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
-        if !on_disk && settle::in_memory(&self.shared, key, sequence.0).is_some() {
+        if !on_disk && settle::in_memory(&self.shared, key, sequence.0, end).is_some() {
             return Ok(true);
         }
         self.blocking(move |shared| {
             // First what it replaced: a checkpoint that knows of one end must know of both.
             settle::older_in_cold(shared, key, &entry)?;
-            end_pending(shared, key, entry)
+            end_pending(shared, key, entry, end)
         })
         .await
     }
@@ -353,10 +325,16 @@ impl Engine for Store {
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
         let Some((letter, _)) = self.find_letter(sequence).await? else { return Ok(None) };
-        let entry = letter.entry;
-        let loaded = self.blocking(move |shared| Reader { shared }.load(&entry)).await?;
+        let (key, entry) = (letter.key, letter.entry);
+        let open = move |shared: &Arc<Shared>| Reader { shared }.open(shared, key, &entry, None);
+        let (id, payload) = self.blocking(open).await?;
         let Some(receiver) = self.reader().party(entry.party) else { return Ok(None) };
-        let accepted = self.accept(&receiver, &loaded.id, loaded.payload).await?;
+        let mut copy = self.begin();
+        while copy.len() < payload.len() {
+            let piece = payload.piece(copy.len()).await?;
+            copy.push(piece).await?;
+        }
+        let accepted = copy.accept(&receiver, &id).await?;
         self.drop_dead_letter(sequence).await?;
         Ok(Some(accepted))
     }
@@ -407,21 +385,30 @@ impl Engine for Store {
 }
 
 /// Ends a mailbox message, wherever it is by now, as [`end_pending`] does. Blocks.
-fn end_mail(shared: &Shared, key: u128, mut at: Entry) -> Result<()> {
-    while settle::in_memory(shared, key, at.sequence).is_none() && !settle::in_cold(shared, key, &at)? {
+/// False: it was gone.
+pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: End) -> Result<bool> {
+    while settle::in_memory(shared, key, at.sequence, end).is_none() {
+        if settle::in_cold(shared, key, &at)? {
+            lock(&shared.state).past.note(key, at.sequence, end);
+            break;
+        }
         match (Reader { shared }).find(&[key])? {
             Some((_, found)) if found.sequence == at.sequence => at = found,
-            _ => break,
+            _ => return Ok(false),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Ends a pending message, wherever it is by now: it may move in the log, and to memory, at any time. Blocks.
-fn end_pending(shared: &Shared, key: u128, entry: Entry) -> Result<bool> {
+fn end_pending(shared: &Shared, key: u128, entry: Entry, end: End) -> Result<bool> {
     let mut at = entry;
     loop {
-        if settle::in_memory(shared, key, entry.sequence).is_some() || settle::in_cold(shared, key, &at)? {
+        if settle::in_memory(shared, key, entry.sequence, end).is_some() {
+            return Ok(true);
+        }
+        if settle::in_cold(shared, key, &at)? {
+            lock(&shared.state).past.note(key, entry.sequence, end);
             return Ok(true);
         }
         match (Reader { shared }).pending_entry(entry.party, Sequence(entry.sequence))? {
@@ -431,7 +418,7 @@ fn end_pending(shared: &Shared, key: u128, entry: Entry) -> Result<bool> {
     }
 }
 
-fn reason(letter: &DeadEntry) -> DeadReason {
+pub(crate) fn reason(letter: &DeadEntry) -> DeadReason {
     match letter.death.reason {
         0 => DeadReason::Expired,
         1 => DeadReason::Refused(letter.death.text.to_string()),

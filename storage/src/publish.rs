@@ -1,18 +1,24 @@
 //! Enters written frames: index, memory of deliveries, cache.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::cache::Cached;
-use crate::frame::{Class, Place};
+use crate::draft::News;
+use crate::frame::{Class, Place, Slices};
 use crate::job::{Append, Effect, Reply};
 use crate::log::lock;
 use crate::message::{DeadLetter, DeadReason, MessageId, PartyId, Sequence};
+use crate::payload::{Held, Payload};
 use crate::progress::Ended;
 use crate::queued::QueuedMessage;
 use crate::segment::Lane;
 use crate::settle;
 use crate::shared::Shared;
 use crate::state::{DeadEntry, Entry, State};
+use crate::stored::StoredPieces;
 
 /// Where a frame was written.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +47,11 @@ pub(crate) struct AfterSync {
 }
 
 /// Enters what a batch wrote.
-pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Written>) -> AfterSync {
+pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Vec<Written>) -> AfterSync {
     let now = shared.now();
     let mut replies = Vec::with_capacity(written.len());
     let mut over = Vec::new();
+    let mut shown = Vec::new();
     let mut ended;
     shared.counters.appends.fetch_add(written.len() as u64, Ordering::Relaxed);
     {
@@ -53,14 +60,15 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
             account.tail = tail.offset;
         }
         for item in written {
-            let Append { sequence, effect, reply, cost, .. } = item.append;
+            let Append { sequence, effect, reply, cost, payload, .. } = item.append;
             let at = item.at;
             match effect {
-                Effect::None => {}
-                Effect::Message => {
-                    let ended = enter(&mut state, sequence, at, now);
-                    over.extend(ended.map(|(key, place)| (key, sequence, place)));
-                }
+                Effect::None | Effect::Slice(_) => {}
+                Effect::Message => match enter(&mut state, sequence, at, now) {
+                    Some(Fate::Over(key, place)) => over.push((key, sequence, place)),
+                    Some(Fate::Shown(message, entry)) => shown.push((message, entry, payload)),
+                    None => {}
+                },
                 Effect::Moved { key, entry } => {
                     let Entered { place, frame_len, first_segment } = at;
                     let moved = Entry { place, frame_len, first_segment, ..entry };
@@ -85,15 +93,29 @@ pub(crate) fn publish(shared: &Shared, lane: Lane, tail: Place, written: Vec<Wri
     if lane == Lane::Small {
         shared.note_small();
     }
+    for (message, entry, list) in shown {
+        if let Some(news) = news(shared, *message, entry, &list) {
+            news.tell(&*shared.observer);
+        }
+    }
     for (key, sequence, place) in over {
         settle::record(shared, key, sequence, place, false);
     }
     AfterSync { replies, ended }
 }
 
-/// Enters a queued message into the index. Given back when it ended meanwhile: its place, for the record of that.
-fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<(u128, Place)> {
-    let QueuedMessage { key, entry, id, payload, identity, ended, .. } = state.queued.take(sequence)?;
+/// What is left to do for a message that is in the index.
+enum Fate {
+    /// It ended meanwhile: its key and place, for the record of that.
+    Over(u128, Place),
+    /// It was not shown before; with its place.
+    Shown(Box<QueuedMessage>, Entry),
+}
+
+/// Enters a queued message into the index.
+fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<Fate> {
+    let mut message = state.queued.take(sequence)?;
+    let QueuedMessage { key, entry, identity, ended, .. } = message;
     let Entered { place, frame_len, first_segment } = place;
     let entry = Entry { place, frame_len, first_segment, ..entry };
     if entry.class == Class::Outgoing {
@@ -115,10 +137,26 @@ fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<(
     }
     if ended {
         state.remove(key, sequence);
-        return Some((key, place));
+        return Some(Fate::Over(key, place));
     }
-    state.cache.put(sequence, Cached { id, payload });
+    let Some(payload) = message.payload.take() else {
+        return Some(Fate::Shown(Box::new(message), entry));
+    };
+    state.cache.put(sequence, Cached { id: message.id, payload });
     None
+}
+
+/// What the observer is told of a message of which it heard nothing when it was queued. `list`: of its slices.
+fn news(shared: &Arc<Shared>, message: QueuedMessage, entry: Entry, list: &Bytes) -> Option<News> {
+    let QueuedMessage { key, id, party, .. } = message;
+    let sequence = Sequence(entry.sequence);
+    if entry.class == Class::Outgoing {
+        return Some(News::Pending(party?, sequence, entry.len));
+    }
+    let slices = Slices::decode(list).ok()?;
+    let pieces = StoredPieces::of_message(shared.clone(), &id, (key, entry), slices).ok()?;
+    let payload = Payload::Pieces(Arc::new(pieces));
+    Some(News::Arrived(Held { sender: party, id, sequence, payload }))
 }
 
 fn relocate(state: &mut State, key: u128, old: &Entry, new: Entry, now: u32) {

@@ -19,7 +19,8 @@ pub(crate) struct QueuedMessage {
     pub(crate) entry: Entry,
     pub(crate) id: MessageId,
     pub(crate) party: Option<PartyId>,
-    pub(crate) payload: Bytes,
+    /// `None`: its slices are in the log already, and it is not shown before it is there itself.
+    pub(crate) payload: Option<Bytes>,
     /// Of an arrival.
     pub(crate) identity: Option<DeliveryIdentity>,
     /// Given out for delivery.
@@ -54,10 +55,12 @@ impl Queued {
         Some(message)
     }
 
-    /// The newest under a key that has not ended.
+    /// The newest under a key that is shown and has not ended.
     pub(crate) fn newest(&self, key: u128) -> Option<&QueuedMessage> {
         let of_key = self.by_key.range((key, 0)..=(key, u64::MAX)).rev();
-        of_key.filter_map(|(_, sequence)| self.messages.get(sequence)).find(|message| !message.ended)
+        of_key
+            .filter_map(|(_, sequence)| self.messages.get(sequence))
+            .find(|message| !message.ended && message.payload.is_some())
     }
 
     /// Whether no newer one under its key is here.
@@ -125,7 +128,7 @@ mod tests {
             class,
         };
         let id = MessageId::new("m").expect("valid");
-        let payload = Bytes::from_static(b"x");
+        let payload = Some(Bytes::from_static(b"x"));
         QueuedMessage { key, entry, id, party: None, payload, identity: None, exposed: false, ended: false }
     }
 

@@ -1,17 +1,21 @@
 //! Finds and reads messages: memory first, then the index on disk, then the log, verified. Blocks where it reads.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Result, StoreError};
-use crate::frame::{Class, Kind, MessageFields, Place, decode_extents};
+use crate::frame::{Class, Kind, MessageFields, Place, Slices};
 use crate::keys;
 use crate::log::{Frame, ReadError, io_error, lock};
-use crate::message::{FromSender, Incarnation, Message, MessageId, PartyId, Sequence};
+use crate::message::{FromSender, Incarnation, MessageId, PartyId, Sequence};
+use crate::payload::{Held, Payload};
 use crate::queued::QueuedMessage;
 use crate::recovery::report_damage;
 use crate::segment::{Lane, LogFile};
 use crate::shared::Shared;
 use crate::state::Entry;
+use crate::stored::StoredPieces;
 
 /// A message as the log has it.
 #[derive(Debug, Clone)]
@@ -26,9 +30,9 @@ pub(crate) enum InMemory {
     /// This is the newest there is.
     Found(u128, Entry),
     /// There is one on its way into the log, and none in the index.
-    Queued(Message),
+    Queued(Held),
     /// The same, unless the index on disk has one.
-    QueuedOrOnDisk(Message),
+    QueuedOrOnDisk(Held),
     /// There is none.
     Nothing,
     /// The index on disk must be asked too.
@@ -86,7 +90,9 @@ impl Reader<'_> {
         let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
         match queued.max_by_key(|message| message.entry.sequence).cloned() {
             Some(QueuedMessage { entry, id, party, payload, .. }) => {
-                let message = Message { sender: party, id, payload, sequence: Sequence(entry.sequence) };
+                // What is found here is shown, and so has it.
+                let payload = Payload::Whole(payload.unwrap_or_default());
+                let message = Held { sender: party, id, payload, sequence: Sequence(entry.sequence) };
                 if on_disk { InMemory::QueuedOrOnDisk(message) } else { InMemory::Queued(message) }
             }
             None if on_disk => InMemory::AskDisk,
@@ -259,13 +265,13 @@ impl Reader<'_> {
         let frame = self.frame(entry)?;
         let id = self.decode_id(entry, &frame)?;
         let payload = match frame.header.kind {
-            Kind::Commit => self.slices(entry, &id, &frame)?,
+            Kind::Commit => self.read_slices(entry, &id, &frame)?,
             _ => frame.payload(),
         };
         Ok(Loaded { id, payload })
     }
 
-    fn lane(self, place: Place) -> Lane {
+    pub(crate) fn lane(self, place: Place) -> Lane {
         lock(&self.shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane)
     }
 
@@ -293,19 +299,67 @@ impl Reader<'_> {
         })
     }
 
-    fn slices(self, entry: &Entry, id: &MessageId, frame: &Frame) -> Result<Bytes> {
+    /// A message's id, and its payload or, of a large one that is not in memory, where its slices are. Blocks.
+    pub(crate) fn open(
+        self,
+        shared: &Arc<Shared>,
+        key: u128,
+        entry: &Entry,
+        expected: Option<&MessageId>,
+    ) -> Result<(MessageId, Payload)> {
+        if let Some(Loaded { id, payload }) = self.cached(entry) {
+            return Ok((id, Payload::Whole(payload)));
+        }
+        let frame = self.frame(entry)?;
+        let id = self.decode_id(entry, &frame)?;
+        if frame.header.kind != Kind::Commit || expected.is_some_and(|expected| *expected != id) {
+            return Ok((id, Payload::Whole(frame.payload())));
+        }
+        let slices = self.list(entry, &id, &frame)?;
+        let pieces = StoredPieces::of_message(shared.clone(), &id, (key, *entry), slices)?;
+        Ok((id, Payload::Pieces(Arc::new(pieces))))
+    }
+
+    /// Id of a large message, and where its slices are. Blocks.
+    pub(crate) fn slices(self, entry: &Entry) -> Result<(MessageId, Slices)> {
+        let frame = self.frame(entry)?;
+        let id = self.decode_id(entry, &frame)?;
+        let slices = self.list(entry, &id, &frame)?;
+        Ok((id, slices))
+    }
+
+    fn list(self, entry: &Entry, id: &MessageId, frame: &Frame) -> Result<Slices> {
+        let wrong = |_| self.damaged(entry, id, "the list of slices does not decode");
+        Slices::decode(&frame.payload()).map_err(wrong)
+    }
+
+    /// A message that is not what its frame says.
+    pub(crate) fn damaged(self, entry: &Entry, id: &MessageId, what: &str) -> StoreError {
+        self.slice_error(ReadError::Damaged(what.into()), self.lane(entry.place), entry.place, id)
+    }
+
+    /// A slice that could not be read.
+    pub(crate) fn slice_error(
+        self,
+        wrong: ReadError,
+        lane: Lane,
+        place: Place,
+        id: &MessageId,
+    ) -> StoreError {
+        self.read_error(wrong, lane, place, 0, id.as_str())
+    }
+
+    fn read_slices(self, entry: &Entry, id: &MessageId, frame: &Frame) -> Result<Bytes> {
         let lane = self.lane(entry.place);
-        let damaged =
-            |what: &str, place| self.read_error(ReadError::Damaged(what.into()), lane, place, 0, id.as_str());
-        let extents = decode_extents(&frame.payload())
-            .map_err(|_| damaged("the list of slices does not decode", entry.place))?;
-        let total: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
-        if total != entry.len {
+        let slices = self.list(entry, id, frame)?;
+        let damaged = |what: &str, place| self.slice_error(ReadError::Damaged(what.into()), lane, place, id);
+        if slices.len() != entry.len {
             return Err(damaged("the slices are not as long as the message", entry.place));
         }
-        let mut payload = BytesMut::zeroed(total as usize);
+        let sequence = slices.sequence(entry.sequence);
+        let mut payload = BytesMut::zeroed(entry.len as usize);
         let mut rest = &mut payload[..];
-        for extent in extents {
+        for extent in slices.extents {
             let (slice, after) = rest.split_at_mut(extent.len as usize);
             rest = after;
             let header = self
@@ -313,7 +367,7 @@ impl Reader<'_> {
                 .log
                 .read_payload_into(lane, extent.place, slice)
                 .map_err(|e| self.read_error(e, lane, extent.place, extent.len.into(), id.as_str()))?;
-            if header.sequence != entry.sequence || header.kind != Kind::Part {
+            if header.sequence != sequence || header.kind != Kind::Part {
                 return Err(damaged("a slice of another message stands there", extent.place));
             }
         }

@@ -13,7 +13,7 @@ use crate::disk::write_all_at;
 use crate::error::OpenError;
 use crate::format::open_io;
 use crate::frame::{
-    Class, DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, decode_extents,
+    Class, DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices as SliceList,
 };
 use crate::keys;
 use crate::log::Log;
@@ -179,9 +179,10 @@ impl Replay<'_> {
 
     fn is_whole(&self, commit: &Header, body: &[u8]) -> Result<bool, Short> {
         let Some(slices) = &self.slices else { return Ok(true) };
-        let extents = decode_extents(body.get(commit.fields_len.into()..).ok_or(Short)?)?;
+        let list = SliceList::decode(body.get(commit.fields_len.into()..).ok_or(Short)?)?;
+        let sequence = list.sequence(commit.sequence);
         let met = |place| slices.met.get(place);
-        Ok(extents.iter().all(|e| e.place < slices.from || met(&e.place) == Some(&(commit.sequence, e.len))))
+        Ok(list.extents.iter().all(|e| e.place < slices.from || met(&e.place) == Some(&(sequence, e.len))))
     }
 
     /// Decides about commit frames with missing slices, the lane's end being known. In what the last write may have

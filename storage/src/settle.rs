@@ -10,6 +10,7 @@ use crate::frame::{DeadFields, Kind, Place, SettleFields};
 use crate::job::{Append, Effect, Job, Reply, Urgency};
 use crate::log::lock;
 use crate::message::DeadReason;
+use crate::past::End;
 use crate::publish::dead_letter;
 use crate::reader::Reader;
 use crate::segment::Lane;
@@ -52,10 +53,12 @@ pub(crate) fn push(shared: &Shared, record: Append) {
 }
 
 /// Ends a message that is indexed in memory. `None`: it is not.
-pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64) -> Option<Entry> {
+pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64, end: End) -> Option<Entry> {
     let entry = {
         let mut state = lock(&shared.state);
-        state.remove(key, sequence)?
+        let entry = state.remove(key, sequence)?;
+        state.past.note(key, sequence, end);
+        entry
     };
     record(shared, key, sequence, entry.place, false);
     Some(entry)

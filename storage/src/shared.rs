@@ -1,7 +1,7 @@
 //! What the store's threads share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use tokio::sync::{Notify, watch};
 
@@ -15,6 +15,7 @@ use crate::progress::LaneProgress;
 use crate::space::Space;
 use crate::spares::Spares;
 use crate::state::State;
+use crate::upload::Written;
 
 /// Counters for [`StoreStats`](crate::StoreStats).
 #[derive(Debug, Default)]
@@ -26,6 +27,18 @@ pub(crate) struct Counters {
     pub(crate) in_memory: AtomicUsize,
     /// Segments begun.
     pub(crate) begun: AtomicU64,
+}
+
+/// Runs what blocks off the async workers.
+pub(crate) async fn blocking<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if *shared.status.borrow() == StoreState::Closed {
+        return Err(StoreError::Closed);
+    }
+    let shared = shared.clone();
+    tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| StoreError::Closed)?
 }
 
 /// Everything that the threads of one store share.
@@ -51,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) service_base: AtomicU64,
     /// Lowest segment that holds slices of unfinished large messages; `u64::MAX` = none.
     pub(crate) unfinished_from: AtomicU64,
+    /// Messages on their way in whose content comes in pieces.
+    pub(crate) uploads: Mutex<Vec<Weak<Written>>>,
     /// Clock reading in ms of the last write to the small lane, plus 1; 0 = never.
     pub(crate) small_wrote: AtomicU64,
     /// The disk has no room beyond its reserve: the index on disk is left alone.
@@ -77,6 +92,13 @@ impl Shared {
     /// Service time in seconds.
     pub(crate) fn now(&self) -> u32 {
         (self.service_base.load(Ordering::Relaxed) + self.options.clock.elapsed().as_secs()) as u32
+    }
+
+    /// Lowest segment that holds slices of uploads.
+    pub(crate) fn first_of_uploads(&self) -> Option<u64> {
+        let mut uploads = lock(&self.uploads);
+        uploads.retain(|upload| upload.strong_count() > 0);
+        uploads.iter().filter_map(|upload| upload.upgrade()?.first_segment()).min()
     }
 
     /// A small message was written.

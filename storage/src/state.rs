@@ -16,6 +16,7 @@ pub(crate) use crate::entry::{DeadEntry, Death, Entry, Recent};
 use crate::frame::{Class, Place};
 use crate::message::{DeliveryIdentity, Incarnation};
 use crate::parties::Parties;
+use crate::past::Past;
 use crate::progress::Ended;
 use crate::queued::{Queued, QueuedMessage};
 use crate::segment::Lane;
@@ -38,6 +39,7 @@ pub(crate) struct State {
     /// The newest of them by key: ordinal of its incarnation, number.
     pub(crate) newest_in_progress: HashMap<u128, (u32, u64)>,
     pub(crate) cache: Cache,
+    pub(crate) past: Past,
     pub(crate) last_sequence: u64,
     /// The segment that each lane's writer is in.
     pub(crate) active: [u32; 2],
@@ -76,6 +78,7 @@ impl State {
             in_progress: HashSet::new(),
             newest_in_progress: HashMap::new(),
             cache: Cache::new(cache_bytes),
+            past: Past::default(),
             last_sequence: 0,
             active: [0; 2],
             next_segment: 1,

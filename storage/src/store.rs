@@ -26,7 +26,7 @@ use crate::writer::LaneWriter;
 #[derive(Debug)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) intake: Intake,
+    pub(crate) intake: Arc<Intake>,
     threads: Mutex<Threads>,
 }
 
@@ -76,6 +76,7 @@ impl Store {
             status: watch::channel(StoreState::Serving).0,
             counters: Counters { damaged: AtomicU64::new(recovered.damaged), ..Counters::default() },
             service_base: AtomicU64::new(service_base),
+            uploads: Mutex::default(),
             unfinished_from: AtomicU64::new(u64::MAX),
             small_wrote: AtomicU64::new(0),
             disk_low: AtomicBool::new(false),
@@ -125,12 +126,12 @@ impl Store {
         })?);
         let watching = shared.clone();
         threads.helpers.push(spawn("petnet-watch", move || crate::watch::run(&watching))?);
-        let intake = Intake {
+        let intake = Arc::new(Intake {
             shared: shared.clone(),
             room: [(); 2].map(|()| Arc::new(Semaphore::new(permits as usize))),
             permits,
             one_at_a_time: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
-        };
+        });
         Ok(Self { shared, intake, threads: Mutex::new(threads) })
     }
 }

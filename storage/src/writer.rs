@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::disk::DiskFile;
 use crate::error::StoreError;
-use crate::frame::{Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, encode_extents, frame_len};
+use crate::frame::{EXTENT_BYTES, Extent, HEADER_BYTES, Header, Kind, Place, SLICE_BYTES, Slices, frame_len};
 use crate::job::{Append, Effect, Job, Large, Reply, Take};
 use crate::keeper::BEGUN;
 use crate::log::{io_error, lock};
@@ -37,7 +37,7 @@ const MAX_KEPT: usize = 65_536;
 struct Active {
     ticket: u64,
     large: Box<Large>,
-    extents: Vec<Extent>,
+    slices: Slices,
 }
 
 /// Where a lane's log ends.
@@ -138,7 +138,9 @@ impl LaneWriter {
     /// Takes frames until the batch, the segment or the work is at its end.
     fn fill(&mut self, batch: &mut Batch, written: &mut Vec<Written>) {
         let limit = self.batch_limit();
-        while batch.len() < limit
+        // Slices of uploads come one by one; messages that are here whole take turns with them.
+        let share = if self.actives.is_empty() { limit } else { limit / 2 };
+        while batch.len() < share
             && !self.full
             && self.actives.len() < MAX_INTERLEAVED
             && let Some(job) = self.backlog.pop_front()
@@ -151,7 +153,9 @@ impl LaneWriter {
                 }
                 Job::Large(large) => {
                     self.tickets += 1;
-                    self.actives.push_back(Active { ticket: self.tickets, large, extents: Vec::new() });
+                    let slices = large.uploaded.as_ref().map(|(_, slices)| slices.clone());
+                    let slices = slices.unwrap_or_default();
+                    self.actives.push_back(Active { ticket: self.tickets, large, slices });
                 }
                 Job::Barrier(reply) => self.barriers.push_back((self.tickets, reply)),
             }
@@ -160,7 +164,7 @@ impl LaneWriter {
             && !self.full
             && let Some(mut active) = self.actives.pop_front()
         {
-            if active.extents.len() < active.large.slice_crcs.len() {
+            if active.slices.extents.len() < active.large.slice_crcs.len() {
                 self.push_slice(batch, &mut active);
                 // Round-robin: the next slice of this message comes after one of each other.
                 self.actives.push_back(active);
@@ -176,7 +180,9 @@ impl LaneWriter {
 
     /// Lowest segment that holds slices of a message whose end is not written.
     fn first_unfinished(&self) -> Option<u64> {
-        self.actives.iter().filter_map(|a| a.extents.first()).map(|e| u64::from(e.place.segment)).min()
+        let firsts = self.actives.iter().filter_map(|a| a.slices.extents.first());
+        let uploads = (self.lane == Lane::Bulk).then(|| self.shared.first_of_uploads()).flatten();
+        firsts.map(|e| u64::from(e.place.segment)).chain(uploads).min()
     }
 
     fn note_unfinished(&self) {
@@ -213,26 +219,29 @@ impl LaneWriter {
             return Err(append);
         }
         let place = batch.push(&header, &append.fields, &append.payload);
+        if let Effect::Slice(upload) = &append.effect {
+            upload.add(Extent { place, len: header.body_len });
+        }
         let frame_len = (HEADER_BYTES as u32) + header.body_len;
         written.push(Written { at: Entered { place, frame_len, first_segment: 0 }, append });
         Ok(())
     }
 
     fn push_slice(&mut self, batch: &mut Batch, active: &mut Active) {
-        let at = active.extents.len() * SLICE_BYTES;
+        let at = active.slices.extents.len() * SLICE_BYTES;
         let payload = &active.large.payload;
         let slice = payload.slice(at..payload.len().min(at + SLICE_BYTES));
         let header = Header {
             kind: Kind::Part,
             fields_len: 0,
             body_len: slice.len() as u32,
-            body_crc: active.large.slice_crcs[active.extents.len()],
+            body_crc: active.large.slice_crcs[active.slices.extents.len()],
             sequence: active.large.commit.sequence,
             time: active.large.commit.time,
         };
         if self.fits(batch, header.body_len) {
             let place = batch.push(&header, &[], &slice);
-            active.extents.push(Extent { place, len: slice.len() as u32 });
+            active.slices.extents.push(Extent { place, len: slice.len() as u32 });
         }
     }
 
@@ -243,12 +252,12 @@ impl LaneWriter {
         written: &mut Vec<Written>,
     ) -> Result<(), Active> {
         let commit = &mut active.large.commit;
-        let first = active.extents.first().map_or(self.at.segment, |e| e.place.segment);
+        let first = active.slices.extents.first().map_or(self.at.segment, |e| e.place.segment);
         // The fields end with the segment of the first slice.
         let at = commit.fields.len() - 4;
         commit.fields[at..].copy_from_slice(&first.to_le_bytes());
-        let mut extents = Vec::with_capacity(active.extents.len() * 12);
-        encode_extents(&active.extents, &mut extents);
+        let mut extents = Vec::with_capacity(active.slices.extents.len() * EXTENT_BYTES + 8);
+        active.slices.encode(&mut extents);
         if !self.fits(batch, (commit.fields.len() + extents.len()) as u32) {
             return Err(active);
         }

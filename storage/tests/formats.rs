@@ -100,7 +100,7 @@ async fn describe(store: &Arc<dyn Engine>) -> Result<String, StoreError> {
             lines.push(format!(
                 "pending to {peer}: {} ({}), number {number}, mark {mark}",
                 m.id,
-                sum(&m.payload)
+                sum(&m.payload.whole().await?)
             ));
         }
     }

@@ -97,8 +97,8 @@ impl Run {
     fn len(&mut self) -> usize {
         self.lengths += 1;
         let base = match self.rng.below(20) {
-            0 => 300_000,
-            1..4 => 66_000,
+            0..2 => 300_000,
+            2..4 => 66_000,
             4..7 => 40_000,
             _ => 0,
         };

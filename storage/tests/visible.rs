@@ -71,7 +71,10 @@ async fn a_queued_message_is_delivered_and_settled_before_it_is_accepted() {
     until("it is pending", async || pending(&store, "party_b").await.len() == 2).await;
     let list = store.pending(&b, Sequence(0), 10).await.expect("lists");
     let outgoing = store.load(&b, list[1].sequence).await.expect("loads").expect("pending");
-    assert_eq!((outgoing.id.as_str(), &outgoing.payload[..]), ("second", &b"2"[..]));
+    assert_eq!(
+        (outgoing.id.as_str(), &outgoing.payload.whole().await.expect("reads")[..]),
+        ("second", &b"2"[..])
+    );
     assert_eq!((outgoing.identity.number, outgoing.identity.low_water), (2, 1));
     assert!(store.settle(&b, list[1].sequence, Outcome::Delivered).await.expect("settles"));
     assert!(store.load(&b, list[1].sequence).await.expect("loads").is_none());

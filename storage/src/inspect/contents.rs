@@ -6,7 +6,7 @@ use std::io;
 use super::survey::Survey;
 use crate::error::OpenError;
 use crate::format::Format;
-use crate::frame::{Class, Extent, Kind, MessageFields, Place, frame_len};
+use crate::frame::{Class, Extent, Kind, MessageFields, Place, Slices, frame_len};
 use crate::log::Log;
 use crate::options::StoreOptions;
 use crate::recovery::{Failure, ReadBack, read_back};
@@ -83,13 +83,13 @@ impl Contents {
         let needs = self.needs.entry(entry.place.segment).or_default();
         needs.messages += 1;
         needs.bytes += u64::from(entry.frame_len).next_multiple_of(8);
-        let extents = survey.messages.get(&entry.place).map_or(&[][..], Vec::as_slice);
-        for extent in extents.iter().filter(|e| is_whole(survey, entry.sequence, e)) {
+        let Some(slices) = survey.messages.get(&entry.place) else { return };
+        let (sequence, extents) = (slices.sequence(entry.sequence), &slices.extents);
+        for extent in extents.iter().filter(|e| is_whole(survey, sequence, e)) {
             self.needs.entry(extent.place.segment).or_default().bytes += frame_len(extent.len);
         }
-        let missing = extents.iter().filter(|e| !is_whole(survey, entry.sequence, e)).count();
-        let total = extents.iter().map(|e| u64::from(e.len)).sum::<u64>();
-        if missing == 0 && (extents.is_empty() || total == entry.len) {
+        let missing = extents.iter().filter(|e| !is_whole(survey, sequence, e)).count();
+        if missing == 0 && (extents.is_empty() || slices.len() == entry.len) {
             return;
         }
         let Some(segment) = survey.segments.get(&entry.place.segment) else { return };
@@ -104,15 +104,16 @@ impl Contents {
     /// the log.
     fn find_unfinished(&mut self, found: &ReadBack, survey: &Survey) {
         let is_large =
-            |place: &Place, extents: &[Extent]| !extents.is_empty() && found.state.is_valid(*place);
-        for (place, extents) in survey.messages.iter().filter(|(place, e)| is_large(place, e)) {
+            |place: &Place, slices: &Slices| !slices.extents.is_empty() && found.state.is_valid(*place);
+        for (place, slices) in survey.messages.iter().filter(|(place, slices)| is_large(place, slices)) {
             let Some(segment) = survey.segments.get(&place.segment) else { continue };
             let Ok(frame) = found.log.read(segment.lane, *place, 0) else { continue };
             if frame.header.kind != Kind::Part {
                 continue;
             }
             let sequence = frame.header.sequence;
-            let missing = extents.iter().filter(|e| !is_whole(survey, sequence, e)).count();
+            let (of, extents) = (slices.sequence(sequence), &slices.extents);
+            let missing = extents.iter().filter(|e| !is_whole(survey, of, e)).count();
             let what = format!(
                 "the large message{} lacks {missing} of its {} slices; if the last write was cut off, it was never accepted",
                 named(&frame.payload()),

@@ -4,6 +4,7 @@
 //! index goes; then the store is opened, which makes it anew, and closed. A crash at any point leaves a folder on which
 //! the same repair does the rest.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -208,7 +209,7 @@ impl<'a> Aside<'a> {
     /// Saves what is left of a large message: its payload, with zeros where slices are missing.
     fn save_rest(&mut self, log: &Log, survey: &Survey, broken: &Broken) -> Result<(), OpenError> {
         let name = format!("{}-{:010}.partial", broken.file, broken.place.offset);
-        let (Some(extents), Some(segment)) =
+        let (Some(slices), Some(segment)) =
             (survey.messages.get(&broken.place), survey.segments.get(&broken.place.segment))
         else {
             return Ok(());
@@ -216,23 +217,40 @@ impl<'a> Aside<'a> {
         if self.names.contains(&name) {
             return Ok(());
         }
-        let mut payload = Vec::new();
-        for extent in extents {
-            let at = payload.len();
-            payload.resize(at + extent.len as usize, 0);
-            if survey.parts.get(&extent.place) != Some(&(broken.sequence, extent.len))
-                || log.read_payload_into(segment.lane, extent.place, &mut payload[at..]).is_err()
-            {
-                payload[at..].fill(0);
-            }
+        let sequence = slices.sequence(broken.sequence);
+        // Where each slice begins; one of them at a time is in memory.
+        let mut begins = Vec::with_capacity(slices.extents.len());
+        let mut len = 0;
+        for extent in &slices.extents {
+            begins.push(len);
+            len += u64::from(extent.len);
         }
-        let read = |at: u64, bytes: &mut [u8]| {
-            let at = at as usize;
-            bytes.copy_from_slice(&payload[at..at + bytes.len()]);
+        let slice = RefCell::new((usize::MAX, Vec::new()));
+        let read = |mut at: u64, mut bytes: &mut [u8]| {
+            let mut slice = slice.borrow_mut();
+            while !bytes.is_empty() {
+                let n = begins.partition_point(|begin| *begin <= at).saturating_sub(1);
+                if slice.0 != n {
+                    let extent = &slices.extents[n];
+                    slice.1.clear();
+                    slice.1.resize(extent.len as usize, 0);
+                    if survey.parts.get(&extent.place) != Some(&(sequence, extent.len))
+                        || log.read_payload_into(segment.lane, extent.place, &mut slice.1).is_err()
+                    {
+                        slice.1.fill(0);
+                    }
+                    slice.0 = n;
+                }
+                let from = (at - begins[n]) as usize;
+                let take = bytes.len().min(slice.1.len() - from);
+                let (now, later) = bytes.split_at_mut(take);
+                now.copy_from_slice(&slice.1[from..from + take]);
+                (at, bytes) = (at + take as u64, later);
+            }
             Ok(())
         };
         let dir = self.dir.clone();
-        self.write(name, payload.len() as u64, read).map_err(open_io("copy the rest of a message to", &dir))
+        self.write(name, len, read).map_err(open_io("copy the rest of a message to", &dir))
     }
 
     /// Under another name first, so that a file with its name is whole.

@@ -7,9 +7,7 @@ use super::mend::Mend;
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::OpenError;
 use crate::format::open_io;
-use crate::frame::{
-    DeadFields, Extent, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, decode_extents,
-};
+use crate::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices};
 use crate::inventory::MISNAMED;
 use crate::log::Log;
 use crate::message::PartyId;
@@ -51,7 +49,7 @@ pub(super) struct Survey {
     /// Slices: sequence and payload bytes.
     pub(super) parts: HashMap<Place, (u64, u32)>,
     /// Message frames, with the slices of those that have some.
-    pub(super) messages: HashMap<Place, Vec<Extent>>,
+    pub(super) messages: HashMap<Place, Slices>,
     /// Slices whose end was not met: bytes by sequence.
     pub(super) unfinished: HashMap<u64, u64>,
     /// Sequences of the large messages whose end was met.
@@ -218,10 +216,9 @@ impl Survey {
             Kind::Message | Kind::Commit => match MessageFields::decode(fields) {
                 Ok(f) if f.party.is_empty() || PartyId::new(f.party).is_ok() => {
                     let is_large = header.kind == Kind::Commit;
-                    self.ended.extend(is_large.then_some(header.sequence));
-                    let extents = if is_large { payload } else { &[] };
-                    decode_extents(extents).is_ok_and(|extents| {
-                        self.messages.insert(place, extents);
+                    Slices::decode(if is_large { payload } else { &[] }).is_ok_and(|slices| {
+                        self.ended.extend(is_large.then_some(slices.sequence(header.sequence)));
+                        self.messages.insert(place, slices);
                         true
                     })
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use petnet_storage::{
     Arrival, DeliveryIdentity, Engine, FromSender, Incarnation, ManualClock, MessageId, NoObserver,
-    OpenReport, PartyId, Sequence, Store, StoreOptions,
+    OpenReport, PartyId, Result, Sequence, Store, StoreOptions, Upload,
 };
 
 /// Small segments, so that short tests roll through several.
@@ -62,6 +62,15 @@ pub fn identity(started_ms: u64, number: u64, low_water: u64) -> DeliveryIdentit
     DeliveryIdentity { incarnation: Incarnation { started_ms, random: started_ms }, number, low_water }
 }
 
+/// An upload that has got all of `bytes`, in pieces.
+pub async fn upload(store: &Arc<dyn Engine>, bytes: &Bytes, piece: usize) -> Result<Box<dyn Upload>> {
+    let mut upload = store.begin();
+    for at in (0..bytes.len()).step_by(piece) {
+        upload.push(bytes.slice(at..bytes.len().min(at + piece))).await?;
+    }
+    Ok(upload)
+}
+
 pub async fn read(store: &Arc<dyn Engine>, message: &str) -> Option<Bytes> {
     store.read(&FromSender::Any, &id(message)).await.expect("reads").map(|m| m.payload)
 }
@@ -77,7 +86,7 @@ pub async fn pending(store: &Arc<dyn Engine>, peer: &str) -> Vec<(String, Bytes)
         after = last.sequence;
         for p in some {
             if let Some(m) = store.load(&peer, p.sequence).await.expect("loads") {
-                all.push((m.id.to_string(), m.payload));
+                all.push((m.id.to_string(), m.payload.whole().await.expect("reads")));
             }
         }
     }

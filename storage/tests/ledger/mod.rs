@@ -16,7 +16,7 @@ use petnet_storage::{
     Stored,
 };
 
-use crate::common::{arrival, id, identity, party, payload};
+use crate::common::{arrival, id, identity, party, payload, upload};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
@@ -57,6 +57,14 @@ struct Attempt {
     identity: Option<DeliveryIdentity>,
     /// Somebody once asked to settle it: its peer has it, or need not have it.
     settled: bool,
+}
+
+/// Bytes of a piece of an upload.
+const PIECE: usize = 100_000;
+
+/// Every other large message comes in pieces.
+fn comes_in_pieces(seed: u64, len: usize) -> bool {
+    len > 64 << 10 && seed.is_multiple_of(2)
 }
 
 /// The ledger.
@@ -141,7 +149,17 @@ impl Ledger {
             let key = (Direction::Outgoing, *peer, name.clone());
             let (bytes, at) = self.attempt(&key, *len, None);
             let (store, peer, name) = (store.clone(), party(peer), id(name));
-            running.push((key, at, tokio::spawn(async move { store.accept(&peer, &name, bytes).await })));
+            let in_pieces = comes_in_pieces(self.seeds, *len);
+            running.push((
+                key,
+                at,
+                tokio::spawn(async move {
+                    if in_pieces {
+                        return upload(&store, &bytes, PIECE).await?.accept(&peer, &name).await;
+                    }
+                    store.accept(&peer, &name, bytes).await
+                }),
+            ));
         }
         for (key, at, task) in running {
             let result = task.await.expect("accepting does not panic");
@@ -161,7 +179,14 @@ impl Ledger {
         let key = (Direction::Incoming, sender, name.to_owned());
         let known = number.map(|n| identity(1, n, 1));
         let (bytes, at) = self.attempt(&key, len, known);
-        let result = store.store(arrival(sender, name, bytes, known)).await;
+        let result = if comes_in_pieces(self.seeds, len) {
+            match upload(store, &bytes, PIECE).await {
+                Ok(upload) => upload.store(Some(&party(sender)), &id(name), known).await,
+                Err(error) => Err(error),
+            }
+        } else {
+            store.store(arrival(sender, name, bytes, known)).await
+        };
         if let Ok(Stored::Repeated | Stored::Stale) = result {
             panic!("{key:?}: a first delivery was taken for {result:?}");
         }
@@ -186,7 +211,7 @@ impl Ledger {
         let mut found = Vec::new();
         for p in store.pending(&peer, Sequence(0), 100_000).await? {
             if let Some(m) = store.load(&peer, p.sequence).await? {
-                found.push((m.id.to_string(), m.payload, p.sequence, m.identity));
+                found.push((m.id.to_string(), m.payload.whole().await?, p.sequence, m.identity));
             }
         }
         Ok(found)

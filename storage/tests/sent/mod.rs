@@ -104,11 +104,15 @@ pub async fn ask(store: &Arc<dyn Engine>, all: &All) -> Answers {
     let mut answers = Answers::new();
     let b = party(PEER);
     for p in store.pending(&b, Sequence(0), 1_000_000).await.expect("lists") {
-        let answer = match store.load(&b, p.sequence).await {
-            Ok(Some(m)) => {
+        let loaded = async {
+            let Some(m) = store.load(&b, p.sequence).await? else { return Ok(None) };
+            Ok(Some((m.id, m.payload.whole().await?)))
+        };
+        let answer = match loaded.await {
+            Ok(Some((id, payload))) => {
                 let sent = all.get(&p.sequence.0).unwrap_or_else(|| panic!("{p:?} was never sent"));
-                assert_eq!((&*sent.id, &sent.payload), (m.id.as_str(), &m.payload), "WRONG: {p:?}");
-                Answer::Is(m.payload)
+                assert_eq!((&*sent.id, &sent.payload), (id.as_str(), &payload), "WRONG: {p:?}");
+                Answer::Is(payload)
             }
             Ok(None) => continue,
             Err(StoreError::Damaged { .. }) => Answer::Damaged,
