@@ -24,6 +24,7 @@ pub use values::{duration, size};
 
 use self::files::Files;
 use crate::limits::Limits;
+use crate::link_api::{PART_BYTES, WINDOW_PARTS};
 use crate::parties::Parties;
 use crate::tls::{CERTIFICATE, KEY, Own};
 
@@ -61,6 +62,10 @@ pub struct Settings {
     pub recv_wait: Duration,
     /// `MAX_MESSAGE_BYTES`.
     pub max_message_bytes: u64,
+    /// `MAX_STREAM_BYTES`: of a message that comes in pieces; 0 = what there is room for.
+    pub max_stream_bytes: u64,
+    /// `MAX_UPLOADS`: messages that come in pieces at a time, interrupted ones included.
+    pub max_uploads: usize,
     /// `STORE_MAX_BYTES`; 0 = what the disk has.
     pub store_max_bytes: u64,
     /// `DEAD_LETTER_MAX_BYTES`; 0 = no limit.
@@ -75,8 +80,12 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// `MAX_IN_FLIGHT_BYTES`: payload bytes under way per peer (one larger message may always go).
     pub max_in_flight_bytes: u64,
-    /// `DELIVERY_TIMEOUT`: longest wait for the answer to one delivery attempt.
-    pub delivery_timeout: Duration,
+    /// `LINK_STALL`: an attempt to deliver ends when nothing has moved for so long.
+    pub link_stall: Duration,
+    /// `LINK_WINDOW`: bytes of large messages sent and not yet durable at the peer, per connection.
+    pub link_window: u64,
+    /// `LINK_RESUME`: how long what came of a large message is kept when its connection breaks.
+    pub link_resume: Duration,
     /// `RETRY_CAP`: longest pause between attempts at one peer.
     pub retry_cap: Duration,
     /// `MAX_WAITING`: receives that may wait at a time; further ones are answered at once.
@@ -280,6 +289,8 @@ impl Checker<'_> {
             }),
             max_message_bytes: self
                 .value("MAX_MESSAGE_BYTES", 1, |text| values::size_within(text, 1, LARGEST_MESSAGE)),
+            max_stream_bytes: self.value("MAX_STREAM_BYTES", 0, values::size),
+            max_uploads: self.value("MAX_UPLOADS", 1, |text| values::count(text, 1 << 16)),
             store_max_bytes: self.value("STORE_MAX_BYTES", 0, values::size),
             dead_letter_max_bytes: self.value("DEAD_LETTER_MAX_BYTES", 0, values::size),
             id_reuse: self.value("MESSAGE_ID_REUSE", IdReuse::Replace, |text| values::choice(text, &reuse)),
@@ -289,8 +300,11 @@ impl Checker<'_> {
             max_in_flight: self.value("MAX_IN_FLIGHT", 1, |text| values::count(text, 1 << 16)),
             max_in_flight_bytes: self
                 .value("MAX_IN_FLIGHT_BYTES", 1, |text| values::size_within(text, 1, 64 << 30)),
-            delivery_timeout: self
-                .value("DELIVERY_TIMEOUT", second, |text| values::duration_within(text, second, DAY)),
+            link_stall: self.value("LINK_STALL", second, |text| values::duration_within(text, second, DAY)),
+            link_window: self.value("LINK_WINDOW", PART_BYTES as u64, |text| {
+                values::size_within(text, PART_BYTES as u64, (WINDOW_PARTS * PART_BYTES) as u64)
+            }),
+            link_resume: self.value("LINK_RESUME", second, |text| values::duration_within(text, second, DAY)),
             retry_cap: self
                 .value("RETRY_CAP", second, |text| values::duration_within(text, SHORTEST_RETRY_CAP, HOUR)),
             max_waiting: self.value("MAX_WAITING", 1, |text| values::count(text, 1 << 24)),

@@ -35,6 +35,8 @@ const PAGE: usize = 256;
 const FRESH_LOW: usize = 128;
 /// Most messages read ahead.
 const FRESH_HIGH: usize = FRESH_LOW + PAGE;
+/// Messages larger than the window that are under way at a time. They go in parts, and only parts are in memory.
+const HUGE_AT_ONCE: usize = 4;
 /// Most messages that wait for another attempt.
 const RETRIES: usize = 4096;
 /// Pause after the store failed to read its list.
@@ -49,7 +51,7 @@ const TELL_AFTER: u32 = 4;
 pub(crate) struct Window {
     /// Deliveries under way.
     pub(crate) messages: usize,
-    /// Their payload bytes; besides, one larger message may be under way.
+    /// Their payload bytes; besides, a few larger messages may be under way.
     pub(crate) bytes: u64,
     /// Longest pause between attempts.
     pub(crate) retry_cap: Duration,
@@ -78,8 +80,10 @@ pub(crate) struct Forwarder<L> {
     running: JoinSet<End>,
     works: HashMap<Id, Work>,
     in_flight: HashSet<Sequence>,
-    /// By [`Size`].
-    in_flight_bytes: [u64; 2],
+    /// Of usual ones.
+    in_flight_bytes: u64,
+    /// Larger ones.
+    in_flight_huge: usize,
 }
 
 /// Whether a message fits the window at all.
@@ -130,7 +134,8 @@ impl<L: Deliver> Forwarder<L> {
             running: JoinSet::new(),
             works: HashMap::new(),
             in_flight: HashSet::new(),
-            in_flight_bytes: [0; 2],
+            in_flight_bytes: 0,
+            in_flight_huge: 0,
         }
     }
 
@@ -241,8 +246,8 @@ impl<L: Deliver> Forwarder<L> {
         }
     }
 
-    /// What waited for another attempt and is due goes first, then the order of acceptance. A message larger than the
-    /// window goes beside those within it, one at a time: neither kind waits for the other.
+    /// What waited for another attempt and is due goes first, then the order of acceptance. Messages larger
+    /// than the window go beside those within it, a few at a time: neither kind waits for the other.
     fn next_in_turn(&mut self, now: Instant) -> Option<Work> {
         let mut full = [false; 2];
         let mut found = None;
@@ -269,9 +274,10 @@ impl<L: Deliver> Forwarder<L> {
     }
 
     fn fits(&self, len: u64) -> bool {
-        let size = self.size_of(len);
-        let under_way = self.in_flight_bytes[size as usize];
-        under_way == 0 || size == Size::Usual && under_way + len <= self.window.bytes
+        match self.size_of(len) {
+            Size::Usual => self.in_flight_bytes == 0 || self.in_flight_bytes + len <= self.window.bytes,
+            Size::Huge => self.in_flight_huge < HUGE_AT_ONCE,
+        }
     }
 
     /// Any message that was not tried yet, else what failed least. Were it always the oldest, a few messages that
@@ -303,7 +309,10 @@ impl<L: Deliver> Forwarder<L> {
         });
         self.works.insert(handle.id(), work);
         self.in_flight.insert(sequence);
-        self.in_flight_bytes[self.size_of(len) as usize] += len;
+        match self.size_of(len) {
+            Size::Usual => self.in_flight_bytes += len,
+            Size::Huge => self.in_flight_huge += 1,
+        }
     }
 
     fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
@@ -317,7 +326,10 @@ impl<L: Deliver> Forwarder<L> {
         let Some(work) = self.works.remove(&id) else { return };
         let sequence = work.pending.sequence;
         self.in_flight.remove(&sequence);
-        self.in_flight_bytes[self.size_of(work.pending.len) as usize] -= work.pending.len;
+        match self.size_of(work.pending.len) {
+            Size::Usual => self.in_flight_bytes -= work.pending.len,
+            Size::Huge => self.in_flight_huge -= 1,
+        }
         match end {
             Some(End::Settled) => self.answered(),
             Some(End::Gone) => self.reach.nothing_learnt(sequence),
@@ -417,22 +429,28 @@ async fn attempt(
             Verdict::TryAgain { reason, whole_peer } => {
                 return End::Again { id: message.id, reason, whole_peer };
             }
+            Verdict::Unreadable(error) => return unreadable(&*engine, &peer, sequence, error).await,
         },
-        Err(StoreError::Damaged { id, segment, offset, what }) => {
-            let damage = StoreError::Damaged { id, segment, offset, what };
-            return match engine
-                .settle(&peer, sequence, Outcome::Dead(DeadReason::Damaged(damage.to_string())))
-                .await
-            {
-                Ok(_) => End::Gone,
-                Err(error) => End::Store(error),
-            };
-        }
-        Err(error) => return End::Store(error),
+        Err(error) => return unreadable(&*engine, &peer, sequence, error).await,
     };
     match engine.settle(&peer, sequence, outcome).await {
         Ok(_) => End::Settled,
         Err(error) => End::Store(error),
+    }
+}
+
+/// The store could not read a message. A damaged one becomes a dead letter.
+async fn unreadable(engine: &dyn Engine, peer: &PartyId, sequence: Sequence, error: StoreError) -> End {
+    match error {
+        StoreError::Gone { .. } => End::Gone,
+        StoreError::Damaged { .. } => {
+            let outcome = Outcome::Dead(DeadReason::Damaged(error.to_string()));
+            match engine.settle(peer, sequence, outcome).await {
+                Ok(_) => End::Gone,
+                Err(error) => End::Store(error),
+            }
+        }
+        error => End::Store(error),
     }
 }
 

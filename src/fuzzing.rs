@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use crate::metadata;
 use crate::parties::Parties;
 use crate::peer_link::of_refusal;
-use crate::proto::peer::{Answers, Deliveries, Delivery, Refusal};
+use crate::proto::peer::{Answers, Deliveries, Delivery, Part, Progress, Refusal};
 
 /// Reads bytes as a party file. What it takes must say who is who; what it does not take, why.
 pub fn party_file(bytes: &[u8]) {
@@ -32,8 +32,9 @@ pub fn party_file(bytes: &[u8]) {
 
 /// Reads bytes as what a peer sends over a link, and as what it answers, up to where the store begins.
 pub fn peer_frame(bytes: &[u8]) {
-    if let Ok(Deliveries { deliveries }) = Deliveries::decode(bytes) {
-        let payload: usize = deliveries.iter().map(|delivery| delivery.payload.len()).sum();
+    if let Ok(Deliveries { deliveries, parts }) = Deliveries::decode(bytes) {
+        let payload: usize = deliveries.iter().map(|delivery| delivery.payload.len()).sum::<usize>()
+            + parts.iter().map(|part| part.payload.len()).sum::<usize>();
         assert!(payload <= bytes.len(), "a frame holds no more than it has");
         for Delivery { message_id, started_ms, random, number, low_water, .. } in deliveries {
             let incarnation = Incarnation { started_ms, random };
@@ -88,12 +89,21 @@ pub fn peer_frames() -> Vec<Vec<u8>> {
         random: 0x5eed,
         number: tag + 1,
         low_water: 1,
+        len: (tag == 4).then_some(1 << 40),
     };
+    let part = |tag: u64| Part { tag, offset: tag << 18, payload: vec![9; 50].into() };
     let refused = Refusal { tag: 3, error_code: 30004, error_msg: "access denied".into() };
     vec![
-        Deliveries { deliveries: vec![delivery(1)] }.encode_to_vec(),
-        Deliveries { deliveries: (0..5).map(delivery).collect() }.encode_to_vec(),
-        Answers { kept: vec![1, 2, 300], refused: vec![refused] }.encode_to_vec(),
+        Deliveries { deliveries: vec![delivery(1)], parts: Vec::new() }.encode_to_vec(),
+        Deliveries { deliveries: (0..5).map(delivery).collect(), parts: (2..4).map(part).collect() }
+            .encode_to_vec(),
+        Answers {
+            answered_below: 2,
+            kept: vec![4, 5, 300],
+            refused: vec![refused],
+            progress: vec![Progress { tag: 6, bytes: 1 << 33 }],
+        }
+        .encode_to_vec(),
     ]
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use petnet_storage::{Engine, Observer, OpenError, OpenReport, Store, StoreError, StoreOptions, StoreState};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::client_api::SimpleApi;
 use crate::config::Settings;
 use crate::health::HealthApi;
 use crate::hub::Hub;
-use crate::link_api::LinkApi;
+use crate::link_api::{LinkApi, Partials};
 use crate::listen::Connections;
 use crate::mailbox::Mailbox;
 use crate::parties::Parties;
@@ -58,6 +58,8 @@ pub struct Gateway {
     engine: Arc<dyn Engine>,
     #[cfg(test)]
     waiters: Arc<crate::waiting::Waiters>,
+    #[cfg(test)]
+    partials: Arc<Partials>,
     server: Server,
     peers: Arc<Peers>,
     reload: Arc<Notify>,
@@ -111,6 +113,12 @@ impl Gateway {
         self.waiters.len()
     }
 
+    /// Large messages that come over links, interrupted ones included.
+    #[cfg(test)]
+    pub(crate) fn partials(&self) -> &Partials {
+        &self.partials
+    }
+
     /// Calls that run.
     #[cfg(test)]
     pub(crate) fn calls(&self) -> usize {
@@ -143,11 +151,14 @@ impl Gateway {
             engine: engine.clone(),
             waiters: hub.waiters.clone(),
             max_message_bytes: settings.max_message_bytes,
+            max_stream_bytes: settings.max_stream_bytes,
+            uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             draining: draining.clone(),
         };
         let mailbox = Arc::new(mailbox);
         let simple = SimpleApi { mailbox: mailbox.clone(), recv_wait: settings.recv_wait };
-        let link = LinkApi { mailbox, max_age: settings.limits.connection_age };
+        let partials = Partials::new(settings.link_resume);
+        let link = LinkApi { mailbox, max_age: settings.limits.connection_age, partials: partials.clone() };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
         let connections = Connections::new(settings.limits, trust, draining.clone());
         let server = Server::start(listener, connections, simple, link, health);
@@ -158,6 +169,8 @@ impl Gateway {
             engine,
             #[cfg(test)]
             waiters: hub.waiters.clone(),
+            #[cfg(test)]
+            partials,
             server,
             peers,
             reload,

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use petnet_storage::{DeadLetter, Message, Observer, PartyId, Sequence};
+use petnet_storage::{DeadLetter, Held, Observer, PartyId, Sequence};
 
 use crate::forwarder::Wakes;
 use crate::waiting::Waiters;
@@ -43,7 +43,7 @@ impl Hub {
 }
 
 impl Observer for Hub {
-    fn arrived(&self, message: &Message) {
+    fn arrived(&self, message: &Held) {
         self.waiters.arrived(message);
     }
 

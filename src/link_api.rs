@@ -2,8 +2,14 @@
 //!
 //! Invariants: an answer of `kept` leaves only after the sync that covers the message; at most [`MAX_STORING`]
 //! deliveries and [`MAX_STORING_BYTES`] of their payload are under way per stream, then it is not read on; a stream ends
-//! when shutdown begins, after the answers to what was under way.
+//! when shutdown begins, after the answers to what was under way. What came of a large message stays when its stream
+//! breaks (`resume`).
 
+mod answers;
+mod large;
+mod resume;
+
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +17,19 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
 use futures_util::{FutureExt, Stream};
 use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::answers::Answered;
+pub(crate) use self::large::WINDOW_PARTS;
+use self::large::{Incoming, Large};
+pub(crate) use self::resume::Partials;
 use crate::access::{self, Caller};
 use crate::calls::{Call, Room};
 use crate::mailbox::{Mailbox, Refusal};
 use crate::proto::peer::peer_link_server::PeerLink;
-use crate::proto::peer::{Answers, Deliveries, Delivery, Refusal as Refused};
+use crate::proto::peer::{Answers, Deliveries, Delivery, Part, Progress};
 use crate::{metadata, peer_api, status};
 
 /// Deliveries of a stream that are being stored at a time.
@@ -29,6 +40,8 @@ const MAX_STORING_BYTES: usize = 32 << 20;
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
 /// Deliveries in one frame.
 pub(crate) const FRAME_DELIVERIES: usize = 256;
+/// Payload bytes of one part of a large message.
+pub(crate) const PART_BYTES: usize = 256 << 10;
 /// Largest frame on the wire: payloads, ids of full length, and the other fields.
 pub(crate) const MAX_FRAME_BYTES: usize = FRAME_BYTES + FRAME_DELIVERIES * 2048;
 
@@ -39,6 +52,8 @@ pub(crate) struct LinkApi {
     pub(crate) mailbox: Arc<Mailbox>,
     /// `CONNECTION_AGE`: a stream of that age ends, for its connection is to end.
     pub(crate) max_age: Duration,
+    /// What came of messages whose streams broke.
+    pub(crate) partials: Arc<Partials>,
 }
 
 type Storing = FuturesUnordered<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -55,12 +70,17 @@ struct Stored {
 /// One stream.
 struct Link {
     mailbox: Arc<Mailbox>,
+    partials: Arc<Partials>,
     sender: PartyId,
     call: Option<Arc<Call>>,
     incoming: Option<Streaming<Deliveries>>,
     old: Pin<Box<Sleep>>,
     storing: Storing,
     bytes: usize,
+    /// Where the parts of large messages go, by tag.
+    large: HashMap<u64, mpsc::Sender<Incoming>>,
+    progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    answered: Answered,
     /// What the stream ends with once everything under way is answered.
     end: Option<Status>,
 }
@@ -91,12 +111,16 @@ impl PeerLink for LinkApi {
         tracing::debug!(%sender, "link opened");
         let link = Link {
             mailbox: self.mailbox.clone(),
+            partials: self.partials.clone(),
             sender,
             call: Call::of(request.extensions()),
             incoming: Some(request.into_inner()),
             old: Box::pin(tokio::time::sleep(self.max_age)),
             storing: FuturesUnordered::new(),
             bytes: 0,
+            large: HashMap::new(),
+            progress: mpsc::channel(MAX_STORING),
+            answered: Answered::default(),
             end: None,
         };
         Ok(Response::new(Box::pin(unfold(link, |mut link| async move {
@@ -118,12 +142,13 @@ impl Link {
             tokio::select! {
                 biased;
                 Some(stored) = self.storing.next() => return Some(Ok(self.collect(stored))),
+                Some(progress) = self.progress.1.recv() => return Some(Ok(self.report(progress))),
                 () = self.mailbox.draining.cancelled(), if self.incoming.is_some() => {
                     self.over(Some(status::link_draining()));
                 }
                 () = &mut self.old, if self.incoming.is_some() => self.over(Some(status::link_aged())),
                 frame = next_frame(&mut self.incoming), if reads => match frame {
-                    Ok(Some(frame)) => self.store(frame),
+                    Ok(Some(frame)) => self.take(frame),
                     Ok(None) => self.over(None),
                     Err(error) => self.over(Some(error)),
                 },
@@ -134,20 +159,61 @@ impl Link {
     /// Nothing more is read.
     fn over(&mut self, end: Option<Status>) {
         self.incoming = None;
+        // Their messages are interrupted.
+        self.large.clear();
         if self.end.is_none() {
             self.end = end;
         }
     }
 
-    fn store(&mut self, frame: Deliveries) {
+    fn take(&mut self, frame: Deliveries) {
         let room = self.call.as_ref().and_then(|call| call.take_asked()).map(Arc::new);
         for delivery in frame.deliveries {
-            self.bytes += delivery.payload.len();
-            let (mailbox, sender, room) = (self.mailbox.clone(), self.sender.clone(), room.clone());
-            self.storing.push(Box::pin(async move {
-                let (tag, bytes) = (delivery.tag, delivery.payload.len());
-                Stored { tag, bytes, result: store(&mailbox, sender, delivery).await, _room: room }
-            }));
+            if let Err(wrong) = self.answered.expect(delivery.tag) {
+                return self.over(Some(status::bad_frame(&wrong)));
+            }
+            match delivery.len {
+                Some(len) => self.begin(delivery, len),
+                None => self.store(delivery, room.clone()),
+            }
+        }
+        for part in frame.parts {
+            self.part(part, room.clone());
+        }
+    }
+
+    fn store(&mut self, delivery: Delivery, room: Option<Arc<Room>>) {
+        self.bytes += delivery.payload.len();
+        let (mailbox, sender) = (self.mailbox.clone(), self.sender.clone());
+        self.storing.push(Box::pin(async move {
+            let (tag, bytes) = (delivery.tag, delivery.payload.len());
+            Stored { tag, bytes, result: store(&mailbox, sender, delivery).await, _room: room }
+        }));
+    }
+
+    /// A message that comes in parts.
+    fn begin(&mut self, delivery: Delivery, len: u64) {
+        let (parts, incoming) = mpsc::channel(WINDOW_PARTS);
+        self.large.insert(delivery.tag, parts);
+        let tag = delivery.tag;
+        let large = Large {
+            mailbox: self.mailbox.clone(),
+            partials: self.partials.clone(),
+            sender: self.sender.clone(),
+            delivery,
+            len,
+            progress: self.progress.0.clone(),
+        };
+        self.storing.push(Box::pin(async move {
+            Stored { tag, bytes: 0, result: large.receive(incoming).await, _room: None }
+        }));
+    }
+
+    /// One that is refused, or was there already, may still have parts on their way.
+    fn part(&mut self, part: Part, room: Option<Arc<Room>>) {
+        let Some(parts) = self.large.get(&part.tag) else { return };
+        if let Err(mpsc::error::TrySendError::Full(_)) = parts.try_send(Incoming { part, _room: room }) {
+            self.over(Some(status::bad_frame("parts beyond the window")));
         }
     }
 
@@ -157,17 +223,24 @@ impl Link {
         let mut next = Some(first);
         while let Some(Stored { tag, bytes, result, .. }) = next {
             self.bytes -= bytes;
+            self.large.remove(&tag);
             match result.map_err(|refusal| status::refused(&refusal)) {
-                Ok(()) => answers.kept.push(tag),
-                Err(Ok(response)) => answers.refused.push(Refused {
-                    tag,
-                    error_code: response.error_code.unwrap_or(status::code::UNKNOWN),
-                    error_msg: response.error_msg.unwrap_or_default(),
-                }),
+                Ok(()) => self.answered.kept(tag),
+                Err(Ok(response)) => self.answered.refused(tag, response),
                 // Passes by itself or with a restart: the peer is to come again.
                 Err(Err(status)) => self.over(Some(status)),
             }
             next = self.storing.next().now_or_never().flatten();
+        }
+        self.answered.write(&mut answers);
+        answers
+    }
+
+    fn report(&mut self, first: Progress) -> Answers {
+        let mut answers = Answers::default();
+        answers.progress.push(first);
+        while let Ok(more) = self.progress.1.try_recv() {
+            answers.progress.push(more);
         }
         answers
     }
@@ -180,10 +253,16 @@ async fn next_frame(incoming: &mut Option<Streaming<Deliveries>>) -> Result<Opti
     }
 }
 
-async fn store(mailbox: &Mailbox, sender: PartyId, delivery: Delivery) -> Result<(), Refusal> {
-    let Delivery { message_id, payload, started_ms, random, number, low_water, .. } = delivery;
-    let incarnation = Incarnation { started_ms, random };
-    let identity = DeliveryIdentity { incarnation, number, low_water };
+/// Which delivery it is.
+fn identity(delivery: &Delivery) -> Result<DeliveryIdentity, Refusal> {
+    let incarnation = Incarnation { started_ms: delivery.started_ms, random: delivery.random };
+    let identity = DeliveryIdentity { incarnation, number: delivery.number, low_water: delivery.low_water };
     metadata::check_identity(&identity).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    Ok(identity)
+}
+
+async fn store(mailbox: &Mailbox, sender: PartyId, delivery: Delivery) -> Result<(), Refusal> {
+    let identity = identity(&delivery)?;
+    let Delivery { message_id, payload, .. } = delivery;
     peer_api::store(mailbox, Some(sender), &message_id, payload, Some(identity)).await
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    Arrival, DeliveryIdentity, Engine, FromSender, InvalidId, Message, MessageId, PartyId, Sequence,
-    StoreError, Stored,
+    Arrival, DeliveryIdentity, Engine, FromSender, Held, InvalidId, Message, MessageId, PartyId, Sequence,
+    StoreError, Stored, Upload,
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,30 @@ pub(crate) enum Refusal {
         /// The limit.
         limit: u64,
     },
+    /// Above the limit.
+    #[error("the message has {len} bytes; at most {limit} (MAX_STREAM_BYTES) are allowed")]
+    StreamTooLarge {
+        /// Payload bytes.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is there, and longer than one answer may be.
+    #[error(
+        "the message has {len} bytes, more than the {limit} (MAX_MESSAGE_BYTES) of one answer: fetch it with ReceiveStream"
+    )]
+    NeedsStream {
+        /// Payload bytes.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// As many messages as may come in pieces at a time do so.
+    #[error("as many messages come in pieces as may at a time (MAX_UPLOADS); try again later")]
+    TooManyUploads,
+    /// A large message of a peer whose stream broke, or which comes over another one now.
+    #[error("interrupted")]
+    Interrupted,
     /// The sender may not deliver here.
     #[error("access denied: {0}")]
     Denied(#[from] Denied),
@@ -69,6 +94,13 @@ impl From<InvalidId> for Refusal {
     }
 }
 
+/// A message that comes in pieces, with its seat among those.
+#[derive(Debug)]
+pub(crate) struct Uploading {
+    pub(crate) upload: Box<dyn Upload>,
+    _seat: OwnedSemaphorePermit,
+}
+
 /// The rules of one gateway over its store.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -82,6 +114,10 @@ pub(crate) struct Mailbox {
     pub(crate) waiters: Arc<Waiters>,
     /// `MAX_MESSAGE_BYTES`.
     pub(crate) max_message_bytes: u64,
+    /// `MAX_STREAM_BYTES`; 0: what there is room for.
+    pub(crate) max_stream_bytes: u64,
+    /// `MAX_UPLOADS`.
+    pub(crate) uploads: Arc<Semaphore>,
     /// Cancelled when shutdown begins.
     pub(crate) draining: CancellationToken,
 }
@@ -91,21 +127,45 @@ impl Mailbox {
     pub(crate) async fn accept(&self, receiver: &str, id: &str, payload: Bytes) -> Result<Sequence, Refusal> {
         self.open()?;
         let id = MessageId::new(id)?;
+        let receiver = self.receiver(receiver)?;
+        self.check_size(payload.len() as u64)?;
+        Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
+    }
+
+    /// Who a client's message is for, if it may send there.
+    pub(crate) fn receiver(&self, receiver: &str) -> Result<PartyId, Refusal> {
         let unknown = || Refusal::UnknownReceiver { id: shortened(receiver) };
         // An id that cannot be a party's is merely one that nobody has.
         let receiver = PartyId::new(receiver).map_err(|_| unknown())?;
         if receiver == self.party {
             return Err(Refusal::OwnParty { id: receiver });
         }
-        {
-            let trust = self.trust.borrow();
-            if !trust.parties.contains(&receiver) {
-                return Err(unknown());
-            }
-            access::may_send(&self.party, &trust.parties, &receiver)?;
+        let trust = self.trust.borrow();
+        if !trust.parties.contains(&receiver) {
+            return Err(unknown());
         }
-        self.check_size(&payload)?;
-        Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
+        access::may_send(&self.party, &trust.parties, &receiver)?;
+        Ok(receiver)
+    }
+
+    /// Begins a message whose content comes in pieces; `len`: of all, if known.
+    pub(crate) fn begin(&self, len: Option<u64>) -> Result<Uploading, Refusal> {
+        self.open()?;
+        if let Some(len) = len {
+            self.check_stream(len)?;
+            self.engine.room_for(len)?;
+        }
+        let seat = self.uploads.clone().try_acquire_owned();
+        let seat = seat.map_err(|_| Refusal::TooManyUploads)?;
+        Ok(Uploading { upload: self.engine.begin(), _seat: seat })
+    }
+
+    /// Whether a message of pieces may be as long as this.
+    pub(crate) fn check_stream(&self, len: u64) -> Result<(), Refusal> {
+        match self.max_stream_bytes {
+            limit if limit > 0 && len > limit => Err(Refusal::StreamTooLarge { len, limit }),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps what a peer delivers. `Ok` means it is durable here, or was already.
@@ -118,7 +178,7 @@ impl Mailbox {
     ) -> Result<Stored, Refusal> {
         self.may_deliver(sender.as_ref())?;
         let id = MessageId::new(id)?;
-        self.check_size(&payload)?;
+        self.check_size(payload.len() as u64)?;
         Ok(self.engine.store(Arrival { sender, id, payload: kept(payload), identity }).await?)
     }
 
@@ -128,7 +188,34 @@ impl Mailbox {
         Ok(access::may_deliver(&self.party, &self.trust.borrow().parties, sender)?)
     }
 
-    /// Hands a client a message, waiting up to `wait` for it; `None`: not there yet. `call` makes room for it.
+    /// Finds a message for a client, waiting up to `wait` for it; `None`: not there yet.
+    pub(crate) async fn find(
+        &self,
+        from: &FromSender,
+        id: &MessageId,
+        wait: Duration,
+    ) -> Result<Option<Held>, Refusal> {
+        self.open()?;
+        if wait.is_zero() {
+            return Ok(self.engine.open(from, id).await?);
+        }
+        let until = Instant::now() + wait;
+        // Registered before the look: what arrives between the two wakes us.
+        let waiter = self.waiters.register(from.clone(), id.clone());
+        if let Some(message) = self.engine.open(from, id).await? {
+            return Ok(Some(message));
+        }
+        // Too many wait already: this one asks again, as it would have to with an old gateway.
+        let Some(mut waiter) = waiter else { return Ok(None) };
+        tokio::select! {
+            biased;
+            message = waiter.message() => Ok(Some(message)),
+            () = self.draining.cancelled() => Ok(None),
+            () = tokio::time::sleep_until(until) => Ok(None),
+        }
+    }
+
+    /// Hands a client a message, as [`find`](Self::find) does, in memory. `call` makes room for it.
     pub(crate) async fn receive(
         &self,
         from: FromSender,
@@ -136,53 +223,33 @@ impl Mailbox {
         wait: Duration,
         call: Option<&Call>,
     ) -> Result<Option<Message>, Refusal> {
-        self.open()?;
         let id = MessageId::new(id)?;
-        if wait.is_zero() {
-            return self.read(&from, &id, call).await;
-        }
         let until = Instant::now() + wait;
-        // Registered before the read: what arrives between the two wakes us.
-        let waiter = self.waiters.register(from.clone(), id.clone());
-        if let Some(message) = self.read(&from, &id, call).await? {
-            return Ok(Some(message));
-        }
-        // Too many wait already: this one asks again, as it would have to with an old gateway.
-        let Some(mut waiter) = waiter else { return Ok(None) };
-        tokio::select! {
-            biased;
-            message = waiter.message() => {
-                // It is in memory already; its copy in the answer is not.
-                if let Some(call) = call {
-                    call.room_for_answer(message.payload.len() as u64).await;
-                }
-                Ok(Some(message))
+        let mut wait = wait;
+        loop {
+            let Some(held) = self.find(&from, &id, wait).await? else { return Ok(None) };
+            let (len, limit) = (held.payload.len(), self.max_message_bytes);
+            if len > limit {
+                return Err(Refusal::NeedsStream { len, limit });
             }
-            () = self.draining.cancelled() => Ok(None),
-            () = tokio::time::sleep_until(until) => Ok(None),
+            if let Some(call) = call {
+                call.room_for_answer(len).await;
+            }
+            match held.read().await {
+                // It ended meanwhile; there may be another one.
+                Err(StoreError::Gone { .. }) => wait = until.saturating_duration_since(Instant::now()),
+                read => return Ok(Some(read?)),
+            }
         }
     }
 
-    /// Reads a message into the room that `call` has for it.
-    async fn read(
-        &self,
-        from: &FromSender,
-        id: &MessageId,
-        call: Option<&Call>,
-    ) -> Result<Option<Message>, Refusal> {
-        if let Some(call) = call {
-            let Some(len) = self.engine.size(from, id).await? else { return Ok(None) };
-            call.room_for_answer(len).await;
-        }
-        Ok(self.engine.read(from, id).await?)
-    }
-
-    fn open(&self) -> Result<(), Refusal> {
+    /// Whether anything new is begun.
+    pub(crate) fn open(&self) -> Result<(), Refusal> {
         if self.draining.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
     }
 
-    fn check_size(&self, payload: &Bytes) -> Result<(), Refusal> {
-        let (len, limit) = (payload.len() as u64, self.max_message_bytes);
+    fn check_size(&self, len: u64) -> Result<(), Refusal> {
+        let limit = self.max_message_bytes;
         if len > limit { Err(Refusal::TooLarge { len, limit }) } else { Ok(()) }
     }
 }
@@ -231,6 +298,8 @@ mod tests {
             engine: FakeEngine::new(Arc::new(petnet_storage::NoObserver)),
             waiters,
             max_message_bytes: LIMIT,
+            max_stream_bytes: 2 * LIMIT,
+            uploads: Arc::new(Semaphore::new(2)),
             draining: CancellationToken::new(),
         }
     }

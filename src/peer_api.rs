@@ -43,6 +43,15 @@ pub(crate) async fn store(
     identity: Option<DeliveryIdentity>,
 ) -> Result<(), Refusal> {
     let stored = mailbox.store(sender.clone(), message_id, payload, identity).await;
+    tell(sender.as_ref(), message_id, stored)
+}
+
+/// Tells the log what became of a delivery. A repeated or stale one counts as kept.
+pub(crate) fn tell(
+    sender: Option<&PartyId>,
+    message_id: &str,
+    stored: Result<Stored, Refusal>,
+) -> Result<(), Refusal> {
     match &stored {
         Ok(Stored::New(_)) => {}
         Ok(Stored::Repeated) => tracing::debug!(?sender, id = message_id, "repeated delivery"),

@@ -1,25 +1,33 @@
 //! The connection to a peer, and what the peer's answer means: a [`Verdict`].
 //!
-//! Small messages go over one stream of `petnet.peer.v1` (`stream`), where the peer knows it. Large ones, and those that
-//! failed before, go as calls of `ServerSimpleSend`, each of its own: what breaks a stream must not take others along
-//! for ever. Connects when first needed and again after a break. Invariants: an attempt ends within its time limit, which
-//! grows with the message; a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the
-//! stream is never a refusal of a message.
+//! Messages go over one stream of `petnet.peer.v1` (`stream`), where the peer knows it, large ones in parts (`large`). Those
+//! that failed before go over a stream of their own each: what breaks a stream must not take others along for ever. A
+//! peer that does not know it gets calls of `ServerSimpleSend`. Connects when first needed and again after a break.
+//! Invariants: an attempt ends when nothing has moved on its connection for `LINK_STALL`, and never while something
+//! does (`moving`); a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the stream
+//! is never a refusal of a message.
 
 mod connect;
+mod large;
+mod moving;
 mod route;
 mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use petnet_storage::{Outgoing, PartyId};
+use bytes::Bytes;
+use petnet_storage::{Outgoing, PartyId, StoreError};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 pub(crate) use self::connect::Dial;
+use self::large::Failed;
+use self::moving::while_moving;
 use self::route::Route;
+use self::stream::LinkStream;
 use crate::metadata;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{Response, ServerSimpleSendRequest};
@@ -29,12 +37,14 @@ use crate::trust::{Current, Trust};
 /// A `Response` to a delivery carries an error text at most. Odd, so that its number tells in an error whose limit
 /// it was (see [`of_status`]).
 const REPLY_LIMIT: usize = (64 << 10) + 1;
-/// An attempt may take a second longer for so many payload bytes: 2 Mbit/s.
-const BYTES_PER_SECOND: u64 = 256 << 10;
-/// Messages below this go over the stream.
-const STREAM_BELOW: usize = 256 << 10;
+/// Messages from this on go in parts.
+const IN_PARTS: u64 = 256 << 10;
+/// Messages of more bytes go one at a time, where they have to be in memory whole.
+const LARGE_CALL: u64 = 4 << 20;
+/// A call ends after this long even if other things move on its connection: its answer may have been swallowed.
+const LONGEST_CALL: Duration = Duration::from_hours(6);
 /// What an attempt came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     /// The peer accepted it.
     Delivered,
@@ -47,6 +57,19 @@ pub(crate) enum Verdict {
         /// Whether the trouble concerns every message to this peer.
         whole_peer: bool,
     },
+    /// Our own store cannot read it.
+    Unreadable(StoreError),
+}
+
+/// Limits of the link to a peer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinkLimits {
+    /// `LINK_STALL`: an attempt ends when nothing has moved for so long.
+    pub(crate) stall: Duration,
+    /// `LINK_WINDOW`: bytes of large messages sent and not known to be durable there, per stream.
+    pub(crate) window: u64,
+    /// `MAX_MESSAGE_BYTES`: of one that has to go as a call.
+    pub(crate) call_bytes: u64,
 }
 
 /// Something that delivers to one peer.
@@ -62,7 +85,9 @@ pub(crate) trait Deliver: Send + Sync + 'static {
 pub(crate) struct PeerLink {
     peer: PartyId,
     trust: Current,
-    timeout: Duration,
+    limits: LinkLimits,
+    /// For calls of large messages.
+    large_calls: Semaphore,
     tasks: TaskTracker,
     /// Those of the newest party file and certificates that a delivery has seen.
     routes: Mutex<Arc<Routes>>,
@@ -85,22 +110,38 @@ enum Trouble {
     Stream(Status),
     /// A call of the message's own.
     Call(Status),
+    /// What it came to without the peer.
+    Ours(Verdict),
 }
 
 impl Trouble {
-    fn status(&self) -> &Status {
-        match self {
-            Self::Stream(status) | Self::Call(status) => status,
+    fn is_break(&self) -> bool {
+        matches!(self, Self::Stream(status) | Self::Call(status) if status.code() == Code::Unavailable)
+    }
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Stream(status) => Self::Stream(status),
+            Failed::Store(error) => Self::Ours(Verdict::Unreadable(error)),
         }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Ours(Verdict::Unreadable(error))
     }
 }
 
 impl PeerLink {
     /// A link to `peer` over the connections that the party file has for it, used in turn when one fails. Nothing is
     /// connected yet. `tasks`: what it runs.
-    pub(crate) fn new(peer: PartyId, trust: Current, timeout: Duration, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(peer: PartyId, trust: Current, limits: LinkLimits, tasks: TaskTracker) -> Self {
         let routes = Routes::new(&trust.borrow(), &peer);
-        Self { peer, trust, timeout, tasks, routes: Mutex::new(Arc::new(routes)) }
+        let large_calls = Semaphore::new(1);
+        Self { peer, trust, limits, large_calls, tasks, routes: Mutex::new(Arc::new(routes)) }
     }
 
     /// The routes of the version in force. Attempts under way keep those they began with.
@@ -119,27 +160,66 @@ impl PeerLink {
         routes: &Routes,
         at: usize,
         suspect: bool,
-        limit: Duration,
     ) -> Result<Verdict, Trouble> {
         let route = &routes.all[at];
-        let (generation, channel) = route.channel();
+        let over = route.channel();
         let answer = async {
-            if !suspect && message.payload.len() < STREAM_BELOW {
-                let link = route.link(channel.clone(), &routes.ours, &self.tasks).await;
-                if let Some(stream) = link.map_err(Trouble::Stream)? {
-                    return stream.deliver(message).await.map_err(Trouble::Stream);
-                }
+            let channel = over.channel.clone();
+            match self.stream(route, &channel, routes, suspect).await.map_err(Trouble::Stream)? {
+                Some(stream) => over_stream(&stream, message).await,
+                None => self.call(message, &routes.ours, channel).await,
             }
-            call(message, &routes.ours, channel).await.map_err(Trouble::Call)
         };
-        if let Ok(answer) = tokio::time::timeout(limit, answer).await {
+        if let Some(answer) = while_moving(&over.moved, self.limits.stall, answer).await {
             return answer;
         }
         // What swallowed this answer may swallow all further ones on the connection until the kernel gives it up, a
         // quarter of an hour later. Other attempts under way keep it alive until they end.
-        route.renew(generation);
-        Err(Trouble::Call(crate::status::no_answer(limit)))
+        route.renew(over.generation);
+        Err(Trouble::Call(crate::status::no_answer(self.limits.stall)))
     }
+
+    /// The stream for a message; `None`: the peer does not know it.
+    async fn stream(
+        &self,
+        route: &Route,
+        channel: &Channel,
+        routes: &Routes,
+        suspect: bool,
+    ) -> Result<Option<Arc<LinkStream>>, Status> {
+        let window = self.limits.window;
+        let stream = route.link(channel.clone(), &routes.ours, window, &self.tasks).await?;
+        if !suspect || stream.is_none() {
+            return Ok(stream);
+        }
+        let own = LinkStream::open(channel.clone(), &routes.ours, window, &self.tasks).await?;
+        Ok(Some(Arc::new(own)))
+    }
+
+    /// Delivers as a call of its own, the message in memory whole.
+    async fn call(&self, message: &Outgoing, ours: &PartyId, channel: Channel) -> Result<Verdict, Trouble> {
+        let (len, limit) = (message.payload.len(), self.limits.call_bytes);
+        if len > limit {
+            let why = format!(
+                "the peer does not know the peer link, and {len} bytes are more than one call may have ({limit}, MAX_MESSAGE_BYTES)"
+            );
+            return Ok(Verdict::RefusedForGood(why));
+        }
+        let alone = async { if len > LARGE_CALL { self.large_calls.acquire().await.ok() } else { None } };
+        let _alone = alone.await;
+        let payload = message.payload.whole().await?;
+        let answer = tokio::time::timeout(LONGEST_CALL, call(message, payload, ours, channel)).await;
+        let answer = answer.unwrap_or_else(|_| Err(crate::status::no_answer(LONGEST_CALL)));
+        answer.map_err(Trouble::Call)
+    }
+}
+
+async fn over_stream(stream: &LinkStream, message: &Outgoing) -> Result<Verdict, Trouble> {
+    if message.payload.len() >= IN_PARTS {
+        return Ok(large::deliver(stream, message).await?);
+    }
+    let payload = message.payload.whole().await?;
+    stream.deliver(message, payload).await.map_err(Trouble::Stream)
 }
 
 impl Routes {
@@ -178,11 +258,14 @@ impl Routes {
     }
 }
 
-async fn call(message: &Outgoing, ours: &PartyId, channel: Channel) -> Result<Verdict, Status> {
-    let mut request = Request::new(ServerSimpleSendRequest {
-        message_id: message.id.as_str().to_owned(),
-        payload: message.payload.clone(),
-    });
+async fn call(
+    message: &Outgoing,
+    payload: Bytes,
+    ours: &PartyId,
+    channel: Channel,
+) -> Result<Verdict, Status> {
+    let message_id = message.id.as_str().to_owned();
+    let mut request = Request::new(ServerSimpleSendRequest { message_id, payload });
     metadata::write_delivery(request.metadata_mut(), ours, &message.identity);
     // No limit of ours on what is sent: the message was accepted, so only the peer's limit counts.
     let mut client = SimpleRequestServerClient::new(channel).max_decoding_message_size(REPLY_LIMIT);
@@ -197,16 +280,15 @@ impl Deliver for PeerLink {
             return Verdict::TryAgain { reason: routes.problem.clone(), whole_peer: true };
         }
         let mut at = routes.route_in_use();
-        let limit = self.timeout + Duration::from_secs(message.payload.len() as u64 / BYTES_PER_SECOND);
-        let mut answer = self.attempt(message, &routes, at, suspect, limit).await;
-        if answer.as_ref().is_err_and(|trouble| trouble.status().code() == Code::Unavailable) {
+        let mut answer = self.attempt(message, &routes, at, suspect).await;
+        if answer.as_ref().is_err_and(Trouble::is_break) {
             // The first attempt after a break only finds the break, so once more at once, over the next connection
             // where there are several.
             at = routes.turn_from(at);
-            answer = self.attempt(message, &routes, at, suspect, limit).await;
+            answer = self.attempt(message, &routes, at, suspect).await;
         }
         let verdict = match answer {
-            Ok(verdict) => verdict,
+            Ok(verdict) | Err(Trouble::Ours(verdict)) => verdict,
             Err(Trouble::Call(status)) => of_status(&status),
             Err(Trouble::Stream(status)) => Verdict::TryAgain { reason: in_words(&status), whole_peer: true },
         };
@@ -265,6 +347,13 @@ fn of_status(status: &Status) -> Verdict {
 }
 
 #[cfg(test)]
+impl PartialEq for Verdict {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -279,6 +368,7 @@ mod tests {
             Verdict::RefusedForGood(_) => "refused",
             Verdict::TryAgain { whole_peer: true, .. } => "peer",
             Verdict::TryAgain { whole_peer: false, .. } => "message",
+            Verdict::Unreadable(_) => "unreadable",
         }
     }
 

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::forwarder::{Forwarder, Lane, Window};
 use crate::hub::Hub;
 use crate::parties::Parties;
-use crate::peer_link::PeerLink;
+use crate::peer_link::{LinkLimits, PeerLink};
 use crate::trust::Current;
 
 /// Forwarders end by themselves within this time; then the store is closed in any case.
@@ -25,7 +25,7 @@ pub(crate) struct Peers {
     engine: Arc<dyn Engine>,
     trust: Current,
     window: Window,
-    delivery_timeout: Duration,
+    link: LinkLimits,
     running: TaskTracker,
     stop: CancellationToken,
 }
@@ -44,7 +44,11 @@ impl Peers {
             engine,
             trust,
             window,
-            delivery_timeout: settings.delivery_timeout,
+            link: LinkLimits {
+                stall: settings.link_stall,
+                window: settings.link_window,
+                call_bytes: settings.max_message_bytes,
+            },
             running: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
@@ -56,12 +60,7 @@ impl Peers {
         for peer in parties.parties.keys().filter(|party| **party != self.own) {
             let Some(wakes) = self.hub.add(peer) else { continue };
             for lane in [Lane::Small, Lane::Bulk] {
-                let link = PeerLink::new(
-                    peer.clone(),
-                    self.trust.clone(),
-                    self.delivery_timeout,
-                    self.running.clone(),
-                );
+                let link = PeerLink::new(peer.clone(), self.trust.clone(), self.link, self.running.clone());
                 let window = Window { bytes: lane.share(self.window.bytes), ..self.window };
                 let forwarder =
                     Forwarder::new(peer.clone(), lane, self.engine.clone(), link, wakes.clone(), window);

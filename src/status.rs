@@ -58,11 +58,16 @@ pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
         }
         Refusal::Invalid(_) => code::INVALID_REQUEST,
         Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => code::NO_AVAILABLE_CONNECTION,
-        Refusal::TooLarge { .. } => code::MESSAGE_TOO_LARGE,
+        Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => {
+            code::MESSAGE_TOO_LARGE
+        }
         Refusal::Denied(_) => code::ACCESS_DENIED,
         Refusal::Store(StoreError::Full { .. }) => code::STORE_FULL,
+        Refusal::TooManyUploads | Refusal::Interrupted => code::UNKNOWN,
         Refusal::Store(StoreError::Conflict { .. }) => code::MESSAGE_ID_CONFLICT,
-        Refusal::Store(StoreError::Damaged { .. } | StoreError::Io { .. }) => code::STORAGE,
+        Refusal::Store(StoreError::Damaged { .. } | StoreError::Gone { .. } | StoreError::Io { .. }) => {
+            code::STORAGE
+        }
     };
     let error_msg = Some(refusal.to_string());
     Ok(Response { success: false, payload: None, error_code: Some(code), error_msg })
@@ -109,6 +114,11 @@ pub(crate) fn link_refused(refusal: &Refusal) -> Status {
 /// Shutdown ends a peer link.
 pub(crate) fn link_draining() -> Status {
     Status::unavailable(Refusal::Draining.to_string())
+}
+
+/// A frame of a peer link that breaks its rules.
+pub(crate) fn bad_frame(why: &str) -> Status {
+    Status::invalid_argument(format!("a frame of the peer link is wrong: {why}"))
 }
 
 /// A peer link is as old as its connection may get.

@@ -1,21 +1,26 @@
 //! For tests: an engine in memory that behaves like the real one and can be told to fail, random numbers with a seed
 //! that is printed, small helpers.
 
+mod upload;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use petnet_storage::{
-    Arrival, DeadLetter, DeliveryIdentity, Engine, FromSender, IdReuse, Incarnation, Message, MessageId,
-    Observer, Outcome, Outgoing, PartyId, Pending, Result, Sequence, StoreError, StoreState, StoreStats,
-    Stored,
+    Arrival, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Held, IdReuse, Incarnation, MessageId,
+    Observer, Outcome, Outgoing, PartyId, Payload, Pending, Result, Sequence, StoreError, StoreState,
+    StoreStats, Stored, Tracked, Upload,
 };
 use tokio::sync::watch;
+
+use self::upload::FakeUpload;
 
 pub(crate) fn party(name: &str) -> PartyId {
     PartyId::new(name).unwrap()
@@ -84,6 +89,7 @@ pub(crate) enum Fault {
 
 /// A store without a disk.
 pub(crate) struct FakeEngine {
+    this: Weak<Self>,
     observer: Arc<dyn Observer>,
     incarnation: Incarnation,
     state: watch::Sender<StoreState>,
@@ -100,9 +106,9 @@ struct Inner {
     numbers: HashMap<PartyId, u64>,
     pending: BTreeMap<(PartyId, Sequence), Outgoing>,
     damaged: HashSet<Sequence>,
-    mailbox: HashMap<(Option<PartyId>, MessageId), (Message, Option<DeliveryIdentity>)>,
+    mailbox: HashMap<(Option<PartyId>, MessageId), (Held, Option<DeliveryIdentity>)>,
     delivered: HashSet<(Incarnation, u64)>,
-    letters: BTreeMap<Sequence, (DeadLetter, Bytes)>,
+    letters: BTreeMap<Sequence, (DeadLetter, Payload)>,
     stats: StoreStats,
 }
 
@@ -121,7 +127,8 @@ impl FakeEngine {
             letters: BTreeMap::new(),
             stats: StoreStats::default(),
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             observer,
             incarnation: Incarnation { started_ms: 1, random: getrandom::u64().unwrap() },
             state: watch::channel(StoreState::Serving).0,
@@ -168,7 +175,7 @@ impl FakeEngine {
     /// Makes a hidden message pending.
     pub(crate) fn show(&self, message: Outgoing) {
         let peer = message.receiver.clone();
-        let (sequence, len) = (message.sequence, message.payload.len() as u64);
+        let (sequence, len) = (message.sequence, message.payload.len());
         self.lock().pending.insert((peer.clone(), sequence), message);
         self.observer.pending(&peer, sequence, len);
     }
@@ -235,7 +242,7 @@ impl Engine for FakeEngine {
             let held = inner.pending.values().find(|held| held.receiver == *receiver && held.id == *id);
             if let Some(held) = held.cloned() {
                 if inner.id_reuse == IdReuse::Reject {
-                    return if held.payload == payload {
+                    return if held.payload.whole().now_or_never().unwrap()? == payload {
                         Ok(held.sequence)
                     } else {
                         Err(StoreError::Conflict { id: id.to_string() })
@@ -249,8 +256,13 @@ impl Engine for FakeEngine {
             *number += 1;
             let identity = DeliveryIdentity { incarnation: self.incarnation, number: *number, low_water: 0 };
             let len = payload.len() as u64;
-            let message =
-                Outgoing { receiver: receiver.clone(), id: id.clone(), payload, sequence, identity };
+            let message = Outgoing {
+                receiver: receiver.clone(),
+                id: id.clone(),
+                payload: payload.into(),
+                sequence,
+                identity,
+            };
             inner.pending.insert((receiver.clone(), sequence), message);
             (sequence, len)
         };
@@ -279,8 +291,12 @@ impl Engine for FakeEngine {
                 }
             }
             inner.last += 1;
-            let message =
-                Message { sender: sender.clone(), id: id.clone(), payload, sequence: Sequence(inner.last) };
+            let message = Held {
+                sender: sender.clone(),
+                id: id.clone(),
+                payload: payload.into(),
+                sequence: Sequence(inner.last),
+            };
             inner.mailbox.insert((sender, id), (message.clone(), identity));
             message
         };
@@ -288,19 +304,72 @@ impl Engine for FakeEngine {
         Ok(Stored::New(message.sequence))
     }
 
-    async fn read(&self, from: &FromSender, id: &MessageId) -> Result<Option<Message>> {
+    fn begin(&self) -> Box<dyn Upload> {
+        Box::new(FakeUpload { engine: self.this.upgrade().unwrap(), bytes: Vec::new() })
+    }
+
+    fn room_for(&self, _: u64) -> Result<()> {
+        let full = self.lock().fault == Fault::Full;
+        if full { Err(StoreError::Full { used: 9, limit: 10, remedy: "make room" }) } else { self.check() }
+    }
+
+    async fn knows(&self, _: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {
+        Ok(self.lock().delivered.contains(&(identity.incarnation, identity.number)))
+    }
+
+    async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>> {
         let inner = self.lock();
         let messages = inner.mailbox.values().map(|(message, _)| message).filter(|message| message.id == *id);
-        let wanted = messages.filter(|message| match from {
-            FromSender::Any => true,
-            FromSender::Party(party) => message.sender.as_ref() == Some(party),
-            FromSender::Unnamed => message.sender.is_none(),
-        });
+        let wanted = messages.filter(|message| from.admits(message.sender.as_ref()));
         Ok(wanted.max_by_key(|message| message.sequence).cloned())
     }
 
-    async fn size(&self, from: &FromSender, id: &MessageId) -> Result<Option<u64>> {
-        Ok(self.read(from, id).await?.map(|message| message.payload.len() as u64))
+    async fn topic(
+        &self,
+        from: &FromSender,
+        prefix: &str,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<Found>> {
+        let inner = self.lock();
+        let held = inner.mailbox.values().map(|(message, _)| message);
+        let held = held.filter(|m| from.admits(m.sender.as_ref()) && m.id.as_str().starts_with(prefix));
+        let found = held.map(|m| Found {
+            sender: m.sender.clone(),
+            id: m.id.clone(),
+            sequence: m.sequence,
+            len: m.payload.len(),
+        });
+        let mut found: Vec<_> = found.filter(|found| found.sequence > after).collect();
+        found.sort_by_key(|found| found.sequence);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn release_topic(&self, from: &FromSender, prefix: &str) -> Result<u64> {
+        let mut inner = self.lock();
+        let before = inner.mailbox.len();
+        inner
+            .mailbox
+            .retain(|(sender, id), _| !(from.admits(sender.as_ref()) && id.as_str().starts_with(prefix)));
+        Ok((before - inner.mailbox.len()) as u64)
+    }
+
+    async fn track_sent(&self, receiver: &PartyId, id: &MessageId) -> Result<Tracked> {
+        let inner = self.lock();
+        let pending = inner.pending.values().find(|held| held.receiver == *receiver && held.id == *id);
+        Ok(pending.map_or(Tracked::Unknown, |held| Tracked::Pending {
+            sequence: held.sequence,
+            len: held.payload.len(),
+        }))
+    }
+
+    async fn track_received(&self, from: &FromSender, id: &MessageId) -> Result<Tracked> {
+        Ok(self.open(from, id).await?.map_or(Tracked::Unknown, |held| Tracked::Held {
+            sender: held.sender,
+            sequence: held.sequence,
+            len: held.payload.len(),
+        }))
     }
 
     async fn release(&self, _: &FromSender, id: &MessageId) -> Result<bool> {
@@ -345,7 +414,7 @@ impl Engine for FakeEngine {
             let mut inner = self.lock();
             let Some(message) = inner.pending.remove(&(peer.clone(), sequence)) else { return Ok(false) };
             let Outcome::Dead(reason) = outcome else { return Ok(true) };
-            let len = message.payload.len() as u64;
+            let len = message.payload.len();
             let letter = DeadLetter { sequence, receiver: message.receiver, id: message.id, len, reason };
             inner.letters.insert(sequence, (letter.clone(), message.payload));
             letter
@@ -361,7 +430,7 @@ impl Engine for FakeEngine {
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
         let Some((letter, payload)) = self.lock().letters.remove(&sequence) else { return Ok(None) };
-        self.accept(&letter.receiver, &letter.id, payload).await.map(Some)
+        self.accept(&letter.receiver, &letter.id, payload.whole().await?).await.map(Some)
     }
 
     async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool> {
@@ -388,7 +457,7 @@ fn as_pending(message: &Outgoing) -> Pending {
     Pending {
         sequence: message.sequence,
         id_key: key(&message.id),
-        len: message.payload.len() as u64,
+        len: message.payload.len(),
         expires_in: None,
     }
 }

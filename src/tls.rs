@@ -7,6 +7,7 @@
 //! There is no resumption of sessions: it would let in who was known under an older party file.
 
 pub(crate) mod connector;
+pub(crate) mod counted;
 mod incoming;
 mod outgoing;
 mod own;

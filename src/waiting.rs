@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use petnet_storage::{FromSender, Message, MessageId};
+use petnet_storage::{FromSender, Held, MessageId};
 use tokio::sync::oneshot;
 
 /// All waiting receives of a gateway.
@@ -29,7 +29,7 @@ struct Slots {
 struct Slot {
     ticket: u64,
     from: FromSender,
-    tell: oneshot::Sender<Message>,
+    tell: oneshot::Sender<Held>,
 }
 
 /// One waiting receive.
@@ -38,7 +38,7 @@ pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
     id: MessageId,
     ticket: u64,
-    told: oneshot::Receiver<Message>,
+    told: oneshot::Receiver<Held>,
 }
 
 impl Waiters {
@@ -62,11 +62,11 @@ impl Waiters {
     }
 
     /// Hands an arrived message to all who wait for it. Called by the store's threads: short, never blocks on I/O.
-    pub(crate) fn arrived(&self, message: &Message) {
+    pub(crate) fn arrived(&self, message: &Held) {
         let mut slots = self.lock();
         let Some(waiting) = slots.by_id.get_mut(&message.id) else { return };
         let before = waiting.len();
-        for slot in waiting.extract_if(.., |slot| wants(&slot.from, message)) {
+        for slot in waiting.extract_if(.., |slot| slot.from.admits(message.sender.as_ref())) {
             // The receive may just have been cancelled; then nobody is owed anything.
             drop(slot.tell.send(message.clone()));
         }
@@ -93,7 +93,7 @@ impl Waiters {
 
 impl Waiter {
     /// Resolves with the message when it arrives.
-    pub(crate) async fn message(&mut self) -> Message {
+    pub(crate) async fn message(&mut self) -> Held {
         match (&mut self.told).await {
             Ok(message) => message,
             // The slot lives as long as we do; only a hand-over already made gets here.
@@ -115,14 +115,6 @@ impl Drop for Waiter {
     }
 }
 
-fn wants(from: &FromSender, message: &Message) -> bool {
-    match from {
-        FromSender::Any => true,
-        FromSender::Party(party) => message.sender.as_ref() == Some(party),
-        FromSender::Unnamed => message.sender.is_none(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -134,11 +126,11 @@ mod tests {
         MessageId::new(text).unwrap()
     }
 
-    fn message(sender: Option<&str>, name: &str) -> Message {
-        Message {
+    fn message(sender: Option<&str>, name: &str) -> Held {
+        Held {
             sender: sender.map(|party| PartyId::new(party).unwrap()),
             id: id(name),
-            payload: Bytes::from_static(b"x"),
+            payload: Bytes::from_static(b"x").into(),
             sequence: Sequence(1),
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::secure::{client, place as with_certificates, serve as serve_tls};
 use common::{DEADLINE, Place, Running, petnet, run};
-use petnet::proto::peer::{Deliveries, Delivery};
+use petnet::proto::peer::{Deliveries, Delivery, Part};
 use petnet_storage::fuzzing::Dice;
 use prost::Message;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -65,8 +65,11 @@ fn calls() -> Vec<Vec<u8>> {
     let simple =
         |method: &str, body: &[u8]| call(&format!("/petnet.simple.v1.SimpleRequestServer/{method}"), body);
     // Twice refused: without an id, and with a number that none has.
-    let delivery = Delivery { tag: 1, payload: "hello".into(), ..Delivery::default() };
-    let frame = Deliveries { deliveries: vec![delivery; 3] }.encode_to_vec();
+    let delivery = |tag| Delivery { tag, payload: "hello".into(), ..Delivery::default() };
+    let large = Delivery { tag: 3, len: Some(1 << 40), ..Delivery::default() };
+    let deliveries = vec![delivery(0), delivery(1), delivery(2), large];
+    let parts = vec![Part { tag: 3, offset: 0, payload: "hello".into() }];
+    let frame = Deliveries { deliveries, parts }.encode_to_vec();
     vec![
         simple("ClientSimpleRecv", b"\x0a\x01m"),
         simple("ServerSimpleSend", b"\x12\x05hello"),

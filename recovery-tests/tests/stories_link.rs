@@ -15,7 +15,7 @@ use tokio::time::sleep;
 async fn over_links() -> Story {
     let mut story = Story::with_links().await;
     for party in [A, B] {
-        story.gateway(party).set("DELIVERY_TIMEOUT", "2s");
+        story.gateway(party).set("LINK_STALL", "2s");
     }
     story.start().await;
     story

@@ -63,7 +63,24 @@ pub const SETTINGS: &[Setting] = &[
         "MS",
         "How long a receive waits for its message; 0 = answer at once",
     ),
-    setting("MAX_MESSAGE_BYTES", Some("256MiB"), "SIZE", "Largest message"),
+    setting(
+        "MAX_MESSAGE_BYTES",
+        Some("256MiB"),
+        "SIZE",
+        "Largest message in one call; streams take larger ones",
+    ),
+    setting(
+        "MAX_STREAM_BYTES",
+        Some("0"),
+        "SIZE",
+        "Largest message that comes in pieces; 0 = what there is room for",
+    ),
+    setting(
+        "MAX_UPLOADS",
+        Some("64"),
+        "N",
+        "Messages that come in pieces at a time, interrupted ones included",
+    ),
     setting(
         "STORE_MAX_BYTES",
         Some("0"),
@@ -136,7 +153,24 @@ pub const SETTINGS: &[Setting] = &[
         "SIZE",
         "Payload bytes under way per peer; one larger message may go besides",
     ),
-    setting("DELIVERY_TIMEOUT", Some("60"), "TIME", "Longest wait for the answer to one delivery attempt"),
+    setting(
+        "LINK_STALL",
+        Some("30"),
+        "TIME",
+        "A delivery whose connection does not move for so long is begun anew; one that moves is never cut",
+    ),
+    setting(
+        "LINK_WINDOW",
+        Some("8MiB"),
+        "SIZE",
+        "Bytes of large messages sent to a peer and not yet durable there, per connection",
+    ),
+    setting(
+        "LINK_RESUME",
+        Some("10m"),
+        "TIME",
+        "How long what came of a large message is kept when its connection breaks, to go on there",
+    ),
     setting("RETRY_CAP", Some("30"), "TIME", "Longest pause between attempts at one peer"),
     setting(
         "PEM_PATH",

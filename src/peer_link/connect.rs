@@ -11,6 +11,7 @@ use crate::identity::host;
 use crate::parties::Connection;
 use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::tls::connector::{CONNECT_TIMEOUT, Connector};
+use crate::tls::counted::Moved;
 use crate::trust::Trust;
 
 /// A firewall must not forget a connection that carries nothing for a while. A stricter interval makes gRPC servers
@@ -45,9 +46,10 @@ impl Dial {
         Ok(Self { endpoint, connector: Connector::new(tls) })
     }
 
-    /// A channel that connects when it is first used.
-    pub(super) fn channel(&self) -> tonic::transport::Channel {
-        self.endpoint.connect_with_connector_lazy(self.connector.clone())
+    /// A channel that connects when it is first used, and what moves over it.
+    pub(super) fn channel(&self) -> (tonic::transport::Channel, Moved) {
+        let (connector, moved) = self.connector.counted();
+        (self.endpoint.connect_with_connector_lazy(connector), moved)
     }
 
     /// A channel that is connected.

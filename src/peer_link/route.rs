@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use super::connect::Dial;
 use super::stream::LinkStream;
 use crate::parties::Connection;
+use crate::tls::counted::Moved;
 use crate::trust::Trust;
 
 /// A peer that did not know the stream may have been replaced by one that does: asked again after this long.
@@ -21,9 +22,18 @@ const ASK_AGAIN: Duration = Duration::from_mins(10);
 #[derive(Debug)]
 pub(super) struct Route {
     dial: Dial,
-    channel: Mutex<(u64, Channel)>,
+    channel: Mutex<Over>,
     /// Held while a stream is opened: many need it at once, one opens it.
     link: tokio::sync::Mutex<Link>,
+}
+
+/// One connection after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Over {
+    pub(super) generation: u64,
+    pub(super) channel: Channel,
+    /// What crosses it.
+    pub(super) moved: Moved,
 }
 
 /// What is known of a route's stream.
@@ -39,21 +49,23 @@ impl Route {
     /// An error: nobody can be reached over it.
     pub(super) fn new(trust: &Trust, peer: &PartyId, connection: &Connection) -> Result<Self, String> {
         let dial = Dial::new(trust, peer, connection)?;
-        let channel = Mutex::new((0, dial.channel()));
+        let (channel, moved) = dial.channel();
+        let channel = Mutex::new(Over { generation: 0, channel, moved });
         Ok(Self { dial, channel, link: tokio::sync::Mutex::new(Link::Closed) })
     }
 
-    pub(super) fn channel(&self) -> (u64, Channel) {
+    pub(super) fn channel(&self) -> Over {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn renew(&self, generation: u64) {
         {
             let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-            if channel.0 != generation {
+            if channel.generation != generation {
                 return;
             }
-            *channel = (generation + 1, self.dial.channel());
+            let (new, moved) = self.dial.channel();
+            *channel = Over { generation: generation + 1, channel: new, moved };
         }
         // Whoever holds it is opening a stream over the old connection, in vain.
         if let Ok(mut link) = self.link.try_lock()
@@ -69,6 +81,7 @@ impl Route {
         &self,
         channel: Channel,
         ours: &PartyId,
+        window: u64,
         tasks: &TaskTracker,
     ) -> Result<Option<Arc<LinkStream>>, Status> {
         let mut link = self.link.lock().await;
@@ -77,7 +90,7 @@ impl Route {
             Link::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
             _ => {}
         }
-        match LinkStream::open(channel, ours, tasks).await {
+        match LinkStream::open(channel, ours, window, tasks).await {
             Ok(stream) => {
                 let stream = Arc::new(stream);
                 *link = Link::Open(stream.clone());

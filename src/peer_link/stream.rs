@@ -1,51 +1,75 @@
 //! The delivering end of `petnet.peer.v1.PeerLink`: one stream to the peer, many deliveries under way.
 //!
-//! There is no timer: a frame is what became ready while the last one went out. Invariants: a delivery is `Delivered`
-//! only when the peer answered that it is durable there; when the stream ends, every delivery without an answer learns
-//! of it; what waits to be sent is bounded.
+//! There is no timer: a frame is what became ready while the last one went out, whole messages before parts of large ones,
+//! and those of several large ones in turn (`large`). Invariants: a delivery is `Delivered` only when the peer answered
+//! that it is durable there; when the stream ends, every delivery without an answer learns of it; what waits to be sent
+//! is bounded.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use petnet_storage::{Outgoing, PartyId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use super::{Verdict, of_refusal};
-use crate::link_api::{FRAME_BYTES, FRAME_DELIVERIES};
+use crate::link_api::{FRAME_BYTES, FRAME_DELIVERIES, MAX_FRAME_BYTES};
 use crate::metadata;
 use crate::proto::peer::peer_link_client::PeerLinkClient;
-use crate::proto::peer::{Answers, Deliveries, Delivery};
+use crate::proto::peer::{Answers, Deliveries, Delivery, Part};
 
 /// Deliveries that may wait for the stream to take them; further ones wait in front.
 const WAITING: usize = 1024;
+/// Parts that may; few, so that those of several messages take turns.
+const WAITING_PARTS: usize = 4;
+/// Unit of the window.
+pub(super) const WINDOW_UNIT: u64 = 1 << 10;
 
 /// An open stream.
 #[derive(Debug)]
 pub(super) struct LinkStream {
     outbound: mpsc::Sender<Delivery>,
+    pub(super) parts: mpsc::Sender<Part>,
+    /// `LINK_WINDOW`, in units, less what is sent of large messages and not known to be durable.
+    pub(super) window: Arc<Semaphore>,
     state: Arc<State>,
 }
 
 /// What the stream's two directions share.
 #[derive(Debug, Default)]
 struct State {
-    next_tag: AtomicU64,
     over: CancellationToken,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    answers: HashMap<u64, oneshot::Sender<Verdict>>,
+    next_tag: u64,
+    answers: BTreeMap<u64, Waiter>,
     /// Why the stream ended.
     end: Option<Status>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Verdict>,
+    /// Of a large message: how much the peer has.
+    progress: Option<watch::Sender<Option<u64>>>,
+}
+
+/// A delivery under way.
+#[derive(Debug)]
+pub(super) struct Sent<'a> {
+    stream: &'a LinkStream,
+    pub(super) tag: u64,
+    pub(super) answered: oneshot::Receiver<Verdict>,
 }
 
 impl State {
@@ -60,34 +84,33 @@ impl State {
         waiting.answers.clear();
         self.over.cancel();
     }
-
-    fn why(&self) -> Status {
-        self.lock().end.clone().unwrap_or_else(crate::status::link_ended)
-    }
 }
 
-/// Takes an answer that nobody waits for any more off the list.
-struct Ticket<'a> {
-    state: &'a State,
-    tag: u64,
-}
-
-impl Drop for Ticket<'_> {
+impl Drop for Sent<'_> {
+    /// Nobody waits for the answer any more.
     fn drop(&mut self) {
-        self.state.lock().answers.remove(&self.tag);
+        self.stream.state.lock().answers.remove(&self.tag);
     }
 }
 
 impl LinkStream {
-    /// Opens a stream; the error UNIMPLEMENTED says that the peer does not know it.
-    pub(super) async fn open(channel: Channel, ours: &PartyId, tasks: &TaskTracker) -> Result<Self, Status> {
+    /// Opens a stream; the error UNIMPLEMENTED says that the peer does not know it. `window` in bytes.
+    pub(super) async fn open(
+        channel: Channel,
+        ours: &PartyId,
+        window: u64,
+        tasks: &TaskTracker,
+    ) -> Result<Self, Status> {
         let (outbound, ready) = mpsc::channel(WAITING);
-        let mut request = Request::new(frames(ready));
+        let (parts, ready_parts) = mpsc::channel(WAITING_PARTS);
+        let mut request = Request::new(frames(ready, ready_parts));
         metadata::write_link(request.metadata_mut(), ours);
-        let answers = PeerLinkClient::new(channel).deliver(request).await?.into_inner();
+        let mut client = PeerLinkClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
+        let answers = client.deliver(request).await?.into_inner();
         let state = Arc::<State>::default();
         tasks.spawn(listen(answers, state.clone()));
-        Ok(Self { outbound, state })
+        let window = Arc::new(Semaphore::new((window / WINDOW_UNIT) as usize));
+        Ok(Self { outbound, parts, window, state })
     }
 
     /// True when nothing can be delivered over it any more.
@@ -100,30 +123,49 @@ impl LinkStream {
         self.state.over(why);
     }
 
+    /// Why it ended.
+    pub(super) fn why(&self) -> Status {
+        self.state.lock().end.clone().unwrap_or_else(crate::status::link_ended)
+    }
+
     /// Delivers one message; resolves with the peer's answer, or with what ended the stream.
-    pub(super) async fn deliver(&self, message: &Outgoing) -> Result<Verdict, Status> {
-        let tag = self.state.next_tag.fetch_add(1, Ordering::Relaxed);
+    pub(super) async fn deliver(&self, message: &Outgoing, payload: Bytes) -> Result<Verdict, Status> {
+        let mut sent = self.send(message, payload, None, None).await?;
+        (&mut sent.answered).await.map_err(|_| self.why())
+    }
+
+    /// Hands a message to the stream. `len` and `progress`: of one that goes in parts.
+    pub(super) async fn send(
+        &self,
+        message: &Outgoing,
+        payload: Bytes,
+        len: Option<u64>,
+        progress: Option<watch::Sender<Option<u64>>>,
+    ) -> Result<Sent<'_>, Status> {
+        // Before it has a tag: those go out without gaps.
+        let place = self.outbound.reserve().await.map_err(|_| self.why())?;
         let (answer, answered) = oneshot::channel();
-        {
-            let mut waiting = self.state.lock();
-            if let Some(end) = &waiting.end {
-                return Err(end.clone());
-            }
-            waiting.answers.insert(tag, answer);
-        }
-        let _ticket = Ticket { state: &self.state, tag };
         let identity = &message.identity;
-        let delivery = Delivery {
+        let mut waiting = self.state.lock();
+        if let Some(end) = &waiting.end {
+            return Err(end.clone());
+        }
+        let tag = waiting.next_tag;
+        waiting.next_tag += 1;
+        waiting.answers.insert(tag, Waiter { answer, progress });
+        // Under the lock: in the order of their tags.
+        place.send(Delivery {
             tag,
             message_id: message.id.as_str().to_owned(),
-            payload: message.payload.clone(),
+            payload,
             started_ms: identity.incarnation.started_ms,
             random: identity.incarnation.random,
             number: identity.number,
             low_water: identity.low_water,
-        };
-        self.outbound.send(delivery).await.map_err(|_| self.state.why())?;
-        answered.await.map_err(|_| self.state.why())
+            len,
+        });
+        drop(waiting);
+        Ok(Sent { stream: self, tag, answered })
     }
 }
 
@@ -133,25 +175,64 @@ impl Drop for LinkStream {
     }
 }
 
+/// What is ready and did not fit the last frame.
+#[derive(Debug)]
+struct Ready {
+    deliveries: mpsc::Receiver<Delivery>,
+    parts: mpsc::Receiver<Part>,
+    left: VecDeque<Delivery>,
+    part: Option<Part>,
+}
+
 /// Packs what is ready into frames.
-fn frames(ready: mpsc::Receiver<Delivery>) -> impl Stream<Item = Deliveries> {
-    unfold((ready, VecDeque::new()), |(mut ready, mut left)| async move {
-        if left.is_empty() {
-            let mut taken = Vec::with_capacity(FRAME_DELIVERIES);
-            if ready.recv_many(&mut taken, FRAME_DELIVERIES).await == 0 {
-                return None;
-            }
-            left.extend(taken);
+fn frames(
+    deliveries: mpsc::Receiver<Delivery>,
+    parts: mpsc::Receiver<Part>,
+) -> impl Stream<Item = Deliveries> {
+    let ready = Ready { deliveries, parts, left: VecDeque::new(), part: None };
+    unfold(ready, |mut ready| async move { ready.wait().await.then(|| (ready.frame(), ready)) })
+}
+
+impl Ready {
+    /// Waits until something is; false: nothing comes any more.
+    async fn wait(&mut self) -> bool {
+        if !self.left.is_empty() {
+            return true;
         }
+        let mut taken = Vec::with_capacity(FRAME_DELIVERIES);
+        tokio::select! {
+            biased;
+            count = self.deliveries.recv_many(&mut taken, FRAME_DELIVERIES) => {
+                if count == 0 {
+                    return false;
+                }
+            }
+            () = std::future::ready(()), if self.part.is_some() => {}
+            Some(part) = self.parts.recv() => self.part = Some(part),
+        }
+        self.left.extend(taken);
+        true
+    }
+
+    fn frame(&mut self) -> Deliveries {
         let mut frame = Deliveries::default();
         let mut bytes = 0;
-        let fits = |bytes: usize, next: &Delivery| bytes == 0 || bytes + next.payload.len() <= FRAME_BYTES;
-        while let Some(next) = left.pop_front_if(|next| fits(bytes, next)) {
+        let fits = |bytes: usize, next: usize| bytes == 0 || bytes + next <= FRAME_BYTES;
+        while let Some(next) = self.left.pop_front_if(|next| fits(bytes, next.payload.len())) {
             bytes += next.payload.len();
             frame.deliveries.push(next);
         }
-        Some((frame, (ready, left)))
-    })
+        // What is ready of large messages fills the frame up.
+        while let Some(part) = self.part.take().or_else(|| self.parts.try_recv().ok()) {
+            if !fits(bytes, part.payload.len()) {
+                self.part = Some(part);
+                break;
+            }
+            bytes += part.payload.len();
+            frame.parts.push(part);
+        }
+        frame
+    }
 }
 
 /// Hands the peer's answers to those who wait, until the stream ends.
@@ -171,64 +252,114 @@ async fn listen(mut answers: Streaming<Answers>, state: Arc<State>) {
 
 fn tell(state: &State, answers: Answers) {
     let mut waiting = state.lock();
-    let kept = answers.kept.into_iter().map(|tag| (tag, Verdict::Delivered));
-    let refused = answers.refused.into_iter().map(|r| (r.tag, of_refusal(r.error_code, &r.error_msg)));
-    for (tag, verdict) in kept.chain(refused) {
-        if let Some(answer) = waiting.answers.remove(&tag) {
+    for refused in answers.refused {
+        if let Some(waiter) = waiting.answers.remove(&refused.tag) {
             // The attempt may have been given up.
-            drop(answer.send(verdict));
+            drop(waiter.answer.send(of_refusal(refused.error_code, &refused.error_msg)));
+        }
+    }
+    for tag in answers.kept {
+        if let Some(waiter) = waiting.answers.remove(&tag) {
+            drop(waiter.answer.send(Verdict::Delivered));
+        }
+    }
+    if answers.answered_below > 0 {
+        let above = waiting.answers.split_off(&answers.answered_below);
+        for (_, waiter) in std::mem::replace(&mut waiting.answers, above) {
+            drop(waiter.answer.send(Verdict::Delivered));
+        }
+    }
+    for progress in answers.progress {
+        if let Some(Waiter { progress: Some(tell), .. }) = waiting.answers.get(&progress.tag) {
+            tell.send_modify(|known| *known = (*known).max(Some(progress.bytes)));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures_util::StreamExt;
 
     use super::*;
 
+    fn delivery(tag: u64, len: usize) -> Delivery {
+        Delivery { tag, payload: Bytes::from(vec![0; len]), ..Delivery::default() }
+    }
+
     #[tokio::test]
     async fn a_frame_is_what_is_ready_within_its_bounds() {
         let (sender, ready) = mpsc::channel(WAITING);
-        let delivery = |tag, len| Delivery { tag, payload: Bytes::from(vec![0; len]), ..Delivery::default() };
+        let (parts, ready_parts) = mpsc::channel(WAITING_PARTS);
         for tag in 0..10 {
             sender.send(delivery(tag, 200 << 10)).await.unwrap();
         }
         for tag in 10..600 {
             sender.send(delivery(tag, 1)).await.unwrap();
         }
+        for offset in 0..4 {
+            let payload = Bytes::from(vec![0; 256 << 10]);
+            parts.send(Part { tag: 700, offset, payload }).await.unwrap();
+        }
         drop(sender);
-        let frames: Vec<_> = frames(ready).collect().await;
+        drop(parts);
+        let frames: Vec<_> = frames(ready, ready_parts).collect().await;
         for frame in &frames {
-            let bytes: usize = frame.deliveries.iter().map(|d| d.payload.len()).sum();
+            let bytes: usize = frame.deliveries.iter().map(|d| d.payload.len()).sum::<usize>()
+                + frame.parts.iter().map(|p| p.payload.len()).sum::<usize>();
             assert!(bytes <= FRAME_BYTES && frame.deliveries.len() <= FRAME_DELIVERIES);
         }
         assert_eq!(frames[0].deliveries.len(), 5);
         let tags: Vec<u64> = frames.iter().flat_map(|f| f.deliveries.iter().map(|d| d.tag)).collect();
         assert_eq!(tags, (0..600).collect::<Vec<_>>(), "all of them, in order");
+        let parts: Vec<u64> = frames.iter().flat_map(|f| f.parts.iter().map(|p| p.offset)).collect();
+        assert_eq!(parts, [0, 1, 2, 3]);
     }
 
-    #[tokio::test]
-    async fn whoever_waits_learns_that_the_stream_is_over() {
-        let (outbound, _ready) = mpsc::channel(1);
-        let stream = LinkStream { outbound, state: Arc::default() };
-        let message = Outgoing {
+    fn stream() -> (LinkStream, mpsc::Receiver<Delivery>) {
+        let (outbound, ready) = mpsc::channel(8);
+        let (parts, _) = mpsc::channel(1);
+        (LinkStream { outbound, parts, window: Arc::new(Semaphore::new(1)), state: Arc::default() }, ready)
+    }
+
+    fn message() -> Outgoing {
+        Outgoing {
             receiver: PartyId::new("b").unwrap(),
             id: petnet_storage::MessageId::new("m").unwrap(),
-            payload: Bytes::new(),
+            payload: Bytes::new().into(),
             sequence: petnet_storage::Sequence(1),
             identity: petnet_storage::DeliveryIdentity {
                 incarnation: petnet_storage::Incarnation { started_ms: 1, random: 1 },
                 number: 1,
                 low_water: 1,
             },
-        };
-        let waiting = stream.deliver(&message);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_learns_that_the_stream_is_over() {
+        let (stream, _ready) = stream();
+        let message = message();
+        let waiting = stream.deliver(&message, Bytes::new());
         let end = async { stream.give_up(crate::status::link_ended()) };
         let (answer, ()) = tokio::join!(waiting, end);
         assert_eq!(answer.unwrap_err().code(), tonic::Code::Unavailable);
-        assert!(stream.is_over() && stream.deliver(&message).await.is_err());
+        assert!(stream.is_over() && stream.deliver(&message, Bytes::new()).await.is_err());
         assert!(stream.state.lock().answers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_below_a_tag_is_one_for_all_that_were_not_refused() {
+        let (stream, _ready) = stream();
+        let message = message();
+        let mut sent = Vec::new();
+        for _ in 0..4 {
+            sent.push(stream.send(&message, Bytes::new(), None, None).await.unwrap());
+        }
+        let refusal = crate::proto::peer::Refusal { tag: 1, error_code: 30006, error_msg: String::new() };
+        tell(&stream.state, Answers { answered_below: 3, refused: vec![refusal], ..Answers::default() });
+        let verdicts: Vec<_> = sent.iter_mut().map(|sent| sent.answered.try_recv().ok()).collect();
+        assert_eq!(verdicts[0], Some(Verdict::Delivered));
+        assert!(matches!(verdicts[1], Some(Verdict::RefusedForGood(_))));
+        assert_eq!((&verdicts[2], &verdicts[3]), (&Some(Verdict::Delivered), &None));
     }
 }

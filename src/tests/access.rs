@@ -68,7 +68,7 @@ async fn tried(channel: &Channel, method: &str) -> Came {
             of_response(simple.server_simple_send(ServerSimpleSendRequest { message_id: id, payload }).await)
         }
         "link" => {
-            let mut request = Request::new(tokio_stream::iter([Deliveries { deliveries: Vec::new() }]));
+            let mut request = Request::new(tokio_stream::iter([Deliveries::default()]));
             request.metadata_mut().insert("petnet-sender", "b".parse().unwrap());
             request.metadata_mut().insert("petnet-link-version", "1".parse().unwrap());
             of(PeerLinkClient::new(channel.clone()).deliver(request).await)

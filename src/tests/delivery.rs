@@ -69,7 +69,8 @@ async fn message_above_the_peers_limit_becomes_a_dead_letter_and_blocks_no_other
     let b_addr = free_address();
     let entries = || parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
     let a = Running::start(settings("a"), entries()).await;
-    let b_settings = Settings { listen_addr: b_addr, max_message_bytes: 100, ..settings("b") };
+    let b_settings =
+        Settings { listen_addr: b_addr, max_message_bytes: 100, max_stream_bytes: 100, ..settings("b") };
     let b = Running::start(b_settings, entries()).await;
     let client = a.client().await;
     for (id, len) in [("slightly", 200), ("far", 1 << 20)] {
@@ -102,7 +103,7 @@ async fn full_peer_is_asked_again_until_it_has_room() {
 async fn peer_that_swallows_deliveries_is_given_up_in_time_and_tried_anew() {
     let b_addr = free_address();
     let tarpit = tokio::net::TcpListener::bind(b_addr).await.unwrap();
-    let short = Settings { delivery_timeout: Duration::from_millis(300), ..settings("a") };
+    let short = Settings { link_stall: Duration::from_millis(300), ..settings("a") };
     let a = Running::start(short, parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])])).await;
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
     // Accepts, then says nothing on each connection; a second one shows that the first was given up.

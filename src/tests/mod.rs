@@ -55,7 +55,11 @@ fn settings(name: &str) -> Settings {
         limits: Limits::default(),
         max_in_flight: 16,
         max_in_flight_bytes: 16 << 20,
-        delivery_timeout: Duration::from_secs(5),
+        link_stall: Duration::from_secs(5),
+        link_window: 1 << 20,
+        link_resume: Duration::from_secs(60),
+        max_stream_bytes: 0,
+        max_uploads: 8,
         retry_cap: Duration::from_millis(500),
         max_waiting: 1000,
     }
@@ -121,8 +125,11 @@ impl Running {
 
     /// `a` alone, with a party `b` that nobody answers for.
     async fn alone() -> Self {
-        Self::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]))
-            .await
+        Self::alone_with(settings("a")).await
+    }
+
+    async fn alone_with(settings: Settings) -> Self {
+        Self::start(settings, parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])])).await
     }
 
     async fn client(&self) -> Client {

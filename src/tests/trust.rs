@@ -9,7 +9,7 @@ use super::tls::{Member, Shows, call, tls_settings, write_pair};
 use super::*;
 use crate::certs::make::Pair;
 use crate::config::TlsClientAuth;
-use crate::peer_link::{Deliver, PeerLink, Verdict};
+use crate::peer_link::{Deliver, LinkLimits, PeerLink, Verdict};
 use crate::testing::until;
 use crate::tls::Own;
 use crate::trust::Trust;
@@ -98,12 +98,13 @@ async fn attempt(two: &Two, url: &str, pair: &Pair) -> Verdict {
     let parties = Parties { parties: [two.a.entry("a:1", &["*"]), two.b.entry(url, &["*"])].into() };
     let trust = Arc::new(Trust::new(&settings, parties, 0).unwrap());
     let (_sender, trust) = tokio::sync::watch::channel(trust);
-    let link = PeerLink::new(party("b"), trust, Duration::from_secs(5), TaskTracker::new());
+    let limits = LinkLimits { stall: Duration::from_secs(5), window: 1 << 20, call_bytes: 1 << 20 };
+    let link = PeerLink::new(party("b"), trust, limits, TaskTracker::new());
     let message = petnet_storage::Outgoing {
         sequence: petnet_storage::Sequence(1),
         receiver: party("b"),
         id: crate::testing::message_id("m"),
-        payload: "x".into(),
+        payload: Bytes::from_static(b"x").into(),
         identity: petnet_storage::DeliveryIdentity {
             incarnation: Incarnation { started_ms: 1, random: 1 },
             number: 1,

@@ -16,6 +16,8 @@ use tokio_util::either::Either;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
+use super::counted::{Counted, Moved};
+
 /// A gateway that does not answer a connection by then is not there.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The kernel notices a peer that went away while nothing is under way.
@@ -35,12 +37,19 @@ fn tcp() -> HttpConnector {
 pub(crate) struct Connector {
     tcp: HttpConnector,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    moved: Moved,
 }
 
 impl Connector {
     /// With TLS: how, and the name that the other side's certificate must have.
     pub(crate) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
-        Self { tcp: tcp(), tls }
+        Self { tcp: tcp(), tls, moved: Moved::default() }
+    }
+
+    /// The same, for a connection of its own; what moves over those of it, of which there is one at a time.
+    pub(crate) fn counted(&self) -> (Self, Moved) {
+        let moved = Moved::default();
+        (Self { moved: moved.clone(), ..self.clone() }, moved)
     }
 
     /// Whether it speaks TLS.
@@ -62,9 +71,9 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = Service::call(&mut self.tcp, uri);
-        let tls = self.tls.clone();
+        let (tls, moved) = (self.tls.clone(), self.moved.clone());
         Box::pin(async move {
-            let socket = connecting.await?.into_inner();
+            let socket = Counted::new(connecting.await?.into_inner(), moved);
             let Some((config, name)) = tls else { return Ok(TokioIo::new(Link::Left(socket))) };
             let stream = TlsConnector::from(config)
                 .connect(name, socket)
@@ -76,4 +85,4 @@ impl Service<Uri> for Connector {
 }
 
 /// The connection.
-pub(crate) type Link = Either<TcpStream, TlsStream<TcpStream>>;
+pub(crate) type Link = Either<Counted<TcpStream>, TlsStream<Counted<TcpStream>>>;

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::error::{Result, StoreError};
 use crate::message::{
-    Arrival, DeadLetter, DeadReason, FromSender, Message, MessageId, Outcome, PartyId, Pending, Sequence,
-    Stored,
+    Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Message, MessageId, Outcome, PartyId,
+    Pending, Sequence, Stored,
 };
 use crate::payload::{Found, Held, Outgoing, Upload};
 
@@ -165,6 +165,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Begins a message whose content comes in pieces.
     fn begin(&self) -> Box<dyn Upload>;
+
+    /// Whether there is room now for a message of `len` bytes; an error says why not.
+    fn room_for(&self, len: u64) -> Result<()>;
+
+    /// True when a delivery is known, and durably so: it need not be brought again.
+    async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool>;
 
     /// Finds a message; `None` when there is none (yet, or no more). A large one is read when its content is asked for.
     async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>>;

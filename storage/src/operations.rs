@@ -22,8 +22,10 @@ use crate::past::End;
 use crate::payload::{Found, Held, Outgoing, Payload, Upload};
 use crate::publish::dead_letter;
 use crate::reader::{InMemory, Loaded, Reader};
+use crate::segment::Lane;
 use crate::settle;
 use crate::shared::{Shared, blocking};
+use crate::space;
 use crate::state::{DeadEntry, Entry};
 use crate::store::Store;
 use crate::topics;
@@ -120,6 +122,23 @@ impl Engine for Store {
 
     fn begin(&self) -> Box<dyn Upload> {
         Box::new(StreamUpload::new(self.intake.clone()))
+    }
+
+    fn room_for(&self, len: u64) -> Result<()> {
+        if let Some(error) = self.shared.state_error() {
+            return Err(error);
+        }
+        let len = usize::try_from(len).unwrap_or(usize::MAX / 2);
+        let cost = space::cost(len, 0);
+        self.shared.space.has_room(Lane::Bulk, cost)
+    }
+
+    async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {
+        let known = self.intake.is_known(Some(sender), identity);
+        if known {
+            self.intake.barrier().await?;
+        }
+        Ok(known)
     }
 
     async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>> {

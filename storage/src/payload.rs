@@ -146,15 +146,20 @@ pub struct Found {
 /// A message on its way in, whose content comes in pieces. Nothing of it is visible before its end; dropped before, it
 /// leaves nothing.
 #[async_trait]
-pub trait Upload: Send + Sync {
+pub trait Upload: fmt::Debug + Send + Sync {
     /// Bytes that came so far.
     fn len(&self) -> u64;
 
-    /// Takes more of it. Waits while too much is on its way to the disk.
+    /// Takes more of it. Waits while too much is on its way to the disk; dropped meanwhile, it has taken what
+    /// [`len`](Self::len) says then.
     async fn push(&mut self, bytes: Bytes) -> Result<()>;
 
     /// Bytes that are on the disk for good.
     fn durable(&mut self) -> u64;
+
+    /// Waits until more of it is on the disk; gives what [`durable`](Self::durable) does then. For ever, when nothing is on
+    /// its way there. Dropped while it waits, it loses nothing.
+    async fn next_durable(&mut self) -> Result<u64>;
 
     /// Waits until everything that can be is on the disk (all but the beginning of a piece).
     async fn flush(&mut self) -> Result<()>;

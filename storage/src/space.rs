@@ -51,6 +51,17 @@ impl Space {
     /// Admits a message of `cost` bytes to a lane, or says why not.
     pub(crate) fn admit(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
         let mut inner = lock(&self.inner);
+        inner.queued = self.check(&inner, lane, cost)?;
+        Ok(())
+    }
+
+    /// Whether a message of `cost` bytes would be admitted now.
+    pub(crate) fn has_room(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
+        self.check(&lock(&self.inner), lane, cost).map(|_| ())
+    }
+
+    /// What would be queued.
+    fn check(&self, inner: &Inner, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
         let pool = inner.segments.saturating_sub(HEADROOM_SEGMENTS) * self.segment_bytes;
         let mut queued = inner.queued;
         queued[lane.index()] += cost;
@@ -62,8 +73,7 @@ impl Space {
                 remedy: "wait until messages are delivered or expire, raise STORE_MAX_BYTES, or free disk space",
             });
         }
-        inner.queued = queued;
-        Ok(())
+        Ok(queued)
     }
 
     /// A message that was admitted left the queue.

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::accept::{Intake, PERMIT_BYTES, Streamed};
 use crate::error::{Result, StoreError};
-use crate::frame::{Class, Extent, Kind, MAX_BODY_BYTES, SLICE_BYTES, Slices};
+use crate::frame::{Class, EXTENT_BYTES, Extent, Kind, MAX_BODY_BYTES, SLICE_BYTES, Slices};
 use crate::job::{Append, Effect, Job, Reply, Urgency};
 use crate::log::lock;
 use crate::message::{Arrival, DeliveryIdentity, FromSender, MessageId, PartyId, Sequence, Stored};
@@ -101,26 +101,31 @@ impl StreamUpload {
         written.clone()
     }
 
-    /// Hands a slice to the writer.
-    async fn write(&mut self, slice: Bytes) -> Result<()> {
+    /// Room in the writer's queue for a slice.
+    async fn room(&mut self) -> Result<OwnedSemaphorePermit> {
         while self.on_their_way.len() >= WINDOW {
             self.wait_for_one().await?;
         }
-        let shared = self.intake.shared.clone();
+        let shared = &self.intake.shared;
         if let Some(error) = shared.state_error() {
             return Err(error);
         }
         // The list of them must fit one frame of a segment.
-        let most = (shared.segment_bytes / 4).min(u64::from(MAX_BODY_BYTES) / 2) / 12;
+        let most = (shared.segment_bytes / 4).min(u64::from(MAX_BODY_BYTES) / 2) / EXTENT_BYTES as u64;
         if self.slices >= most {
             let limit = most * SLICE_BYTES as u64;
             let remedy = "a message of more bytes than this does not fit the log; send it as several";
             return Err(StoreError::Full { used: self.len, limit, remedy });
         }
-        let permits = (slice.len() as u64 / PERMIT_BYTES + 1) as u32;
+        let permits = (SLICE_BYTES as u64 / PERMIT_BYTES + 1) as u32;
         let permits = permits.min(self.intake.permits);
         let room = self.intake.room[Lane::Bulk.index()].clone();
-        let permit = room.acquire_many_owned(permits).await.map_err(|_| StoreError::Closed)?;
+        room.acquire_many_owned(permits).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Hands a slice to the writer.
+    fn write(&mut self, slice: Bytes, permit: OwnedSemaphorePermit) -> Result<()> {
+        let shared = self.intake.shared.clone();
         let cost = space::cost(slice.len(), 0);
         shared.space.admit(Lane::Bulk, cost)?;
         let len = slice.len() as u64;
@@ -152,21 +157,22 @@ impl StreamUpload {
         Ok(())
     }
 
+    /// Dropped while it waits, it has taken what [`len`](Upload::len) says.
     async fn take(&mut self, mut bytes: Bytes) -> Result<()> {
-        self.len += bytes.len() as u64;
-        while !bytes.is_empty() {
-            if self.partial.is_empty() && bytes.len() >= SLICE_BYTES {
-                let slice = bytes.split_to(SLICE_BYTES);
-                self.write(slice).await?;
-                continue;
-            }
-            let take = bytes.len().min(SLICE_BYTES - self.partial.len());
-            self.partial.extend_from_slice(&bytes.split_to(take));
-            if self.partial.len() == SLICE_BYTES {
-                let slice = self.partial.split().freeze();
-                self.write(slice).await?;
-            }
+        while self.partial.len() + bytes.len() >= SLICE_BYTES {
+            let permit = self.room().await?;
+            let more = bytes.split_to(SLICE_BYTES - self.partial.len());
+            self.len += more.len() as u64;
+            let slice = if self.partial.is_empty() {
+                more
+            } else {
+                self.partial.extend_from_slice(&more);
+                self.partial.split().freeze()
+            };
+            self.write(slice, permit)?;
         }
+        self.len += bytes.len() as u64;
+        self.partial.extend_from_slice(&bytes);
         Ok(())
     }
 
@@ -196,8 +202,9 @@ impl StreamUpload {
             return Ok(None);
         }
         if !self.partial.is_empty() {
+            let permit = self.room().await?;
             let rest = self.partial.split().freeze();
-            self.write(rest).await?;
+            self.write(rest, permit)?;
         }
         self.wait_for_all().await?;
         let written = self.written();
@@ -261,6 +268,16 @@ impl Upload for StreamUpload {
             self.on_their_way.pop_front();
         }
         self.durable
+    }
+
+    async fn next_durable(&mut self) -> Result<u64> {
+        self.may_go_on()?;
+        if self.on_their_way.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let done = self.wait_for_one().await;
+        self.noted(done)?;
+        Ok(self.durable())
     }
 
     async fn flush(&mut self) -> Result<()> {

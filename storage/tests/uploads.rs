@@ -192,7 +192,7 @@ async fn a_full_store_refuses_an_upload_and_takes_the_next_when_there_is_room() 
     let (options, clock) = clocked(dir.path());
     let (engine, _) = open(StoreOptions { max_bytes: 16 << 20, ..options });
     let bytes = payload(1, 32 * MIB);
-    let refused = upload(&engine, &bytes, MIB).await.err().expect("it cannot fit");
+    let refused = upload(&engine, &bytes, MIB).await.expect_err("it cannot fit");
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
     let mut n = 0;
     until("another one finds room", async || {
