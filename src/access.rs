@@ -46,7 +46,14 @@ impl Right {
     pub(crate) fn of(path: &str) -> Option<Self> {
         Some(match path {
             "/petnet.simple.v1.SimpleRequestServer/ClientSimpleSend"
-            | "/petnet.simple.v1.SimpleRequestServer/ClientSimpleRecv" => Self::Mailbox,
+            | "/petnet.simple.v1.SimpleRequestServer/ClientSimpleRecv"
+            | "/petnet.mailbox.v1.Mailbox/Send"
+            | "/petnet.mailbox.v1.Mailbox/Receive"
+            | "/petnet.mailbox.v1.Mailbox/SendStream"
+            | "/petnet.mailbox.v1.Mailbox/ReceiveStream"
+            | "/petnet.mailbox.v1.Mailbox/Release"
+            | "/petnet.mailbox.v1.Mailbox/Track"
+            | "/petnet.mailbox.v1.Mailbox/Exchange" => Self::Mailbox,
             "/petnet.simple.v1.SimpleRequestServer/ServerSimpleSend" => Self::Deliver,
             "/petnet.peer.v1.PeerLink/Deliver" => Self::Link,
             "/petnet.health.v1.Health/Check"
@@ -56,6 +63,16 @@ impl Right {
             _ => return None,
         })
     }
+}
+
+/// Whether a method's request is a stream of messages.
+pub(crate) fn is_stream(path: &str) -> bool {
+    matches!(
+        path,
+        "/petnet.peer.v1.PeerLink/Deliver"
+            | "/petnet.mailbox.v1.Mailbox/SendStream"
+            | "/petnet.mailbox.v1.Mailbox/Exchange"
+    )
 }
 
 /// Why not.

@@ -22,7 +22,7 @@ use tonic::codegen::http::{Extensions, Request, Response};
 use self::answer::Answer;
 pub(crate) use self::memory::{Memory, Room};
 use self::request::Incoming;
-use crate::access::Right;
+use crate::access;
 use crate::listen::{ConnectionInfo, OnConnection, Transfer};
 
 /// The calls of a server.
@@ -147,7 +147,7 @@ where
         let on = request.extensions().get::<ConnectionInfo>().map(|info| info.traffic().call());
         let call = self.calls.begin(on);
         request.extensions_mut().insert(call.clone());
-        let is_stream = Right::of(request.uri().path()) == Some(Right::Link);
+        let is_stream = access::is_stream(request.uri().path());
         let request = request.map(|body| Body::new(Incoming::new(body, call.clone(), is_stream)));
         let answer = self.inner.call(request);
         Box::pin(async move {

@@ -50,7 +50,8 @@ impl SimpleApi {
     }
 }
 
-fn within_deadline(wait: Duration, headers: &MetadataMap) -> Duration {
+/// A wait that ends before the call's own deadline.
+pub(crate) fn within_deadline(wait: Duration, headers: &MetadataMap) -> Duration {
     match metadata::deadline(headers) {
         Some(left) => wait.min(left.saturating_sub(DEADLINE_MARGIN.min(left / 10))),
         None => wait,

@@ -90,6 +90,8 @@ pub struct Settings {
     pub retry_cap: Duration,
     /// `MAX_WAITING`: receives that may wait at a time; further ones are answered at once.
     pub max_waiting: usize,
+    /// `MAX_SUBSCRIPTIONS`: subscriptions of streams at a time.
+    pub max_subscriptions: usize,
 }
 
 /// Whether clients must show a certificate.
@@ -308,6 +310,7 @@ impl Checker<'_> {
             retry_cap: self
                 .value("RETRY_CAP", second, |text| values::duration_within(text, SHORTEST_RETRY_CAP, HOUR)),
             max_waiting: self.value("MAX_WAITING", 1, |text| values::count(text, 1 << 24)),
+            max_subscriptions: self.value("MAX_SUBSCRIPTIONS", 1, |text| values::count(text, 1 << 24)),
             // Last: whatever stands after it would not be checked without a party.
             party: party?,
         })

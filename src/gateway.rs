@@ -20,6 +20,7 @@ use crate::hub::Hub;
 use crate::link_api::{LinkApi, Partials};
 use crate::listen::Connections;
 use crate::mailbox::Mailbox;
+use crate::mailbox_api::MailboxApi;
 use crate::parties::Parties;
 use crate::peers::Peers;
 use crate::reload::Reload;
@@ -76,7 +77,7 @@ impl Gateway {
     pub async fn start(settings: Settings, parties: Parties) -> Result<Self, StartError> {
         // Before the store: opening a large one only to find the port in use would be a waste.
         let listener = listen(settings.listen_addr)?;
-        let hub = Hub::new(settings.max_waiting);
+        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
         let options = StoreOptions {
             message_ttl: settings.message_ttl,
             send_ttl: settings.send_ttl,
@@ -157,11 +158,16 @@ impl Gateway {
         };
         let mailbox = Arc::new(mailbox);
         let simple = SimpleApi { mailbox: mailbox.clone(), recv_wait: settings.recv_wait };
+        let new = MailboxApi {
+            mailbox: mailbox.clone(),
+            subscriptions: hub.subscriptions.clone(),
+            max_age: settings.limits.connection_age,
+        };
         let partials = Partials::new(settings.link_resume);
         let link = LinkApi { mailbox, max_age: settings.limits.connection_age, partials: partials.clone() };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
         let connections = Connections::new(settings.limits, trust, draining.clone());
-        let server = Server::start(listener, connections, simple, link, health);
+        let server = Server::start(listener, connections, simple, new, link, health);
         let grace = settings.shutdown_grace;
         Ok(Self {
             addr,

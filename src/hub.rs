@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use petnet_storage::{DeadLetter, Held, Observer, PartyId, Sequence};
 
 use crate::forwarder::Wakes;
+use crate::subscriptions::Subscriptions;
 use crate::waiting::Waiters;
 
 /// The observer of a gateway's store.
@@ -15,14 +16,18 @@ use crate::waiting::Waiters;
 pub(crate) struct Hub {
     /// Receives that wait.
     pub(crate) waiters: Arc<Waiters>,
+    /// Streams that are handed what arrives.
+    pub(crate) subscriptions: Arc<Subscriptions>,
     /// What wakes the forwarders of each peer.
     peers: RwLock<HashMap<PartyId, Arc<Wakes>>>,
 }
 
 impl Hub {
     /// News for nobody yet.
-    pub(crate) fn new(max_waiting: usize) -> Arc<Self> {
-        Arc::new(Self { waiters: Arc::new(Waiters::new(max_waiting)), peers: RwLock::default() })
+    pub(crate) fn new(max_waiting: usize, max_subscriptions: usize) -> Arc<Self> {
+        let waiters = Arc::new(Waiters::new(max_waiting));
+        let subscriptions = Subscriptions::new(max_subscriptions);
+        Arc::new(Self { waiters, subscriptions, peers: RwLock::default() })
     }
 
     /// What will wake the forwarders of a peer. `None`: it has some already.
@@ -45,6 +50,7 @@ impl Hub {
 impl Observer for Hub {
     fn arrived(&self, message: &Held) {
         self.waiters.arrived(message);
+        self.subscriptions.arrived(message);
     }
 
     fn pending(&self, peer: &PartyId, sequence: Sequence, len: u64) {

@@ -21,6 +21,7 @@ pub mod limits;
 mod link_api;
 mod listen;
 mod mailbox;
+mod mailbox_api;
 mod metadata;
 pub mod parties;
 mod peer_api;
@@ -32,6 +33,7 @@ mod retry_queue;
 mod seldom;
 mod server;
 pub mod status;
+mod subscriptions;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
@@ -49,6 +51,10 @@ pub mod proto {
     /// `petnet.simple.v1`
     pub mod simple {
         tonic::include_proto!("petnet.simple.v1");
+    }
+    /// `petnet.mailbox.v1`
+    pub mod mailbox {
+        tonic::include_proto!("petnet.mailbox.v1");
     }
     /// `petnet.peer.v1`
     pub mod peer {

@@ -77,6 +77,9 @@ pub(crate) enum Refusal {
     /// A large message of a peer whose stream broke, or which comes over another one now.
     #[error("interrupted")]
     Interrupted,
+    /// As many subscriptions as may be.
+    #[error("there are as many subscriptions as may be (MAX_SUBSCRIPTIONS)")]
+    TooManySubscriptions,
     /// The sender may not deliver here.
     #[error("access denied: {0}")]
     Denied(#[from] Denied),
@@ -130,6 +133,17 @@ impl Mailbox {
         let receiver = self.receiver(receiver)?;
         self.check_size(payload.len() as u64)?;
         Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
+    }
+
+    /// Takes many messages (receiver, id, payload), each for itself; they share a sync.
+    pub(crate) async fn accept_many(
+        &self,
+        messages: Vec<(String, String, Bytes)>,
+    ) -> Vec<Result<Sequence, Refusal>> {
+        let all = messages
+            .into_iter()
+            .map(|(receiver, id, payload)| async move { self.accept(&receiver, &id, payload).await });
+        futures_util::future::join_all(all).await
     }
 
     /// Who a client's message is for, if it may send there.

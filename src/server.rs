@@ -16,7 +16,9 @@ use crate::health::HealthApi;
 use crate::limits::Limits;
 use crate::link_api::{LinkApi, MAX_FRAME_BYTES};
 use crate::listen::Connections;
+use crate::mailbox_api::MailboxApi;
 use crate::proto::health::health_server::HealthServer;
+use crate::proto::mailbox::mailbox_server::MailboxServer;
 use crate::proto::peer::peer_link_server::PeerLinkServer;
 use crate::proto::simple::simple_request_server_server::SimpleRequestServerServer;
 
@@ -65,6 +67,7 @@ impl Server {
         listener: TcpListener,
         connections: Connections,
         simple: SimpleApi,
+        mailbox: MailboxApi,
         link: LinkApi,
         health: HealthApi,
     ) -> Self {
@@ -78,6 +81,9 @@ impl Server {
             .layer(CountCalls(calls.clone()))
             .layer(Guard::default())
             .add_service(simple)
+            .add_service(
+                MailboxServer::new(mailbox).max_decoding_message_size(limit).max_encoding_message_size(limit),
+            )
             .add_service(PeerLinkServer::new(link).max_decoding_message_size(MAX_FRAME_BYTES))
             .add_service(HealthServer::new(health.clone()))
             .add_service(tonic_health::pb::health_server::HealthServer::new(health));

@@ -5,16 +5,19 @@
 
 use bytes::Bytes;
 use petnet_storage::StoreError;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::http;
 use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::{Code, Status};
 use tonic_prost::ProstEncoder;
 
 use crate::access::Denied;
 use crate::mailbox::Refusal;
 use crate::proto::simple::Response;
+
+/// Metadata of an error of `petnet.mailbox.v1`: its number.
+pub const ERROR_CODE: &str = "petnet-error-code";
 
 /// `Response.error_code`: PETNet's own and ours.
 pub mod code {
@@ -50,12 +53,9 @@ pub(crate) fn found(payload: Option<Bytes>) -> Response {
     Response { payload, ..done() }
 }
 
-/// How a refusal reaches the caller.
-pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
-    let code = match refusal {
-        Refusal::Draining | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed) => {
-            return Err(Status::unavailable(refusal.to_string()));
-        }
+/// The number of a refusal in `Response.error_code` and its like.
+pub(crate) fn number(refusal: &Refusal) -> i32 {
+    match refusal {
         Refusal::Invalid(_) => code::INVALID_REQUEST,
         Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => code::NO_AVAILABLE_CONNECTION,
         Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => {
@@ -63,14 +63,62 @@ pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
         }
         Refusal::Denied(_) => code::ACCESS_DENIED,
         Refusal::Store(StoreError::Full { .. }) => code::STORE_FULL,
-        Refusal::TooManyUploads | Refusal::Interrupted => code::UNKNOWN,
         Refusal::Store(StoreError::Conflict { .. }) => code::MESSAGE_ID_CONFLICT,
         Refusal::Store(StoreError::Damaged { .. } | StoreError::Gone { .. } | StoreError::Io { .. }) => {
             code::STORAGE
         }
-    };
+        Refusal::TooManyUploads
+        | Refusal::TooManySubscriptions
+        | Refusal::Interrupted
+        | Refusal::Draining
+        | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed) => code::UNKNOWN,
+    }
+}
+
+/// How a refusal reaches the caller.
+pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
+    if passes_with_a_restart(refusal) {
+        return Err(Status::unavailable(refusal.to_string()));
+    }
     let error_msg = Some(refusal.to_string());
-    Ok(Response { success: false, payload: None, error_code: Some(code), error_msg })
+    Ok(Response { success: false, payload: None, error_code: Some(number(refusal)), error_msg })
+}
+
+fn passes_with_a_restart(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Draining | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed))
+}
+
+/// How a refusal reaches a client of `petnet.mailbox.v1`: as a status, with the number in its metadata.
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(crate) fn of(refusal: Refusal) -> Status {
+    let number = number(&refusal);
+    let code = match number {
+        _ if passes_with_a_restart(&refusal) => Code::Unavailable,
+        code::INVALID_REQUEST => Code::InvalidArgument,
+        code::NO_AVAILABLE_CONNECTION => Code::NotFound,
+        code::ACCESS_DENIED => Code::PermissionDenied,
+        code::MESSAGE_TOO_LARGE => Code::OutOfRange,
+        code::MESSAGE_ID_CONFLICT => Code::AlreadyExists,
+        code::STORAGE if matches!(refusal, Refusal::Store(StoreError::Gone { .. })) => Code::Aborted,
+        code::STORAGE => Code::DataLoss,
+        // A full store, and as many as may be of something.
+        _ => Code::ResourceExhausted,
+    };
+    let mut status = Status::new(code, refusal.to_string());
+    status.metadata_mut().insert(ERROR_CODE, number.into());
+    status
+}
+
+/// An exchange is as old as its connection may get.
+pub(crate) fn exchange_aged() -> Status {
+    Status::unavailable("the stream is as old as CONNECTION_AGE allows; open another one")
+}
+
+/// The client reads more slowly than what it subscribed to comes.
+pub(crate) fn too_slow() -> Status {
+    Status::resource_exhausted(
+        "more messages wait than are kept in mind for one stream; nothing is lost: subscribe again, or receive them",
+    )
 }
 
 /// A call that its caller has no right to: in a `Response` where the service has them, else as a gRPC status.

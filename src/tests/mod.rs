@@ -62,6 +62,7 @@ fn settings(name: &str) -> Settings {
         max_uploads: 8,
         retry_cap: Duration::from_millis(500),
         max_waiting: 1000,
+        max_subscriptions: 100,
     }
 }
 
@@ -94,14 +95,14 @@ struct Running {
 
 impl Running {
     async fn start(settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting);
+        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
         let engine = FakeEngine::new(hub.clone());
         Self::with(engine, hub, settings, parties).await
     }
 
     /// A gateway that starts on what another one kept. Arrivals wake nobody.
     async fn over(engine: Arc<FakeEngine>, settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting);
+        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
         Self::with(engine, hub, settings, parties).await
     }
 

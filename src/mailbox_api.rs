@@ -1,0 +1,165 @@
+//! The gRPC face for programs that speak `petnet.mailbox.v1`: the rules of the mailbox, with payloads of any size and many
+//! messages on a stream.
+
+mod exchange;
+mod pieces;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use petnet_storage::{FromSender, MessageId, PartyId, Tracked};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::exchange::Exchange;
+use crate::calls::Call;
+use crate::client_api::within_deadline;
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::mailbox::mailbox_server::Mailbox as MailboxService;
+use crate::proto::mailbox::release_request::Which;
+use crate::proto::mailbox::track_response::State;
+use crate::proto::mailbox::{
+    Accepted, ExchangeRequest, ExchangeResponse, ReceivePiece, ReceiveRequest, ReceiveResponse, Received,
+    ReleaseRequest, ReleaseResponse, SendPiece, SendRequest, TrackRequest, TrackResponse,
+};
+use crate::status;
+use crate::subscriptions::Subscriptions;
+
+/// Payload bytes of one piece of a stream.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The service `petnet.mailbox.v1.Mailbox`.
+#[derive(Debug, Clone)]
+pub(crate) struct MailboxApi {
+    /// The rules.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Who is handed what arrives.
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    /// `CONNECTION_AGE`: an exchange of that age ends, for its connection is to end.
+    pub(crate) max_age: Duration,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl MailboxService for MailboxApi {
+    type ReceiveStreamStream = Answers<ReceivePiece>;
+    type ExchangeStream = Answers<ExchangeResponse>;
+
+    async fn send(&self, request: Request<SendRequest>) -> Result<Response<Accepted>, Status> {
+        let SendRequest { message_id, receiver_id, payload } = request.into_inner();
+        let accepted = self.mailbox.accept(&receiver_id, &message_id, payload).await.map_err(status::of)?;
+        Ok(Response::new(Accepted { sequence: accepted.0 }))
+    }
+
+    async fn receive(&self, request: Request<ReceiveRequest>) -> Result<Response<ReceiveResponse>, Status> {
+        let (headers, call, request) = request.into_parts();
+        let call = Call::of(&call);
+        // Read, and small; it may wait for long.
+        drop(call.as_ref().and_then(|call| call.take_asked()));
+        let wait = within_deadline(Duration::from_millis(request.wait_ms.into()), &headers);
+        let from = sender(&request.sender_id).map_err(status::of)?;
+        let found = self.mailbox.receive(from, &request.message_id, wait, call.as_deref());
+        let message = found.await.map_err(status::of)?.map(|message| Received {
+            message_id: message.id.as_str().to_owned(),
+            sender_id: name(message.sender.as_ref()),
+            sequence: message.sequence.0,
+            len: message.payload.len() as u64,
+            payload: message.payload,
+        });
+        Ok(Response::new(ReceiveResponse { message }))
+    }
+
+    async fn send_stream(
+        &self,
+        request: Request<Streaming<SendPiece>>,
+    ) -> Result<Response<Accepted>, Status> {
+        let call = Call::of(request.extensions());
+        let accepted = pieces::send(&self.mailbox, request.into_inner(), call.as_deref()).await?;
+        Ok(Response::new(Accepted { sequence: accepted.0 }))
+    }
+
+    async fn receive_stream(
+        &self,
+        request: Request<ReceiveRequest>,
+    ) -> Result<Response<Self::ReceiveStreamStream>, Status> {
+        let (headers, call, request) = request.into_parts();
+        drop(Call::of(&call).and_then(|call| call.take_asked()));
+        let wait = within_deadline(Duration::from_millis(request.wait_ms.into()), &headers);
+        let from = sender(&request.sender_id).map_err(status::of)?;
+        let id = MessageId::new(request.message_id).map_err(|e| status::of(e.into()))?;
+        let found = self.mailbox.find(&from, &id, wait).await.map_err(status::of)?;
+        Ok(Response::new(pieces::receive(found)))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        let released = release(&self.mailbox, request.into_inner()).await.map_err(status::of)?;
+        Ok(Response::new(ReleaseResponse { released }))
+    }
+
+    async fn track(&self, request: Request<TrackRequest>) -> Result<Response<TrackResponse>, Status> {
+        let tracked = track(&self.mailbox, request.into_inner()).await.map_err(status::of)?;
+        Ok(Response::new(told(tracked)))
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        self.mailbox.open().map_err(status::of)?;
+        let call = Call::of(request.extensions());
+        let (mailbox, subscriptions) = (self.mailbox.clone(), self.subscriptions.clone());
+        let exchange = Exchange::new(mailbox, subscriptions, call, request.into_inner(), self.max_age);
+        Ok(Response::new(exchange.answers()))
+    }
+}
+
+/// Whose messages are meant; empty: anybody's.
+fn sender(id: &str) -> Result<FromSender, Refusal> {
+    Ok(if id.is_empty() { FromSender::Any } else { FromSender::Party(PartyId::new(id)?) })
+}
+
+fn name(sender: Option<&PartyId>) -> String {
+    sender.map(|party| party.as_str().to_owned()).unwrap_or_default()
+}
+
+/// Ends what a client needs no more; how many messages there were.
+async fn release(mailbox: &Mailbox, request: ReleaseRequest) -> Result<u64, Refusal> {
+    mailbox.open()?;
+    let from = sender(&request.sender_id)?;
+    match request.which {
+        Some(Which::MessageId(id)) => Ok(mailbox.engine.release(&from, &MessageId::new(id)?).await?.into()),
+        Some(Which::Topic(topic)) => Ok(mailbox.engine.release_topic(&from, &topic).await?),
+        None => Err(Refusal::Invalid("a release names a message_id or a topic".into())),
+    }
+}
+
+async fn track(mailbox: &Mailbox, request: TrackRequest) -> Result<Tracked, Refusal> {
+    let id = MessageId::new(request.message_id)?;
+    if request.receiver_id.is_empty() {
+        let from = sender(&request.sender_id)?;
+        return Ok(mailbox.engine.track_received(&from, &id).await?);
+    }
+    Ok(mailbox.engine.track_sent(&PartyId::new(request.receiver_id)?, &id).await?)
+}
+
+fn told(tracked: Tracked) -> TrackResponse {
+    let (state, sequence) = match &tracked {
+        Tracked::Unknown => (State::Unknown, 0),
+        Tracked::Pending { sequence, .. } => (State::Pending, sequence.0),
+        Tracked::Delivered { sequence } => (State::Delivered, sequence.0),
+        Tracked::Dead { sequence, .. } => (State::Dead, sequence.0),
+        Tracked::Dropped { sequence } => (State::Ended, sequence.0),
+        Tracked::Held { sequence, .. } => (State::Held, sequence.0),
+        Tracked::Released { sequence } => (State::Released, sequence.0),
+    };
+    let mut told = TrackResponse { state: state.into(), sequence, ..TrackResponse::default() };
+    match tracked {
+        Tracked::Pending { len, .. } => told.len = len,
+        Tracked::Dead { len, reason, .. } => (told.len, told.reason) = (len, reason.to_string()),
+        Tracked::Held { sender, len, .. } => (told.len, told.sender_id) = (len, name(sender.as_ref())),
+        _ => {}
+    }
+    told
+}

@@ -1,0 +1,353 @@
+//! One stream over which a client sends, subscribes, releases and receives, with many messages under way.
+//!
+//! Invariants: an acceptance leaves only after the sync that covers its message; at most [`MAX_ACCEPTING`] messages and
+//! [`MAX_ACCEPTING_BYTES`] of a stream wait for theirs, then it is not read on; what was subscribed to is handed out once
+//! per subscription, whether it was there before or came later.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
+use petnet_storage::{FromSender, MessageId, Sequence, StoreError};
+use tokio::time::Sleep;
+use tonic::{Status, Streaming};
+
+use super::{Answers, name, release, sender};
+use crate::calls::{Call, Room};
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::mailbox::subscription::Which as Wanted;
+use crate::proto::mailbox::{ExchangeRequest, ExchangeResponse, Outgoing, Received, Refused, Subscription};
+use crate::status;
+use crate::subscriptions::{self, Inbox, Subscriptions, Ticket, Which};
+
+/// Messages of a stream that wait for their sync.
+const MAX_ACCEPTING: usize = 8192;
+/// Their payload bytes.
+const MAX_ACCEPTING_BYTES: usize = 16 << 20;
+/// Payloads of more bytes are fetched for themselves.
+const LARGEST: u64 = 256 << 10;
+/// Messages in one answer, and their payload bytes.
+const ANSWER_MESSAGES: usize = 512;
+const ANSWER_BYTES: usize = 1 << 20;
+/// Messages of a topic that are looked for at a time.
+const PAGE: usize = 32_768;
+
+type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
+
+/// What came of a request.
+enum Done {
+    Accepted(Vec<(u64, Result<Sequence, Refusal>)>, usize, Option<Room>),
+    Released(Result<u64, Refusal>),
+    Found(u64, Result<Vec<Ticket>, Refusal>),
+}
+
+/// A subscription, and how far it has looked for what was there before it.
+struct Subscribed {
+    _subscription: subscriptions::Subscription,
+    from: FromSender,
+    which: Which,
+}
+
+/// One stream.
+pub(super) struct Exchange {
+    mailbox: Arc<Mailbox>,
+    subscriptions: Arc<Subscriptions>,
+    call: Option<Arc<Call>>,
+    incoming: Option<Streaming<ExchangeRequest>>,
+    old: Pin<Box<Sleep>>,
+    running: Running,
+    accepting: usize,
+    accepting_bytes: usize,
+    inbox: Arc<Inbox>,
+    subscribed: HashMap<u64, Subscribed>,
+    /// What was there before a subscription, and who goes on looking when it is handed out.
+    found: VecDeque<Ticket>,
+    looking: Vec<(u64, Sequence)>,
+    refused: Vec<Refused>,
+    end: Option<Status>,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        mailbox: Arc<Mailbox>,
+        subscriptions: Arc<Subscriptions>,
+        call: Option<Arc<Call>>,
+        incoming: Streaming<ExchangeRequest>,
+        max_age: Duration,
+    ) -> Self {
+        Self {
+            mailbox,
+            subscriptions,
+            call,
+            incoming: Some(incoming),
+            old: Box::pin(tokio::time::sleep(max_age)),
+            running: FuturesUnordered::new(),
+            accepting: 0,
+            accepting_bytes: 0,
+            inbox: Arc::default(),
+            subscribed: HashMap::new(),
+            found: VecDeque::new(),
+            looking: Vec::new(),
+            refused: Vec::new(),
+            end: None,
+        }
+    }
+
+    pub(super) fn answers(self) -> Answers<ExchangeResponse> {
+        Box::pin(unfold(self, |mut exchange| async move {
+            let answer = exchange.next().await?;
+            Some((answer, exchange))
+        }))
+    }
+
+    /// The next answer; `None` when the stream is over.
+    async fn next(&mut self) -> Option<Result<ExchangeResponse, Status>> {
+        loop {
+            if self.incoming.is_none() && self.running.is_empty() {
+                return self.end.take().map(Err);
+            }
+            let reads = self.accepting < MAX_ACCEPTING
+                && self.accepting_bytes < MAX_ACCEPTING_BYTES
+                && self.refused.is_empty();
+            let mut answer = ExchangeResponse::default();
+            match self.hand_out(&mut answer).await {
+                Ok(()) => {}
+                Err(status) => self.over(Some(status)),
+            }
+            while let Some(Some(done)) = self.running.next().now_or_never() {
+                self.collect(done, &mut answer);
+            }
+            answer.refused.append(&mut self.refused);
+            if answer != ExchangeResponse::default() {
+                return Some(Ok(answer));
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.running.next() => {
+                    self.collect(done, &mut answer);
+                    while let Some(Some(done)) = self.running.next().now_or_never() {
+                        self.collect(done, &mut answer);
+                    }
+                    if answer != ExchangeResponse::default() {
+                        return Some(Ok(answer));
+                    }
+                }
+                () = self.inbox.came.notified(), if self.incoming.is_some() => {}
+                () = self.mailbox.draining.cancelled(), if self.incoming.is_some() => {
+                    self.over(Some(status::of(Refusal::Draining)));
+                }
+                () = &mut self.old, if self.incoming.is_some() => self.over(Some(status::exchange_aged())),
+                request = next(&mut self.incoming), if reads && self.incoming.is_some() => match request {
+                    Ok(Some(request)) => self.take(request),
+                    Ok(None) => self.over(None),
+                    Err(error) => self.over(Some(error)),
+                },
+            }
+        }
+    }
+
+    /// Nothing more is read; what is under way is answered.
+    fn over(&mut self, end: Option<Status>) {
+        self.incoming = None;
+        self.subscribed.clear();
+        if self.end.is_none() {
+            self.end = end;
+        }
+    }
+
+    fn take(&mut self, request: ExchangeRequest) {
+        let room = self.call.as_ref().and_then(|call| call.take_asked());
+        for wanted in request.subscribe {
+            if let Err(refusal) = self.subscribe(&wanted) {
+                self.refused.push(refused(0, &refusal));
+            }
+        }
+        for wanted in request.unsubscribe {
+            match chosen(&wanted) {
+                Ok((which, from)) => self.subscribed.retain(|_, s| (&s.which, &s.from) != (&which, &from)),
+                Err(refusal) => self.refused.push(refused(0, &refusal)),
+            }
+        }
+        for request in request.release {
+            let mailbox = self.mailbox.clone();
+            self.running.push(Box::pin(async move { Done::Released(release(&mailbox, request).await) }));
+        }
+        if !request.send.is_empty() {
+            self.send(request.send, room);
+        }
+    }
+
+    fn send(&mut self, messages: Vec<Outgoing>, room: Option<Room>) {
+        let bytes = messages.iter().map(|message| message.payload.len()).sum();
+        self.accepting += messages.len();
+        self.accepting_bytes += bytes;
+        let mailbox = self.mailbox.clone();
+        self.running.push(Box::pin(async move {
+            let (tags, messages): (Vec<_>, Vec<_>) =
+                messages.into_iter().map(|m| (m.tag, (m.receiver_id, m.message_id, m.payload))).unzip();
+            let accepted = mailbox.accept_many(messages).await;
+            Done::Accepted(tags.into_iter().zip(accepted).collect(), bytes, room)
+        }));
+    }
+
+    fn subscribe(&mut self, wanted: &Subscription) -> Result<(), Refusal> {
+        let (which, from) = chosen(wanted)?;
+        if self.subscribed.values().any(|s| (&s.which, &s.from) == (&which, &from)) {
+            return Ok(());
+        }
+        // First this, then the look: what arrives between the two is not missed.
+        let subscription = self.subscriptions.subscribe(which.clone(), from.clone(), &self.inbox);
+        let subscription = subscription.ok_or(Refusal::TooManySubscriptions)?;
+        let number = subscription.number;
+        self.subscribed.insert(number, Subscribed { _subscription: subscription, from, which });
+        self.look(number, Sequence(0));
+        Ok(())
+    }
+
+    /// Looks for what was there before a subscription.
+    fn look(&mut self, number: u64, after: Sequence) {
+        let Some(Subscribed { from, which, .. }) = self.subscribed.get(&number) else { return };
+        let (mailbox, from, which) = (self.mailbox.clone(), from.clone(), which.clone());
+        self.running.push(Box::pin(async move {
+            let found = find(&mailbox, &from, &which, after).await;
+            Done::Found(number, found.map_err(Refusal::from))
+        }));
+    }
+
+    fn collect(&mut self, done: Done, answer: &mut ExchangeResponse) {
+        match done {
+            Done::Accepted(results, bytes, _room) => {
+                self.accepting -= results.len();
+                self.accepting_bytes -= bytes;
+                for (tag, result) in results {
+                    match result {
+                        Ok(sequence) => {
+                            answer.accepted.push(tag);
+                            answer.sequences.push(sequence.0);
+                        }
+                        Err(refusal) => answer.refused.push(refused(tag, &refusal)),
+                    }
+                }
+            }
+            Done::Released(result) => {
+                answer.refused.extend(result.err().map(|refusal| refused(0, &refusal)));
+            }
+            Done::Found(number, Ok(page)) => self.found(number, page),
+            Done::Found(_, Err(refusal)) => answer.refused.push(refused(0, &refusal)),
+        }
+    }
+
+    fn found(&mut self, number: u64, page: Vec<Ticket>) {
+        let is_last = page.len() < PAGE;
+        if let Some(last) = page.last().filter(|_| !is_last) {
+            self.looking.push((number, last.sequence));
+        }
+        let news = page.into_iter().filter(|ticket| !self.inbox.is_fresh(number, ticket.sequence));
+        self.found.extend(news);
+        if is_last {
+            self.inbox.looked(number);
+        }
+    }
+
+    /// Puts what waits into an answer, as much as it takes.
+    async fn hand_out(&mut self, answer: &mut ExchangeResponse) -> Result<(), Status> {
+        let mut bytes = 0;
+        while answer.received.len() < ANSWER_MESSAGES && bytes < ANSWER_BYTES && self.incoming.is_some() {
+            let ticket = match self.found.pop_front() {
+                Some(ticket) => ticket,
+                None => match self.inbox.take().map_err(|_| status::too_slow())? {
+                    Some(ticket) => ticket,
+                    None => break,
+                },
+            };
+            if let Some(received) = received(&self.mailbox, ticket).await? {
+                bytes += received.payload.len();
+                answer.received.push(received);
+            }
+        }
+        if self.found.is_empty() {
+            for (number, after) in std::mem::take(&mut self.looking) {
+                self.look(number, after);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn next(incoming: &mut Option<Streaming<ExchangeRequest>>) -> Result<Option<ExchangeRequest>, Status> {
+    match incoming {
+        Some(incoming) => incoming.message().await,
+        None => Ok(None),
+    }
+}
+
+fn refused(tag: u64, refusal: &Refusal) -> Refused {
+    Refused { tag, error_code: status::number(refusal), error_msg: refusal.to_string() }
+}
+
+fn chosen(wanted: &Subscription) -> Result<(Which, FromSender), Refusal> {
+    let which = match &wanted.which {
+        Some(Wanted::MessageId(id)) => Which::Id(MessageId::new(id.as_str())?),
+        Some(Wanted::Topic(topic)) if topic.len() > petnet_storage::MAX_MESSAGE_ID_BYTES => {
+            return Err(Refusal::Invalid("a topic longer than an id can be".into()));
+        }
+        Some(Wanted::Topic(topic)) => Which::Topic(topic.clone()),
+        None => return Err(Refusal::Invalid("a subscription names a message_id or a topic".into())),
+    };
+    Ok((which, sender(&wanted.sender_id)?))
+}
+
+async fn find(
+    mailbox: &Mailbox,
+    from: &FromSender,
+    which: &Which,
+    after: Sequence,
+) -> petnet_storage::Result<Vec<Ticket>> {
+    match which {
+        Which::Id(id) => {
+            let held = mailbox.engine.open(from, id).await?;
+            let ticket = held.map(|held| Ticket {
+                len: held.payload.len(),
+                payload: None,
+                sender: held.sender,
+                id: held.id,
+                sequence: held.sequence,
+            });
+            Ok(ticket.into_iter().collect())
+        }
+        Which::Topic(topic) => {
+            let found = mailbox.engine.topic(from, topic, after, PAGE).await?;
+            let ticket = |found: petnet_storage::Found| Ticket {
+                sender: found.sender,
+                id: found.id,
+                sequence: found.sequence,
+                len: found.len,
+                payload: None,
+            };
+            Ok(found.into_iter().map(ticket).collect())
+        }
+    }
+}
+
+/// The message of a ticket; `None`: it ended, or a newer one has its id, which comes for itself.
+async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>, Status> {
+    let Ticket { sender, id, sequence, len, payload } = ticket;
+    let payload = match payload {
+        Some(payload) => payload,
+        None if len > LARGEST => bytes::Bytes::new(),
+        None => {
+            let from = sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
+            match mailbox.engine.read(&from, &id).await {
+                Ok(Some(message)) if message.sequence == sequence => message.payload,
+                // Damaged: who asks for it is told.
+                Ok(_) | Err(StoreError::Damaged { .. }) => return Ok(None),
+                Err(error) => return Err(status::of(error.into())),
+            }
+        }
+    };
+    let sender_id = name(sender.as_ref());
+    Ok(Some(Received { message_id: id.as_str().to_owned(), sender_id, payload, sequence: sequence.0, len }))
+}

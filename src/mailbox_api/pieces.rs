@@ -1,0 +1,71 @@
+//! Payloads of any size, in pieces: neither way more than a few of them are in memory.
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use petnet_storage::{Held, MessageId, Payload, Sequence};
+use tonic::{Status, Streaming};
+
+use super::{Answers, PIECE_BYTES, name};
+use crate::calls::Call;
+use crate::mailbox::{Mailbox, Refusal};
+use crate::proto::mailbox::{ReceivePiece, SendPiece};
+use crate::status;
+
+/// Bytes of one piece that goes out: a slice of the log.
+const OUT_BYTES: u64 = 256 << 10;
+/// Pieces that are read ahead.
+const AHEAD: usize = 4;
+
+/// Takes a message in pieces; returns when all of it is durable.
+pub(super) async fn send(
+    mailbox: &Mailbox,
+    mut pieces: Streaming<SendPiece>,
+    call: Option<&Call>,
+) -> Result<Sequence, Status> {
+    let invalid = |why: &str| status::of(Refusal::Invalid(why.into()));
+    let Some(first) = pieces.message().await? else { return Err(invalid("a stream without a piece")) };
+    let id = MessageId::new(first.message_id.as_str()).map_err(|e| status::of(e.into()))?;
+    let receiver = mailbox.receiver(&first.receiver_id).map_err(status::of)?;
+    let len = first.len;
+    let mut uploading = mailbox.begin(len).map_err(status::of)?;
+    let mut next = Some(first);
+    while let Some(piece) = next {
+        if piece.payload.len() > PIECE_BYTES {
+            return Err(invalid("a piece of more than 1 MiB"));
+        }
+        let room = call.and_then(Call::take_asked);
+        let all = uploading.upload.len() + piece.payload.len() as u64;
+        mailbox.check_stream(all).map_err(status::of)?;
+        if len.is_some_and(|len| all > len) {
+            return Err(invalid("more bytes than the first piece said"));
+        }
+        uploading.upload.push(piece.payload).await.map_err(|e| status::of(e.into()))?;
+        drop(room);
+        next = pieces.message().await?;
+    }
+    let all = uploading.upload.len();
+    if len.is_some_and(|len| all < len) {
+        return Err(invalid("fewer bytes than the first piece said"));
+    }
+    uploading.upload.accept(&receiver, &id).await.map_err(|e| status::of(e.into()))
+}
+
+/// Hands a message out in pieces; none, if there is none.
+pub(super) fn receive(found: Option<Held>) -> Answers<ReceivePiece> {
+    let Some(Held { sender, id, sequence, payload }) = found else { return Box::pin(stream::empty()) };
+    let first = ReceivePiece {
+        message_id: id.as_str().to_owned(),
+        sender_id: name(sender.as_ref()),
+        sequence: sequence.0,
+        len: payload.len(),
+        payload: bytes::Bytes::new(),
+    };
+    let offsets = (0..payload.len()).step_by(OUT_BYTES as usize);
+    let read = stream::iter(offsets).map(move |at| read(payload.clone(), at)).buffered(AHEAD);
+    Box::pin(stream::once(async { Ok(first) }).chain(read.map_err(|e| status::of(e.into()))))
+}
+
+async fn read(payload: Payload, at: u64) -> petnet_storage::Result<ReceivePiece> {
+    let mut piece = payload.piece(at).await?;
+    piece.truncate(OUT_BYTES as usize);
+    Ok(ReceivePiece { payload: piece, ..ReceivePiece::default() })
+}

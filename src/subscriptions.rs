@@ -1,0 +1,300 @@
+//! Who is handed what arrives without asking for each message: streams that subscribed to ids and topics.
+//!
+//! Invariants: a subscription exists exactly as long as its [`Subscription`], there are at most `max` of them; an inbox
+//! holds at most [`TICKETS`] messages, and of their payloads [`INBOX_BYTES`]: further ones are read from the store when
+//! their turn comes, and an inbox that overflows says so instead of losing one.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use petnet_storage::{FromSender, Held, MessageId, PartyId, Payload, Sequence};
+use tokio::sync::Notify;
+
+/// Messages that wait in one inbox.
+const TICKETS: usize = 65_536;
+/// Bytes of their payloads kept in memory.
+const INBOX_BYTES: usize = 2 << 20;
+
+/// What a subscription is to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Which {
+    Id(MessageId),
+    /// Every id that begins with it.
+    Topic(String),
+}
+
+/// A message that waits for its stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Ticket {
+    pub(crate) sender: Option<PartyId>,
+    pub(crate) id: MessageId,
+    pub(crate) sequence: Sequence,
+    pub(crate) len: u64,
+    /// While there is room for it.
+    pub(crate) payload: Option<Bytes>,
+}
+
+/// Where the messages of one stream wait.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<Waiting>,
+    /// Something came.
+    pub(crate) came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tickets: VecDeque<Ticket>,
+    bytes: usize,
+    overflown: bool,
+    /// By subscription that still looks for what was there before it: what came since.
+    fresh: HashMap<u64, HashSet<Sequence>>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, subscription: u64, message: &Held) {
+        let mut waiting = self.lock();
+        if waiting.tickets.len() >= TICKETS {
+            waiting.overflown = true;
+        } else {
+            if let Some(fresh) = waiting.fresh.get_mut(&subscription) {
+                fresh.insert(message.sequence);
+            }
+            let payload = match &message.payload {
+                Payload::Whole(bytes) if waiting.bytes + bytes.len() <= INBOX_BYTES => Some(bytes.clone()),
+                _ => None,
+            };
+            waiting.bytes += payload.as_ref().map_or(0, Bytes::len);
+            waiting.tickets.push_back(Ticket {
+                sender: message.sender.clone(),
+                id: message.id.clone(),
+                sequence: message.sequence,
+                len: message.payload.len(),
+                payload,
+            });
+        }
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    /// The next message. An error: some could not be kept.
+    pub(crate) fn take(&self) -> Result<Option<Ticket>, Overflown> {
+        let mut waiting = self.lock();
+        let ticket = waiting.tickets.pop_front();
+        if ticket.is_none() && waiting.overflown {
+            return Err(Overflown);
+        }
+        waiting.bytes -= ticket.as_ref().and_then(|ticket| ticket.payload.as_ref()).map_or(0, Bytes::len);
+        Ok(ticket)
+    }
+
+    /// Whether a message that was found in the store came as news, too.
+    pub(crate) fn is_fresh(&self, subscription: u64, sequence: Sequence) -> bool {
+        self.lock().fresh.get(&subscription).is_some_and(|fresh| fresh.contains(&sequence))
+    }
+
+    /// A subscription has found everything that was there before it.
+    pub(crate) fn looked(&self, subscription: u64) {
+        self.lock().fresh.remove(&subscription);
+    }
+}
+
+/// The reader was too slow for what it subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overflown;
+
+/// All subscriptions of a gateway.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    max: usize,
+    count: AtomicUsize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    ids: HashMap<MessageId, Vec<Subscriber>>,
+    topics: HashMap<String, Vec<Subscriber>>,
+    /// How many topics there are of each length in bytes.
+    lengths: BTreeMap<usize, usize>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    number: u64,
+    from: FromSender,
+    inbox: Arc<Inbox>,
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    all: Arc<Subscriptions>,
+    pub(crate) which: Which,
+    pub(crate) number: u64,
+}
+
+impl Subscriptions {
+    /// Room for `max`.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, count: AtomicUsize::new(0), inner: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands what arrives to `inbox` from now on; `None`: there are too many. Until [`Inbox::looked`], the inbox knows what
+    /// came, for what is found in the store meanwhile.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        which: Which,
+        from: FromSender,
+        inbox: &Arc<Inbox>,
+    ) -> Option<Subscription> {
+        let mut inner = self.lock();
+        if self.count.load(Ordering::Relaxed) >= self.max {
+            return None;
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let number = inner.next;
+        inner.next += 1;
+        let subscriber = Subscriber { number, from, inbox: inbox.clone() };
+        inbox.lock().fresh.insert(number, HashSet::new());
+        match &which {
+            Which::Id(id) => inner.ids.entry(id.clone()).or_default().push(subscriber),
+            Which::Topic(topic) => {
+                let subscribers = inner.topics.entry(topic.clone()).or_default();
+                subscribers.push(subscriber);
+                if subscribers.len() == 1 {
+                    *inner.lengths.entry(topic.len()).or_default() += 1;
+                }
+            }
+        }
+        Some(Subscription { all: self.clone(), which, number })
+    }
+
+    /// Hands an arrived message to all who subscribed to it. Called by the store's threads: short, never blocks on I/O.
+    pub(crate) fn arrived(&self, message: &Held) {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let inner = self.lock();
+        let id = message.id.as_str();
+        let topics = inner.lengths.keys().take_while(|len| **len <= id.len());
+        let of_topics = topics.filter_map(|len| inner.topics.get(id.get(..*len)?));
+        for subscriber in inner.ids.get(&message.id).into_iter().chain(of_topics).flatten() {
+            if subscriber.from.admits(message.sender.as_ref()) {
+                subscriber.inbox.put(subscriber.number, message);
+            }
+        }
+    }
+
+    fn remove(&self, which: &Which, number: u64) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        match which {
+            Which::Id(id) => {
+                if let Some(subscribers) = inner.ids.get_mut(id) {
+                    subscribers.retain(|subscriber| subscriber.number != number);
+                    if subscribers.is_empty() {
+                        inner.ids.remove(id);
+                    }
+                }
+            }
+            Which::Topic(topic) => {
+                let Some(subscribers) = inner.topics.get_mut(topic) else { return };
+                subscribers.retain(|subscriber| subscriber.number != number);
+                if subscribers.is_empty() {
+                    inner.topics.remove(topic);
+                    let count = inner.lengths.entry(topic.len()).or_default();
+                    *count -= 1;
+                    if *count == 0 {
+                        inner.lengths.remove(&topic.len());
+                    }
+                }
+            }
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.all.remove(&self.which, self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{message_id, party};
+
+    fn message(sender: &str, id: &str, sequence: u64) -> Held {
+        Held {
+            sender: Some(party(sender)),
+            id: message_id(id),
+            sequence: Sequence(sequence),
+            payload: Bytes::from_static(b"x").into(),
+        }
+    }
+
+    fn taken(inbox: &Inbox) -> Vec<u64> {
+        std::iter::from_fn(|| inbox.take().unwrap()).map(|ticket| ticket.sequence.0).collect()
+    }
+
+    #[test]
+    fn what_arrives_goes_to_those_who_subscribed_to_it_and_no_others() {
+        let all = Subscriptions::new(4);
+        let inbox = Arc::<Inbox>::default();
+        let topic = |name: &str| Which::Topic(name.into());
+        let a = FromSender::Party(party("a"));
+        let of_id = all.subscribe(Which::Id(message_id("job:1")), FromSender::Any, &inbox).unwrap();
+        let of_topic = all.subscribe(topic("job:"), a, &inbox).unwrap();
+        let wide = all.subscribe(topic("é"), FromSender::Any, &inbox).unwrap();
+        all.arrived(&message("b", "job:1", 1));
+        all.arrived(&message("b", "job:2", 2));
+        all.arrived(&message("a", "job:2", 3));
+        all.arrived(&message("a", "other", 4));
+        all.arrived(&message("a", "job:1", 5));
+        assert_eq!(taken(&inbox), [1, 3, 5, 5], "once for each subscription");
+        assert!(inbox.is_fresh(of_topic.number, Sequence(3)) && !inbox.is_fresh(of_id.number, Sequence(3)));
+        inbox.looked(of_topic.number);
+        assert!(!inbox.is_fresh(of_topic.number, Sequence(3)));
+        drop(of_id);
+        all.arrived(&message("b", "job:1", 6));
+        assert!(taken(&inbox).is_empty());
+        let more: Vec<_> =
+            (0..9).map_while(|n| all.subscribe(topic(&n.to_string()), FromSender::Any, &inbox)).collect();
+        assert_eq!(more.len(), 2, "no more than there is room for");
+        drop((more, of_topic, wide));
+        let inner = all.lock();
+        assert!(inner.ids.is_empty() && inner.topics.is_empty() && inner.lengths.is_empty());
+        assert_eq!(all.count.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_inbox_keeps_payloads_within_its_bound_and_says_when_it_overflows() {
+        let all = Subscriptions::new(1);
+        let inbox = Arc::<Inbox>::default();
+        let _all = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
+        let big = Held { payload: Bytes::from(vec![0; INBOX_BYTES]).into(), ..message("a", "big", 1) };
+        all.arrived(&big);
+        for n in 0..TICKETS as u64 {
+            all.arrived(&message("a", "m", 2 + n));
+        }
+        assert!(inbox.take().unwrap().unwrap().payload.is_some());
+        assert!(inbox.take().unwrap().unwrap().payload.is_none(), "there was no room");
+        for _ in 0..TICKETS - 2 {
+            assert!(inbox.take().unwrap().is_some());
+        }
+        assert_eq!(inbox.take().unwrap_err(), Overflown);
+    }
+}
