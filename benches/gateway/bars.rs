@@ -143,7 +143,12 @@ pub(crate) async fn sends(args: &Args, table: &mut Table) {
     let ratio = median_ratio(&rates, &floors);
     table.add("64 senders of 64 B, accepted", measured, (ratio, "x floor"), Bar::AtLeast(2.0));
     let measured = format!("{:.0}/s until the last of each is delivered", median(&delivered));
-    table.add("the same, delivered", measured, (median_ratio(&delivered, &floors), "x floor"), None);
+    table.add(
+        "64 senders of 64 B, delivered",
+        measured,
+        (median_ratio(&delivered, &floors), "x floor"),
+        None,
+    );
 }
 
 /// One sender.
