@@ -1,4 +1,4 @@
-//! The three cases, each the same for the floor and for the gateways: only the addresses differ.
+//! The loads of the cases, each the same for the floor and for the gateways: only the addresses differ.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -67,12 +67,55 @@ pub(crate) async fn receive_last(client: &mut Client, first: usize, counts: &[us
     }
 }
 
-/// MB/s of 16 MiB messages with four senders, from the first send to the last receive; `each` messages a sender.
-pub(crate) async fn bulk(addresses: [SocketAddr; 2], payload: &Bytes, first: usize, each: usize) -> f64 {
-    const SENDERS: usize = 4;
+/// `count` sends of 64 B, one after the other; how long each took.
+pub(crate) async fn one(mut client: Client, first: usize, count: usize) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(count);
+    for n in first..first + count {
+        let start = Instant::now();
+        send(&mut client, PARTIES[1], format!("one:{n}"), Bytes::from_static(&[7; 64])).await;
+        times.push(start.elapsed());
+    }
+    times
+}
+
+/// `count` messages of 64 B for each of which a receive waits at the other gateway: how long after the send began it was
+/// accepted, and how long after it began the receive was answered.
+pub(crate) async fn wakes(clients: [Client; 2], count: usize) -> Vec<(Duration, Duration)> {
+    let [mut a, b] = clients;
+    let mut times = Vec::with_capacity(count);
+    for n in 0..count {
+        let (mut b, id) = (b.clone(), format!("wake:{n}"));
+        let asked = id.clone();
+        let waiting = tokio::spawn(async move {
+            receive(&mut b, &asked).await;
+            Instant::now()
+        });
+        // By then it waits.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let begun = Instant::now();
+        send(&mut a, PARTIES[1], id, Bytes::from_static(&[7; 64])).await;
+        let accepted = begun.elapsed();
+        times.push((accepted, waiting.await.unwrap().saturating_duration_since(begun)));
+    }
+    times
+}
+
+/// Large messages end to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Bulk {
+    pub(crate) payload: Bytes,
+    pub(crate) senders: usize,
+    /// Messages a sender.
+    pub(crate) each: usize,
+}
+
+/// MB/s from the first send to the last receive; ids count from `first`.
+pub(crate) async fn bulk(addresses: [SocketAddr; 2], first: usize, bulk: Bulk) -> f64 {
+    let Bulk { payload, senders, each } = bulk;
+    let size = payload.len();
     let start = Instant::now();
     let mut tasks = JoinSet::new();
-    for sender in 0..SENDERS {
+    for sender in 0..senders {
         let payload = payload.clone();
         let id = move |n: usize| format!("bulk/{sender}:{n}");
         tasks.spawn(async move {
@@ -84,10 +127,10 @@ pub(crate) async fn bulk(addresses: [SocketAddr; 2], payload: &Bytes, first: usi
         tasks.spawn(async move {
             let mut b = client(addresses[1]);
             for n in first..first + each {
-                assert_eq!(receive(&mut b, &id(n)).await.len(), 16 << 20);
+                assert_eq!(receive(&mut b, &id(n)).await.len(), size);
             }
         });
     }
     tasks.join_all().await;
-    (SENDERS * each * (16 << 20)) as f64 / 1e6 / start.elapsed().as_secs_f64()
+    (senders * each * size) as f64 / 1e6 / start.elapsed().as_secs_f64()
 }

@@ -59,6 +59,11 @@ impl Pair {
         self.members.iter().map(|member| processor_time(member.process.id())).sum()
     }
 
+    /// The memory that the larger of them had at most, in MiB.
+    pub(crate) fn peak_memory(&self) -> f64 {
+        self.members.iter().map(|member| peak_memory(member.process.id())).fold(0.0, f64::max)
+    }
+
     /// Ends two gateways in order; the records and syncs of both logs since they began.
     pub(crate) fn stop(mut self) -> (u64, u64) {
         let (mut appends, mut syncs) = (0, 0);
@@ -140,6 +145,13 @@ fn processor_time(pid: u32) -> Duration {
     let fields = stat.rsplit_once(") ").unwrap().1.split(' ').collect::<Vec<_>>();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// The most memory that a process had resident in MiB, see proc(5).
+fn peak_memory(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }
 
 /// An address on which nothing listens.

@@ -37,14 +37,14 @@ pub(crate) enum Bar {
     AtMost(f64),
 }
 
+/// What was measured in a case, in words.
 #[derive(Debug)]
-struct Row {
-    case: String,
-    measured: String,
-    figure: String,
-    bar: Option<Bar>,
-    unit: &'static str,
-    met: &'static str,
+pub(crate) struct Row {
+    pub(crate) case: String,
+    pub(crate) measured: String,
+    pub(crate) figure: String,
+    pub(crate) bar: String,
+    pub(crate) met: &'static str,
 }
 
 /// The table that a run prints at its end.
@@ -67,23 +67,28 @@ impl Table {
             Some(_) => "NO",
             None => "-",
         };
-        let (case, measured) = (case.into(), measured.into());
-        eprintln!("  {case}: {measured}; {figure:.2} {unit} {met}");
-        self.0.push(Row { case, measured, figure: format!("{figure:.2} {unit}"), bar, unit, met });
+        let bar = match bar {
+            Some(Bar::AtLeast(least)) => format!(">= {least} {unit}"),
+            Some(Bar::AtMost(most)) => format!("<= {most} {unit}"),
+            None => "-".into(),
+        };
+        let (case, measured, figure) = (case.into(), measured.into(), format!("{figure:.2} {unit}"));
+        eprintln!("  {case}: {measured}; {figure} {met}");
+        self.0.push(Row { case, measured, figure, bar, met });
+    }
+
+    /// What there is so far.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.0
     }
 
     /// Prints it as Markdown.
     pub(crate) fn print(&self) {
-        if self.0.is_empty() {
+        if self.rows().is_empty() {
             return;
         }
         println!("\n| case | measured | figure | bar | met |\n|---|---|---|---|---|");
-        for Row { case, measured, figure, bar, unit, met } in &self.0 {
-            let bar = match bar {
-                Some(Bar::AtLeast(least)) => format!(">= {least} {unit}"),
-                Some(Bar::AtMost(most)) => format!("<= {most} {unit}"),
-                None => "-".into(),
-            };
+        for Row { case, measured, figure, bar, met } in self.rows() {
             println!("| {case} | {measured} | {figure} | {bar} | {met} |");
         }
     }
