@@ -64,8 +64,4 @@ pub mod proto {
     pub mod health {
         tonic::include_proto!("petnet.health.v1");
     }
-    /// `petnet.mailbox.v1`
-    pub mod mailbox {
-        tonic::include_proto!("petnet.mailbox.v1");
-    }
 }

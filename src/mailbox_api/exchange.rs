@@ -124,6 +124,9 @@ impl Exchange {
             if answer != ExchangeResponse::default() {
                 return Some(Ok(answer));
             }
+            if !self.found.is_empty() {
+                continue;
+            }
             tokio::select! {
                 biased;
                 Some(done) = self.running.next() => {

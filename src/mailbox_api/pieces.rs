@@ -27,8 +27,9 @@ pub(super) async fn send(
     let receiver = mailbox.receiver(&first.receiver_id).map_err(status::of)?;
     let len = first.len;
     let mut uploading = mailbox.begin(len).map_err(status::of)?;
-    let mut next = Some(first);
+    let (mut next, mut is_whole) = (Some(first), len.is_some());
     while let Some(piece) = next {
+        is_whole |= piece.last;
         if piece.payload.len() > PIECE_BYTES {
             return Err(invalid("a piece of more than 1 MiB"));
         }
@@ -45,6 +46,9 @@ pub(super) async fn send(
     let all = uploading.upload.len();
     if len.is_some_and(|len| all < len) {
         return Err(invalid("fewer bytes than the first piece said"));
+    }
+    if !is_whole {
+        return Err(invalid("the stream ended, and neither a length nor a last piece says that it is whole"));
     }
     uploading.upload.accept(&receiver, &id).await.map_err(|e| status::of(e.into()))
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod health;
 mod limits;
 mod link;
+mod mailbox;
 mod raw;
 mod shutdown;
 mod tls;
