@@ -55,7 +55,7 @@ pub(crate) async fn send_stream(client: &mut Mailbox, to: &str, id: &str, len: u
         if n > 0 {
             return SendPiece { payload, ..SendPiece::default() };
         }
-        SendPiece { message_id: id.clone(), receiver_id: to.clone(), payload, len: Some(len) }
+        SendPiece { message_id: id.clone(), receiver_id: to.clone(), payload, len: Some(len), last: false }
     });
     client.send_stream(tokio_stream::iter(pieces)).await?;
     Ok(())
