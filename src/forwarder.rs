@@ -11,28 +11,32 @@
 //! Invariants: of one message id at most one delivery is under way, over both lanes ([`Wakes`]); while a peer is down
 //! there is one probe per lane at most ([`Reach`]); a message that fails waits alone, the others go on.
 
+mod attempt;
 mod lanes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use petnet_storage::{DeadReason, Engine, MessageId, Outcome, PartyId, Pending, Sequence, StoreError};
+use petnet_storage::{Engine, MessageId, PartyId, Pending, Sequence, StoreError};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::attempt::End;
 use self::lanes::UnderWay;
 pub(crate) use self::lanes::{Lane, Wakes};
 use crate::backoff;
-use crate::peer_link::{Deliver, Verdict};
+use crate::peer_link::Deliver;
 use crate::reach::{Reach, Room};
 use crate::retry_queue::{RetryQueue, Work};
 
 /// Messages read from the store's list at a time.
-const PAGE: usize = 256;
+const PAGE: usize = 512;
 /// Read on when fewer than this are read ahead.
-const FRESH_LOW: usize = 128;
+const FRESH_LOW: usize = 256;
+/// Messages that share one attempt: what loading, delivering and settling costs besides their bytes.
+const BATCH: usize = 128;
 /// Most messages read ahead.
 const FRESH_HIGH: usize = FRESH_LOW + PAGE;
 /// Messages larger than the window that are under way at a time. They go in parts, and only parts are in memory.
@@ -77,8 +81,8 @@ pub(crate) struct Forwarder<L> {
     forgotten: bool,
     fresh: BTreeMap<Sequence, Work>,
     retries: RetryQueue,
-    running: JoinSet<End>,
-    works: HashMap<Id, Work>,
+    running: JoinSet<Vec<(Sequence, End)>>,
+    works: HashMap<Id, Vec<Work>>,
     in_flight: HashSet<Sequence>,
     /// Of usual ones.
     in_flight_bytes: u64,
@@ -91,19 +95,6 @@ pub(crate) struct Forwarder<L> {
 enum Size {
     Usual,
     Huge,
-}
-
-/// How an attempt ended.
-#[derive(Debug)]
-enum End {
-    /// The peer answered, and the message is settled.
-    Settled,
-    /// It was pending no more.
-    Gone,
-    /// Not delivered.
-    Again { id: MessageId, reason: String, whole_peer: bool },
-    /// Our own store failed; says nothing about the peer.
-    Store(StoreError),
 }
 
 impl<L: Deliver> Forwarder<L> {
@@ -225,11 +216,12 @@ impl<L: Deliver> Forwarder<L> {
     }
 
     fn start_what_may(&mut self) {
+        let mut batch = Vec::new();
         loop {
             let now = Instant::now();
             let room = self.reach.room(now.into_std());
             let work = match room {
-                Room::Window if self.running.len() < self.window.messages => self.next_in_turn(now),
+                Room::Window if self.in_flight.len() < self.window.messages => self.next_in_turn(now),
                 Room::Probe => self.next_probe(now),
                 Room::Window | Room::Nothing => None,
             };
@@ -239,10 +231,21 @@ impl<L: Deliver> Forwarder<L> {
                 self.fresh.insert(work.pending.sequence, work);
                 break;
             };
+            self.count_in(&work);
             if room == Room::Probe {
                 self.reach.probing(work.pending.sequence);
+                self.start(work, guard);
+            } else if work.failures > 0 || self.lane == Lane::Bulk {
+                self.start(work, guard);
+            } else {
+                batch.push((work, guard));
+                if batch.len() == BATCH {
+                    self.start_many(std::mem::take(&mut batch));
+                }
             }
-            self.start(work, guard);
+        }
+        if !batch.is_empty() {
+            self.start_many(batch);
         }
     }
 
@@ -298,16 +301,8 @@ impl<L: Deliver> Forwarder<L> {
         work
     }
 
-    fn start(&mut self, work: Work, guard: UnderWay) {
+    fn count_in(&mut self, work: &Work) {
         let Pending { sequence, len, .. } = work.pending;
-        let suspect = work.failures > 0;
-        let attempt = attempt(self.engine.clone(), self.link.clone(), self.peer.clone(), sequence, suspect);
-        let handle = self.running.spawn(async move {
-            let end = attempt.await;
-            drop(guard);
-            end
-        });
-        self.works.insert(handle.id(), work);
         self.in_flight.insert(sequence);
         match self.size_of(len) {
             Size::Usual => self.in_flight_bytes += len,
@@ -315,21 +310,64 @@ impl<L: Deliver> Forwarder<L> {
         }
     }
 
-    fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
-        let (id, end) = match ended {
-            Ok((id, end)) => (id, Some(end)),
-            Err(error) => {
-                tracing::error!(peer = %self.peer, %error, "delivery attempt failed");
-                (error.id(), None)
-            }
-        };
-        let Some(work) = self.works.remove(&id) else { return };
-        let sequence = work.pending.sequence;
+    fn count_out(&mut self, work: &Work) {
+        let Pending { sequence, len, .. } = work.pending;
         self.in_flight.remove(&sequence);
-        match self.size_of(work.pending.len) {
-            Size::Usual => self.in_flight_bytes -= work.pending.len,
+        match self.size_of(len) {
+            Size::Usual => self.in_flight_bytes -= len,
             Size::Huge => self.in_flight_huge -= 1,
         }
+    }
+
+    fn start(&mut self, work: Work, guard: UnderWay) {
+        let sequence = work.pending.sequence;
+        let suspect = work.failures > 0;
+        let attempt =
+            attempt::one(self.engine.clone(), self.link.clone(), self.peer.clone(), sequence, suspect);
+        let handle = self.running.spawn(async move {
+            let end = attempt.await;
+            drop(guard);
+            vec![(sequence, end)]
+        });
+        self.works.insert(handle.id(), vec![work]);
+    }
+
+    fn start_many(&mut self, mut batch: Vec<(Work, UnderWay)>) {
+        if batch.len() == 1
+            && let Some((work, guard)) = batch.pop()
+        {
+            return self.start(work, guard);
+        }
+        let (works, guards): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let sequences = works.iter().map(|work| work.pending.sequence).collect();
+        let attempt = attempt::many(self.engine.clone(), self.link.clone(), self.peer.clone(), sequences);
+        let handle = self.running.spawn(async move {
+            let ends = attempt.await;
+            drop(guards);
+            ends
+        });
+        self.works.insert(handle.id(), works);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Vec<(Sequence, End)>), JoinError>) {
+        let (id, ends) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %error, "delivery attempt failed");
+                (error.id(), Vec::new())
+            }
+        };
+        let mut ends: HashMap<Sequence, End> = ends.into_iter().collect();
+        for work in self.works.remove(&id).unwrap_or_default() {
+            self.count_out(&work);
+            let end = ends.remove(&work.pending.sequence);
+            self.take_end(work, end);
+        }
+    }
+
+    /// `None`: the attempt failed in a way that it should not.
+    fn take_end(&mut self, work: Work, end: Option<End>) {
+        let sequence = work.pending.sequence;
         match end {
             Some(End::Settled) => self.answered(),
             Some(End::Gone) => self.reach.nothing_learnt(sequence),
@@ -341,10 +379,8 @@ impl<L: Deliver> Forwarder<L> {
             Some(End::Store(error)) => {
                 tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
                 self.reach.nothing_learnt(sequence);
-                self.put_off(
-                    work,
-                    backoff::pause(work.failures + 1, self.window.retry_cap, backoff::random()),
-                );
+                let pause = backoff::pause(work.failures + 1, self.window.retry_cap, backoff::random());
+                self.put_off(work, pause);
             }
             None => {
                 self.reach.nothing_learnt(sequence);
@@ -410,47 +446,6 @@ impl<L: Deliver> Forwarder<L> {
         let look = self.look_at().filter(|_| self.read_all);
         let read = self.read_not_before.filter(|at| *at > now);
         after_pause.into_iter().chain(look).chain(read).min()
-    }
-}
-
-/// One attempt at one message, up to its settling.
-async fn attempt(
-    engine: Arc<dyn Engine>,
-    link: Arc<impl Deliver>,
-    peer: PartyId,
-    sequence: Sequence,
-    suspect: bool,
-) -> End {
-    let outcome = match engine.load(&peer, sequence).await {
-        Ok(None) => return End::Gone,
-        Ok(Some(message)) => match link.deliver(&message, suspect).await {
-            Verdict::Delivered => Outcome::Delivered,
-            Verdict::RefusedForGood(why) => Outcome::Dead(DeadReason::Refused(why)),
-            Verdict::TryAgain { reason, whole_peer } => {
-                return End::Again { id: message.id, reason, whole_peer };
-            }
-            Verdict::Unreadable(error) => return unreadable(&*engine, &peer, sequence, error).await,
-        },
-        Err(error) => return unreadable(&*engine, &peer, sequence, error).await,
-    };
-    match engine.settle(&peer, sequence, outcome).await {
-        Ok(_) => End::Settled,
-        Err(error) => End::Store(error),
-    }
-}
-
-/// The store could not read a message. A damaged one becomes a dead letter.
-async fn unreadable(engine: &dyn Engine, peer: &PartyId, sequence: Sequence, error: StoreError) -> End {
-    match error {
-        StoreError::Gone { .. } => End::Gone,
-        StoreError::Damaged { .. } => {
-            let outcome = Outcome::Dead(DeadReason::Damaged(error.to_string()));
-            match engine.settle(peer, sequence, outcome).await {
-                Ok(_) => End::Gone,
-                Err(error) => End::Store(error),
-            }
-        }
-        error => End::Store(error),
     }
 }
 

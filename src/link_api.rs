@@ -58,11 +58,10 @@ pub(crate) struct LinkApi {
 
 type Storing = FuturesUnordered<Pin<Box<dyn Future<Output = Stored> + Send>>>;
 
-/// What became of a delivery.
+/// What became of deliveries.
 struct Stored {
-    tag: u64,
+    results: Vec<(u64, Result<(), Refusal>)>,
     bytes: usize,
-    result: Result<(), Refusal>,
     /// For the frame that it came in.
     _room: Option<Arc<Room>>,
 }
@@ -76,6 +75,8 @@ struct Link {
     incoming: Option<Streaming<Deliveries>>,
     old: Pin<Box<Sleep>>,
     storing: Storing,
+    /// Deliveries in it.
+    under_way: usize,
     bytes: usize,
     /// Where the parts of large messages go, by tag.
     large: HashMap<u64, mpsc::Sender<Incoming>>,
@@ -117,6 +118,7 @@ impl PeerLink for LinkApi {
             incoming: Some(request.into_inner()),
             old: Box::pin(tokio::time::sleep(self.max_age)),
             storing: FuturesUnordered::new(),
+            under_way: 0,
             bytes: 0,
             large: HashMap::new(),
             progress: mpsc::channel(MAX_STORING),
@@ -134,7 +136,7 @@ impl Link {
     /// The next answers; `None` when the stream is over.
     async fn answers(&mut self) -> Option<Result<Answers, Status>> {
         loop {
-            let has_room = self.storing.len() < MAX_STORING && self.bytes < MAX_STORING_BYTES;
+            let has_room = self.under_way < MAX_STORING && self.bytes < MAX_STORING_BYTES;
             let reads = has_room && self.incoming.is_some();
             if !reads && self.storing.is_empty() {
                 return self.end.take().map(Err);
@@ -168,26 +170,31 @@ impl Link {
 
     fn take(&mut self, frame: Deliveries) {
         let room = self.call.as_ref().and_then(|call| call.take_asked()).map(Arc::new);
+        let mut whole = Vec::with_capacity(frame.deliveries.len());
         for delivery in frame.deliveries {
             if let Err(wrong) = self.answered.expect(delivery.tag) {
                 return self.over(Some(status::bad_frame(&wrong)));
             }
             match delivery.len {
                 Some(len) => self.begin(delivery, len),
-                None => self.store(delivery, room.clone()),
+                None => whole.push(delivery),
             }
+        }
+        if !whole.is_empty() {
+            self.store(whole, room.clone());
         }
         for part in frame.parts {
             self.part(part, room.clone());
         }
     }
 
-    fn store(&mut self, delivery: Delivery, room: Option<Arc<Room>>) {
-        self.bytes += delivery.payload.len();
+    fn store(&mut self, deliveries: Vec<Delivery>, room: Option<Arc<Room>>) {
+        let bytes = deliveries.iter().map(|delivery| delivery.payload.len()).sum();
+        self.bytes += bytes;
+        self.under_way += deliveries.len();
         let (mailbox, sender) = (self.mailbox.clone(), self.sender.clone());
         self.storing.push(Box::pin(async move {
-            let (tag, bytes) = (delivery.tag, delivery.payload.len());
-            Stored { tag, bytes, result: store(&mailbox, sender, delivery).await, _room: room }
+            Stored { results: store(&mailbox, &sender, deliveries).await, bytes, _room: room }
         }));
     }
 
@@ -204,8 +211,9 @@ impl Link {
             len,
             progress: self.progress.0.clone(),
         };
+        self.under_way += 1;
         self.storing.push(Box::pin(async move {
-            Stored { tag, bytes: 0, result: large.receive(incoming).await, _room: None }
+            Stored { results: vec![(tag, large.receive(incoming).await)], bytes: 0, _room: None }
         }));
     }
 
@@ -221,14 +229,17 @@ impl Link {
     fn collect(&mut self, first: Stored) -> Answers {
         let mut answers = Answers::default();
         let mut next = Some(first);
-        while let Some(Stored { tag, bytes, result, .. }) = next {
+        while let Some(Stored { results, bytes, .. }) = next {
             self.bytes -= bytes;
-            self.large.remove(&tag);
-            match result.map_err(|refusal| status::refused(&refusal)) {
-                Ok(()) => self.answered.kept(tag),
-                Err(Ok(response)) => self.answered.refused(tag, response),
-                // Passes by itself or with a restart: the peer is to come again.
-                Err(Err(status)) => self.over(Some(status)),
+            self.under_way -= results.len();
+            for (tag, result) in results {
+                self.large.remove(&tag);
+                match result.map_err(|refusal| status::refused(&refusal)) {
+                    Ok(()) => self.answered.kept(tag),
+                    Err(Ok(response)) => self.answered.refused(tag, response),
+                    // Passes by itself or with a restart: the peer is to come again.
+                    Err(Err(status)) => self.over(Some(status)),
+                }
             }
             next = self.storing.next().now_or_never().flatten();
         }
@@ -261,8 +272,30 @@ fn identity(delivery: &Delivery) -> Result<DeliveryIdentity, Refusal> {
     Ok(identity)
 }
 
-async fn store(mailbox: &Mailbox, sender: PartyId, delivery: Delivery) -> Result<(), Refusal> {
-    let identity = identity(&delivery)?;
-    let Delivery { message_id, payload, .. } = delivery;
-    peer_api::store(mailbox, Some(sender), &message_id, payload, Some(identity)).await
+/// Keeps the deliveries of a frame: each is kept or refused for itself, and they share a sync.
+async fn store(
+    mailbox: &Mailbox,
+    sender: &PartyId,
+    deliveries: Vec<Delivery>,
+) -> Vec<(u64, Result<(), Refusal>)> {
+    let mut results = Vec::with_capacity(deliveries.len());
+    let (mut tags, mut arrivals) =
+        (Vec::with_capacity(deliveries.len()), Vec::with_capacity(deliveries.len()));
+    for delivery in deliveries {
+        let identity = identity(&delivery);
+        let Delivery { tag, message_id, payload, .. } = delivery;
+        let arrival = identity.and_then(|i| mailbox.arrival(Some(sender), &message_id, payload, Some(i)));
+        match arrival {
+            Ok(arrival) => {
+                tags.push((tag, message_id));
+                arrivals.push(arrival);
+            }
+            Err(refusal) => results.push((tag, peer_api::tell(Some(sender), &message_id, Err(refusal)))),
+        }
+    }
+    let stored = mailbox.engine.store_many(arrivals).await;
+    for ((tag, id), stored) in tags.into_iter().zip(stored) {
+        results.push((tag, peer_api::tell(Some(sender), &id, stored.map_err(Refusal::from))));
+    }
+    results
 }

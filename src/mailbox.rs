@@ -128,11 +128,8 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     /// Takes a client's message for another party. `Ok` means accepted.
     pub(crate) async fn accept(&self, receiver: &str, id: &str, payload: Bytes) -> Result<Sequence, Refusal> {
-        self.open()?;
-        let id = MessageId::new(id)?;
-        let receiver = self.receiver(receiver)?;
-        self.check_size(payload.len() as u64)?;
-        Ok(self.engine.accept(&receiver, &id, kept(payload)).await?)
+        let (receiver, id, payload) = self.message(receiver, id, payload)?;
+        Ok(self.engine.accept(&receiver, &id, payload).await?)
     }
 
     /// Takes many messages (receiver, id, payload), each for itself; they share a sync.
@@ -140,10 +137,32 @@ impl Mailbox {
         &self,
         messages: Vec<(String, String, Bytes)>,
     ) -> Vec<Result<Sequence, Refusal>> {
-        let all = messages
-            .into_iter()
-            .map(|(receiver, id, payload)| async move { self.accept(&receiver, &id, payload).await });
-        futures_util::future::join_all(all).await
+        let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(messages.len());
+        let mut checked = Vec::with_capacity(messages.len());
+        for (receiver, id, payload) in messages {
+            let message = self.message(&receiver, &id, payload);
+            refused.push(message.map(|message| checked.push(message)).err());
+        }
+        let mut accepted = self.engine.accept_many(checked).await.into_iter();
+        let of = |refusal: Option<Refusal>| match refusal {
+            Some(refusal) => Err(refusal),
+            None => accepted.next().unwrap_or(Err(StoreError::Closed)).map_err(Refusal::from),
+        };
+        refused.into_iter().map(of).collect()
+    }
+
+    /// A client's message, if it may be sent.
+    fn message(
+        &self,
+        receiver: &str,
+        id: &str,
+        payload: Bytes,
+    ) -> Result<(PartyId, MessageId, Bytes), Refusal> {
+        self.open()?;
+        let id = MessageId::new(id)?;
+        let receiver = self.receiver(receiver)?;
+        self.check_size(payload.len() as u64)?;
+        Ok((receiver, id, kept(payload)))
     }
 
     /// Who a client's message is for, if it may send there.
@@ -190,10 +209,22 @@ impl Mailbox {
         payload: Bytes,
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored, Refusal> {
-        self.may_deliver(sender.as_ref())?;
+        let arrival = self.arrival(sender.as_ref(), id, payload, identity)?;
+        Ok(self.engine.store(arrival).await?)
+    }
+
+    /// What a peer delivers, if it may.
+    pub(crate) fn arrival(
+        &self,
+        sender: Option<&PartyId>,
+        id: &str,
+        payload: Bytes,
+        identity: Option<DeliveryIdentity>,
+    ) -> Result<Arrival, Refusal> {
+        self.may_deliver(sender)?;
         let id = MessageId::new(id)?;
         self.check_size(payload.len() as u64)?;
-        Ok(self.engine.store(Arrival { sender, id, payload: kept(payload), identity }).await?)
+        Ok(Arrival { sender: sender.cloned(), id, payload: kept(payload), identity })
     }
 
     /// Whether a peer may deliver, now.

@@ -7,6 +7,7 @@
 //! does (`moving`); a reply is never larger than [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the stream
 //! is never a refusal of a message.
 
+mod answer;
 mod connect;
 mod large;
 mod moving;
@@ -17,7 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet_storage::{Outgoing, PartyId, StoreError};
+use futures_util::future::join_all;
+use petnet_storage::{Outgoing, PartyId, Payload, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -78,6 +80,11 @@ pub(crate) trait Deliver: Send + Sync + 'static {
     /// One attempt. Ends in bounded time. `suspect`: it failed before, and must not take others along if it is the
     /// reason itself.
     async fn deliver(&self, message: &Outgoing, suspect: bool) -> Verdict;
+
+    /// One attempt at each of many that did not fail before.
+    async fn deliver_many(&self, messages: &[Outgoing]) -> Vec<Verdict> {
+        join_all(messages.iter().map(|message| self.deliver(message, false))).await
+    }
 }
 
 /// A peer's gateway, reached over one of its connections at a time.
@@ -177,6 +184,30 @@ impl PeerLink {
         // quarter of an hour later. Other attempts under way keep it alive until they end.
         route.renew(over.generation);
         Err(Trouble::Call(crate::status::no_answer(self.limits.stall)))
+    }
+
+    /// Delivers small messages together; `None` where that is not possible or the stream broke.
+    async fn attempt_many(&self, messages: &[Outgoing]) -> Option<Vec<Option<Verdict>>> {
+        let routes = self.routes();
+        let route = routes.all.get(routes.route_in_use())?;
+        let mut ready = Vec::with_capacity(messages.len());
+        for message in messages {
+            let Payload::Whole(payload) = &message.payload else { return None };
+            if message.payload.len() >= IN_PARTS {
+                return None;
+            }
+            ready.push((message, payload.clone()));
+        }
+        let over = route.channel();
+        let answers = async {
+            let stream = self.stream(route, &over.channel, &routes, false).await.ok()??;
+            stream.deliver_many(&ready).await.ok()
+        };
+        let answers = while_moving(&over.moved, self.limits.stall, answers).await;
+        if answers.is_none() {
+            route.renew(over.generation);
+        }
+        answers.flatten()
     }
 
     /// The stream for a message; `None`: the peer does not know it.
@@ -296,6 +327,18 @@ impl Deliver for PeerLink {
             routes.turn_from(at);
         }
         verdict
+    }
+
+    /// Together over the stream; what has no answer then goes as one by one.
+    async fn deliver_many(&self, messages: &[Outgoing]) -> Vec<Verdict> {
+        let verdicts = self.attempt_many(messages).await.unwrap_or_else(|| vec![None; messages.len()]);
+        let one = |(message, verdict): (_, Option<Verdict>)| async move {
+            match verdict {
+                Some(verdict) => verdict,
+                None => self.deliver(message, false).await,
+            }
+        };
+        join_all(messages.iter().zip(verdicts).map(one)).await
     }
 }
 

@@ -8,6 +8,7 @@ use petnet_storage::{DeadReason, Observer, Outgoing, Payload};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::peer_link::Verdict;
 use crate::testing::{FakeEngine, Random, message_id, party, until};
 
 const CAP: Duration = Duration::from_secs(30);

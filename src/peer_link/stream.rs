@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
+use super::answer::{Answer, Batch};
 use super::{Verdict, of_refusal};
 use crate::link_api::{FRAME_BYTES, FRAME_DELIVERIES, MAX_FRAME_BYTES};
 use crate::metadata;
@@ -59,7 +60,7 @@ struct Waiting {
 /// Who waits for an answer.
 #[derive(Debug)]
 struct Waiter {
-    answer: oneshot::Sender<Verdict>,
+    answer: Answer,
     /// Of a large message: how much the peer has.
     progress: Option<watch::Sender<Option<u64>>>,
 }
@@ -144,8 +145,7 @@ impl LinkStream {
     ) -> Result<Sent<'_>, Status> {
         // Before it has a tag: those go out without gaps.
         let place = self.outbound.reserve().await.map_err(|_| self.why())?;
-        let (answer, answered) = oneshot::channel();
-        let identity = &message.identity;
+        let (answer, answered) = Answer::one();
         let mut waiting = self.state.lock();
         if let Some(end) = &waiting.end {
             return Err(end.clone());
@@ -154,18 +154,68 @@ impl LinkStream {
         waiting.next_tag += 1;
         waiting.answers.insert(tag, Waiter { answer, progress });
         // Under the lock: in the order of their tags.
-        place.send(Delivery {
-            tag,
-            message_id: message.id.as_str().to_owned(),
-            payload,
-            started_ms: identity.incarnation.started_ms,
-            random: identity.incarnation.random,
-            number: identity.number,
-            low_water: identity.low_water,
-            len,
-        });
+        place.send(delivery(tag, message, payload, len));
         drop(waiting);
         Ok(Sent { stream: self, tag, answered })
+    }
+
+    /// Delivers many, and waits for all of them; `None`: the stream ended before the answer.
+    pub(super) async fn deliver_many(
+        &self,
+        messages: &[(&Outgoing, Bytes)],
+    ) -> Result<Vec<Option<Verdict>>, Status> {
+        let places = self.outbound.reserve_many(messages.len()).await.map_err(|_| self.why())?;
+        let (batch, answered) = Batch::new(messages.len());
+        let under_way = {
+            let mut waiting = self.state.lock();
+            if let Some(end) = &waiting.end {
+                return Err(end.clone());
+            }
+            let first = waiting.next_tag;
+            waiting.next_tag += messages.len() as u64;
+            for (at, (place, (message, payload))) in places.zip(messages).enumerate() {
+                let tag = first + at as u64;
+                waiting.answers.insert(tag, Waiter { answer: batch.place(at), progress: None });
+                place.send(delivery(tag, message, payload.clone(), None));
+            }
+            ManySent { stream: self, first, end: waiting.next_tag }
+        };
+        drop(batch);
+        let answers = answered.await.map_err(|_| self.why());
+        drop(under_way);
+        answers
+    }
+}
+
+fn delivery(tag: u64, message: &Outgoing, payload: Bytes, len: Option<u64>) -> Delivery {
+    let identity = &message.identity;
+    Delivery {
+        tag,
+        message_id: message.id.as_str().to_owned(),
+        payload,
+        started_ms: identity.incarnation.started_ms,
+        random: identity.incarnation.random,
+        number: identity.number,
+        low_water: identity.low_water,
+        len,
+    }
+}
+
+/// Deliveries under way together.
+struct ManySent<'a> {
+    stream: &'a LinkStream,
+    first: u64,
+    end: u64,
+}
+
+impl Drop for ManySent<'_> {
+    /// Nobody waits for those that have no answer.
+    fn drop(&mut self) {
+        let mut waiting = self.stream.state.lock();
+        let left: Vec<u64> = waiting.answers.range(self.first..self.end).map(|(tag, _)| *tag).collect();
+        for tag in left {
+            waiting.answers.remove(&tag);
+        }
     }
 }
 
@@ -254,19 +304,18 @@ fn tell(state: &State, answers: Answers) {
     let mut waiting = state.lock();
     for refused in answers.refused {
         if let Some(waiter) = waiting.answers.remove(&refused.tag) {
-            // The attempt may have been given up.
-            drop(waiter.answer.send(of_refusal(refused.error_code, &refused.error_msg)));
+            waiter.answer.send(of_refusal(refused.error_code, &refused.error_msg));
         }
     }
     for tag in answers.kept {
         if let Some(waiter) = waiting.answers.remove(&tag) {
-            drop(waiter.answer.send(Verdict::Delivered));
+            waiter.answer.send(Verdict::Delivered);
         }
     }
     if answers.answered_below > 0 {
         let above = waiting.answers.split_off(&answers.answered_below);
         for (_, waiter) in std::mem::replace(&mut waiting.answers, above) {
-            drop(waiter.answer.send(Verdict::Delivered));
+            waiter.answer.send(Verdict::Delivered);
         }
     }
     for progress in answers.progress {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::draft::Draft;
+use crate::draft::{Draft, News};
 pub(crate) use crate::draft::{Streamed, slice_crcs};
 use crate::error::{Result, StoreError};
 use crate::frame::{Class, MessageFields, Place};
@@ -29,8 +29,15 @@ const CROWDED: usize = 4;
 /// Locks that all keys share with `IdReuse::Reject`.
 pub(crate) const KEY_LOCKS: usize = 256;
 
+/// A message that has its place in the order.
+pub(crate) struct Entered {
+    pub(crate) sequence: Sequence,
+    pub(crate) job: Job,
+    pub(crate) news: Option<News>,
+}
+
 /// What queueing gave.
-enum Queued {
+pub(crate) enum Queued {
     New(Sequence, oneshot::Receiver<Result<()>>),
     Repeated,
     InProgress,
@@ -207,6 +214,16 @@ impl Intake {
 
     /// Room on the disk, in the queue and in the index.
     async fn admit(&self, draft: &Draft<'_>) -> Result<(OwnedSemaphorePermit, u64)> {
+        // What it brings to the queue.
+        let len = draft.bytes();
+        let permit = self.room_in_queue(draft.lane(), len as u64).await?;
+        let cost = cost(len, draft.id.as_str().len());
+        self.shared.space.admit(draft.lane(), cost)?;
+        Ok((permit, cost))
+    }
+
+    /// Room in a writer's queue, and in the index.
+    pub(crate) async fn room_in_queue(&self, lane: Lane, bytes: u64) -> Result<OwnedSemaphorePermit> {
         if let Some(error) = self.shared.state_error() {
             return Err(error);
         }
@@ -224,17 +241,8 @@ impl Intake {
                 return Err(error);
             }
         }
-        // What it brings to the queue.
-        let len = draft.bytes();
-        let permits = u32::try_from(len as u64 / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.permits);
-        let permit = self.room[draft.lane().index()]
-            .clone()
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|_| StoreError::Closed)?;
-        let cost = cost(len, draft.id.as_str().len());
-        self.shared.space.admit(draft.lane(), cost)?;
-        Ok((permit, cost))
+        let permits = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.permits);
+        self.room[lane.index()].clone().acquire_many_owned(permits).await.map_err(|_| StoreError::Closed)
     }
 
     /// Gives the message its place in the order and queues it. `hand_overs`: as they were before the index on disk was
@@ -248,10 +256,43 @@ impl Intake {
     ) -> Queued {
         let shared = &self.shared;
         let lane = draft.lane();
+        let (reply, synced) = Reply::new(Some(permit));
+        let mut state = lock(&shared.state);
+        let Entered { sequence, job, news } =
+            match self.enter(&mut state, draft, identity, (reply, cost), hand_overs) {
+                Ok(entered) => entered,
+                Err(known) => {
+                    drop(state);
+                    shared.space.leave(lane, cost);
+                    return known;
+                }
+            };
+        // Still under the lock: within a lane the order of sequence numbers is the order of the queue.
+        let patient = lane == Lane::Small && identity.is_some();
+        let urgency = if patient { Urgency::Soon } else { Urgency::AtOnce };
+        if shared.queues[lane.index()].push(job, urgency) {
+            drop(state);
+            if let Some(news) = news {
+                news.tell(&*shared.observer);
+            }
+        } else {
+            state.withdraw(sequence.0);
+        }
+        Queued::New(sequence, synced)
+    }
+
+    /// Gives the message its place in the order; its job is to be queued before the lock goes.
+    pub(crate) fn enter(
+        &self,
+        state: &mut State,
+        draft: &Draft<'_>,
+        identity: Option<DeliveryIdentity>,
+        (reply, cost): (Reply, u64),
+        hand_overs: u64,
+    ) -> std::result::Result<Entered, Queued> {
+        let shared = &self.shared;
         let party_name = draft.party.map_or("", PartyId::as_str);
         let key = keys::key(shared.key_secret, draft.class, party_name, draft.id.as_str());
-        let time = shared.now();
-        let mut state = lock(&shared.state);
         let party = draft.party.map_or(0, |p| state.parties.intern(p));
         let mut entry = Entry {
             sequence: 0,
@@ -260,21 +301,17 @@ impl Intake {
             place: Place::default(),
             frame_len: 0,
             first_segment: 0,
-            time,
+            time: shared.now(),
             incarnation: 0,
             party,
             class: draft.class,
         };
         let (incarnation, low_water) = match (draft.class, identity) {
-            (Class::Outgoing, _) => number_outgoing(&mut state, &mut entry),
-            (_, Some(identity)) => match admit_delivery(&mut state, key, &mut entry, &identity, hand_overs) {
-                Ok(()) => (identity.incarnation, identity.low_water),
-                Err(known) => {
-                    drop(state);
-                    shared.space.leave(lane, cost);
-                    return known;
-                }
-            },
+            (Class::Outgoing, _) => number_outgoing(state, &mut entry),
+            (_, Some(identity)) => {
+                admit_delivery(state, key, &mut entry, &identity, hand_overs)?;
+                (identity.incarnation, identity.low_water)
+            }
             (_, None) => (Incarnation { started_ms: 0, random: 0 }, 0),
         };
         state.last_sequence += 1;
@@ -292,7 +329,6 @@ impl Intake {
             first_segment: 0,
         }
         .encode(&mut fields);
-        let (reply, synced) = Reply::new(Some(permit));
         if draft.class != Class::Outgoing {
             state.parties.count(party).is_sender = true;
         }
@@ -306,20 +342,9 @@ impl Intake {
             exposed: false,
             ended: false,
         });
-        let news = draft.news(Sequence(entry.sequence));
-        let job = draft.job(entry, fields, cost, reply);
-        // Still under the lock: within a lane the order of sequence numbers is the order of the queue.
-        let patient = lane == Lane::Small && identity.is_some();
-        let urgency = if patient { Urgency::Soon } else { Urgency::AtOnce };
-        if shared.queues[lane.index()].push(job, urgency) {
-            drop(state);
-            if let Some(news) = news {
-                news.tell(&*shared.observer);
-            }
-        } else {
-            state.withdraw(entry.sequence);
-        }
-        Queued::New(Sequence(entry.sequence), synced)
+        let sequence = Sequence(entry.sequence);
+        let news = draft.news(sequence);
+        Ok(Entered { sequence, job: draft.job(entry, fields, cost, reply), news })
     }
 
     /// Held while a message of this key is compared and taken.

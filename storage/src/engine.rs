@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use crate::error::{Result, StoreError};
@@ -163,6 +164,22 @@ pub trait Engine: Send + Sync + 'static {
     /// Errors as [`accept`](Engine::accept).
     async fn store(&self, arrival: Arrival) -> Result<Stored>;
 
+    /// [`accept`](Self::accept) for many messages (receiver, id, payload): each is accepted or refused for itself, and they
+    /// share what a single one would cost.
+    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Vec<Result<Sequence>> {
+        join_all(
+            messages
+                .into_iter()
+                .map(|(receiver, id, payload)| async move { self.accept(&receiver, &id, payload).await }),
+        )
+        .await
+    }
+
+    /// [`store`](Self::store) for many, in the same way.
+    async fn store_many(&self, arrivals: Vec<Arrival>) -> Vec<Result<Stored>> {
+        join_all(arrivals.into_iter().map(|arrival| self.store(arrival))).await
+    }
+
     /// Begins a message whose content comes in pieces.
     fn begin(&self) -> Box<dyn Upload>;
 
@@ -218,6 +235,19 @@ pub trait Engine: Send + Sync + 'static {
     /// Loads a pending message for delivery; `None` when it is pending no more (superseded, settled, expired).
     /// [`StoreError::Damaged`]: settle it as dead.
     async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>>;
+
+    /// [`load`](Self::load) for many.
+    async fn load_many(&self, peer: &PartyId, sequences: &[Sequence]) -> Vec<Result<Option<Outgoing>>> {
+        join_all(sequences.iter().map(|sequence| self.load(peer, *sequence))).await
+    }
+
+    /// Ends pending messages that the peer accepted, each as [`settle`](Self::settle) does.
+    async fn settle_delivered(&self, peer: &PartyId, sequences: &[Sequence]) -> Result<()> {
+        for sequence in sequences {
+            self.settle(peer, *sequence, Outcome::Delivered).await?;
+        }
+        Ok(())
+    }
 
     /// Ends a pending message. Lazy: rides on the next sync, and losing it costs a repeated delivery at most.
     /// Returns false when it was pending no more.

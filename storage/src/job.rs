@@ -4,15 +4,14 @@
 //! ended it, or, when the job is dropped unwritten, [`StoreError::Closed`].
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::error::{Result, StoreError};
 use crate::frame::{Kind, Slices};
 use crate::log::lock;
+pub(crate) use crate::reply::Reply;
 use crate::state::{DeadEntry, Entry};
 use crate::upload::Written;
 
@@ -43,43 +42,6 @@ pub(crate) enum Effect {
     Moved { key: u128, entry: Entry },
     /// A pending message becomes a dead letter.
     Dead(Box<DeadEntry>),
-}
-
-/// Answers whoever waits for a job.
-#[derive(Debug, Default)]
-pub(crate) struct Reply {
-    waiting: Option<oneshot::Sender<Result<()>>>,
-    /// Held until the job is done: bounds what waits for the writers.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Reply {
-    /// A reply and where it arrives.
-    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> (Self, oneshot::Receiver<Result<()>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self { waiting: Some(sender), permit }, receiver)
-    }
-
-    /// Nobody waits.
-    pub(crate) fn nobody() -> Self {
-        Self::default()
-    }
-
-    pub(crate) fn send(mut self, result: Result<()>) {
-        if let Some(waiting) = self.waiting.take() {
-            // The caller may have gone; its message is kept all the same.
-            drop(waiting.send(result));
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            drop(waiting.send(Err(StoreError::Closed)));
-        }
-        self.permit.take();
-    }
 }
 
 /// One frame to append.
@@ -166,8 +128,24 @@ impl Queue {
             return false;
         }
         waiting.jobs.push_back(job);
+        self.announce(waiting, urgency);
+        true
+    }
+
+    /// Queues many, behind each other. False: nothing is taken any more, and all were answered so.
+    pub(crate) fn push_all(&self, jobs: Vec<Job>, urgency: Urgency) -> bool {
+        let mut waiting = lock(&self.waiting);
+        if waiting.closed {
+            return false;
+        }
+        waiting.jobs.extend(jobs);
+        self.announce(waiting, urgency);
+        true
+    }
+
+    fn announce(&self, mut waiting: MutexGuard<'_, Waiting>, urgency: Urgency) {
         if waiting.urgent {
-            return true;
+            return;
         }
         let delay = match urgency {
             Urgency::AtOnce => None,
@@ -180,7 +158,6 @@ impl Queue {
             waiting.due = due;
             self.arrived.notify_one();
         }
-        true
     }
 
     /// Takes all that waits. `None`: closed and empty.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::deliveries;
 use crate::engine::{Engine, PeerPending, StoreState, StoreStats, Tracked};
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
@@ -118,6 +119,14 @@ impl Engine for Store {
 
     async fn store(&self, arrival: Arrival) -> Result<Stored> {
         self.intake.store_checked(arrival).await
+    }
+
+    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Vec<Result<Sequence>> {
+        self.intake.accept_many(messages).await
+    }
+
+    async fn store_many(&self, arrivals: Vec<Arrival>) -> Vec<Result<Stored>> {
+        self.intake.store_many(arrivals).await
     }
 
     fn begin(&self) -> Box<dyn Upload> {
@@ -301,6 +310,14 @@ impl Engine for Store {
         }))
     }
 
+    async fn load_many(&self, peer: &PartyId, sequences: &[Sequence]) -> Vec<Result<Option<Outgoing>>> {
+        deliveries::load(&self.shared, peer, sequences).await
+    }
+
+    async fn settle_delivered(&self, peer: &PartyId, sequences: &[Sequence]) -> Result<()> {
+        deliveries::settle(&self.shared, peer, sequences).await
+    }
+
     async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool> {
         if self.settle_queued(peer, sequence, &outcome).await? {
             return Ok(true);
@@ -420,7 +437,7 @@ pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: End) -> R
 }
 
 /// Ends a pending message, wherever it is by now: it may move in the log, and to memory, at any time. Blocks.
-fn end_pending(shared: &Shared, key: u128, entry: Entry, end: End) -> Result<bool> {
+pub(crate) fn end_pending(shared: &Shared, key: u128, entry: Entry, end: End) -> Result<bool> {
     let mut at = entry;
     loop {
         if settle::in_memory(shared, key, entry.sequence, end).is_some() {

@@ -219,6 +219,12 @@ impl Reader<'_> {
 
     /// Incarnation of an outgoing message, and its receiver's low-water mark. Blocks when some are on disk.
     pub(crate) fn identity(self, entry: &Entry) -> Result<(Incarnation, u64)> {
+        let (incarnation, mark) = self.mark(entry)?;
+        Ok((incarnation, mark.min(entry.number)))
+    }
+
+    /// The same for all messages of its incarnation and receiver: the mark of each is at most its own number.
+    pub(crate) fn mark(self, entry: &Entry) -> Result<(Incarnation, u64)> {
         loop {
             // Before the list is looked at: what is held now may be pending, and so in the list, a moment later.
             let (held, relocations) = {
@@ -236,8 +242,8 @@ impl Reader<'_> {
             let low_water = match oldest.first() {
                 // With an older incarnation pending the mark stays where it was: a lower mark is always true.
                 Some((_, e)) if e.incarnation != entry.incarnation => 0,
-                Some((_, e)) => e.number.min(entry.number),
-                None => entry.number,
+                Some((_, e)) => e.number,
+                None => u64::MAX,
             };
             let incarnation = state.incarnations.get(entry.incarnation as usize).copied();
             let incarnation = incarnation.unwrap_or(Incarnation { started_ms: 0, random: 0 });

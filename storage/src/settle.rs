@@ -22,10 +22,24 @@ const MAX_REASON_BYTES: usize = 1000;
 
 /// Queues the record that a message is settled. It rides on the next write after the message's own sync.
 pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, dead_letter: bool) {
+    let record = append(shared, key, sequence, place, dead_letter);
+    let lane = lock(&shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
+    let record = match lane {
+        // Comes after the message in the same log.
+        Lane::Small => Err(record),
+        Lane::Bulk => shared.progress[lane.index()].defer_record(record),
+    };
+    if let Err(record) = record {
+        push(shared, record);
+    }
+}
+
+/// The record that a message is settled.
+pub(crate) fn append(shared: &Shared, key: u128, sequence: u64, place: Place, dead_letter: bool) -> Append {
     let mut fields = Vec::with_capacity(32);
     SettleFields { key, place, dead_letter }.encode(&mut fields);
     let crc = crc32fast::hash(&fields);
-    let record = Append {
+    Append {
         kind: Kind::Settle,
         sequence,
         time: shared.now(),
@@ -35,15 +49,6 @@ pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, de
         cost: 0,
         effect: Effect::None,
         reply: Reply::nobody(),
-    };
-    let lane = lock(&shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane);
-    let record = match lane {
-        // Comes after the message in the same log.
-        Lane::Small => Err(record),
-        Lane::Bulk => shared.progress[lane.index()].defer_record(record),
-    };
-    if let Err(record) = record {
-        push(shared, record);
     }
 }
 

@@ -1,0 +1,105 @@
+//! Attempts: load from the store, deliver, settle. One message for itself, or many that share what that costs.
+
+use std::sync::Arc;
+
+use petnet_storage::{DeadReason, Engine, MessageId, Outcome, PartyId, Sequence, StoreError};
+
+use crate::peer_link::{Deliver, Verdict};
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The peer answered, and the message is settled.
+    Settled,
+    /// It was pending no more.
+    Gone,
+    /// Not delivered.
+    Again { id: MessageId, reason: String, whole_peer: bool },
+    /// Our own store failed; says nothing about the peer.
+    Store(StoreError),
+}
+
+/// One attempt at one message, up to its settling.
+pub(super) async fn one(
+    engine: Arc<dyn Engine>,
+    link: Arc<impl Deliver>,
+    peer: PartyId,
+    sequence: Sequence,
+    suspect: bool,
+) -> End {
+    let outcome = match engine.load(&peer, sequence).await {
+        Ok(None) => return End::Gone,
+        Ok(Some(message)) => match link.deliver(&message, suspect).await {
+            Verdict::Delivered => Outcome::Delivered,
+            Verdict::RefusedForGood(why) => Outcome::Dead(DeadReason::Refused(why)),
+            Verdict::TryAgain { reason, whole_peer } => {
+                return End::Again { id: message.id, reason, whole_peer };
+            }
+            Verdict::Unreadable(error) => return unreadable(&*engine, &peer, sequence, error).await,
+        },
+        Err(error) => return unreadable(&*engine, &peer, sequence, error).await,
+    };
+    match engine.settle(&peer, sequence, outcome).await {
+        Ok(_) => End::Settled,
+        Err(error) => End::Store(error),
+    }
+}
+
+/// The store could not read a message. A damaged one becomes a dead letter.
+async fn unreadable(engine: &dyn Engine, peer: &PartyId, sequence: Sequence, error: StoreError) -> End {
+    match error {
+        StoreError::Gone { .. } => End::Gone,
+        StoreError::Damaged { .. } => {
+            let outcome = Outcome::Dead(DeadReason::Damaged(error.to_string()));
+            match engine.settle(peer, sequence, outcome).await {
+                Ok(_) => End::Gone,
+                Err(error) => End::Store(error),
+            }
+        }
+        error => End::Store(error),
+    }
+}
+
+/// One attempt at each of many messages, up to their settling.
+pub(super) async fn many(
+    engine: Arc<dyn Engine>,
+    link: Arc<impl Deliver>,
+    peer: PartyId,
+    sequences: Vec<Sequence>,
+) -> Vec<(Sequence, End)> {
+    let mut ends = Vec::with_capacity(sequences.len());
+    let mut messages = Vec::with_capacity(sequences.len());
+    for (sequence, loaded) in sequences.iter().zip(engine.load_many(&peer, &sequences).await) {
+        match loaded {
+            Ok(Some(message)) => messages.push(message),
+            Ok(None) => ends.push((*sequence, End::Gone)),
+            Err(error) => ends.push((*sequence, unreadable(&*engine, &peer, *sequence, error).await)),
+        }
+    }
+    let verdicts = link.deliver_many(&messages).await;
+    let mut delivered = Vec::with_capacity(messages.len());
+    for (message, verdict) in messages.into_iter().zip(verdicts) {
+        let sequence = message.sequence;
+        let end = match verdict {
+            Verdict::Delivered => {
+                delivered.push(sequence);
+                continue;
+            }
+            Verdict::RefusedForGood(why) => {
+                let outcome = Outcome::Dead(DeadReason::Refused(why));
+                let settled = engine.settle(&peer, sequence, outcome).await;
+                settled.map_or_else(End::Store, |_| End::Settled)
+            }
+            Verdict::TryAgain { reason, whole_peer } => End::Again { id: message.id, reason, whole_peer },
+            Verdict::Unreadable(error) => unreadable(&*engine, &peer, sequence, error).await,
+        };
+        ends.push((sequence, end));
+    }
+    let settled = engine.settle_delivered(&peer, &delivered).await;
+    let end = |sequence| match &settled {
+        Ok(()) => (sequence, End::Settled),
+        Err(error) => (sequence, End::Store(error.clone())),
+    };
+    ends.extend(delivered.into_iter().map(end));
+    ends
+}

@@ -1,0 +1,183 @@
+//! Many small messages at once: one look at the state, one place in the queue, one answer for all. What a single message
+//! costs in locks and wake-ups is shared by all of them.
+//!
+//! Whatever is not plain (large, under an id that must not be used again, perhaps known or stale, no room for all) goes
+//! the way of a single message.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use crate::accept::{Entered, Intake};
+use crate::draft::Draft;
+use crate::error::{Result, StoreError};
+use crate::frame::Class;
+use crate::job::Urgency;
+use crate::log::lock;
+use crate::message::{Arrival, MessageId, PartyId, Sequence, Stored};
+use crate::reply::{Failed, Gather};
+use crate::segment::{BULK_FROM_BYTES, Lane};
+use crate::space::cost;
+
+impl Intake {
+    /// See [`Engine::accept_many`](crate::Engine::accept_many).
+    pub(crate) async fn accept_many(
+        &self,
+        messages: Vec<(PartyId, MessageId, Bytes)>,
+    ) -> Vec<Result<Sequence>> {
+        let is_plain = |(_, _, payload): &(PartyId, MessageId, Bytes)| payload.len() < BULK_FROM_BYTES;
+        let all = messages.len() > 1 && !self.rejects_reuse() && messages.iter().all(is_plain);
+        if all && let Some(accepted) = self.accept_all(&messages).await {
+            return accepted;
+        }
+        join_all(
+            messages.into_iter().map(|(receiver, id, payload)| async move {
+                self.accept_checked(&receiver, &id, payload).await
+            }),
+        )
+        .await
+    }
+
+    /// `None`: there is no room for all of them.
+    async fn accept_all(&self, messages: &[(PartyId, MessageId, Bytes)]) -> Option<Vec<Result<Sequence>>> {
+        let mut drafts = Vec::with_capacity(messages.len());
+        for (receiver, id, payload) in messages {
+            drafts.push(Draft::new(Class::Outgoing, Some(receiver), id, payload.clone()).await.ok()?);
+        }
+        let bytes = drafts.iter().map(|draft| draft.bytes() as u64).sum();
+        let permit = self.room_in_queue(Lane::Small, bytes).await.ok()?;
+        let costs: Vec<u64> = drafts.iter().map(|d| cost(d.bytes(), d.id.as_str().len())).collect();
+        self.shared.space.admit(Lane::Small, costs.iter().sum()).ok()?;
+        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        let mut accepted = Vec::with_capacity(drafts.len());
+        {
+            let mut state = lock(&self.shared.state);
+            for (at, (draft, cost)) in drafts.iter().zip(&costs).enumerate() {
+                // Only deliveries can be anything but new.
+                let Ok(entered) = self.enter(&mut state, draft, None, (gather.reply(at), *cost), 0) else {
+                    continue;
+                };
+                let Entered { sequence, job, news } = entered;
+                jobs.push(job);
+                all_news.extend(news);
+                accepted.push(Ok(sequence));
+            }
+            if !self.shared.queues[Lane::Small.index()].push_all(jobs, Urgency::AtOnce) {
+                for sequence in accepted.iter().flatten() {
+                    state.withdraw(sequence.0);
+                }
+                all_news.clear();
+            }
+        }
+        for news in all_news {
+            news.tell(&*self.shared.observer);
+        }
+        fail(&mut accepted, done.await.ok());
+        Some(accepted)
+    }
+
+    /// See [`Engine::store_many`](crate::Engine::store_many).
+    pub(crate) async fn store_many(&self, arrivals: Vec<Arrival>) -> Vec<Result<Stored>> {
+        let bytes: u64 = arrivals.iter().map(|arrival| arrival.payload.len() as u64).sum();
+        let mut stored: Vec<Option<Result<Stored>>> = arrivals.iter().map(|_| None).collect();
+        if arrivals.len() > 1
+            && !self.rejects_reuse()
+            && let Ok(permit) = self.room_in_queue(Lane::Small, bytes).await
+        {
+            self.store_plain(&arrivals, permit, &mut stored).await;
+        }
+        join_all(arrivals.into_iter().zip(stored).map(|(arrival, stored)| async move {
+            match stored {
+                Some(stored) => stored,
+                None => self.store_checked(arrival).await,
+            }
+        }))
+        .await
+    }
+
+    /// Stores those that are certainly new.
+    async fn store_plain(
+        &self,
+        arrivals: &[Arrival],
+        permit: tokio::sync::OwnedSemaphorePermit,
+        stored: &mut [Option<Result<Stored>>],
+    ) {
+        let mut drafts = Vec::with_capacity(arrivals.len());
+        for (at, arrival) in arrivals.iter().enumerate() {
+            let Arrival { sender: Some(sender), id, payload, identity: Some(identity) } = arrival else {
+                continue;
+            };
+            let is_plain =
+                identity.number > 0 && identity.number < u64::MAX && payload.len() < BULK_FROM_BYTES;
+            if is_plain
+                && let Ok(draft) = Draft::new(Class::Incoming, Some(sender), id, payload.clone()).await
+                && let cost = cost(draft.bytes(), id.as_str().len())
+                && self.shared.space.admit(Lane::Small, cost).is_ok()
+            {
+                drafts.push((at, draft, *identity, cost));
+            }
+        }
+        if drafts.is_empty() {
+            return;
+        }
+        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        let (mut new, mut places) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        {
+            let mut state = lock(&self.shared.state);
+            let hand_overs = state.hand_overs;
+            for (n, (at, draft, identity, cost)) in drafts.iter().enumerate() {
+                let reply = gather.reply(n);
+                let party = draft.party.map_or(0, |party| state.parties.intern(party));
+                // Something newer may be in the index on disk, which is not asked here.
+                let may_be_stale = state.cold_mail > 0 && !state.delivered.is_newest(party, identity);
+                let entered = if may_be_stale {
+                    None
+                } else {
+                    self.enter(&mut state, draft, Some(*identity), (reply, *cost), hand_overs).ok()
+                };
+                let Some(Entered { sequence, job, news }) = entered else {
+                    self.shared.space.leave(Lane::Small, *cost);
+                    places.push(None);
+                    new.push(Ok(Stored::Stale));
+                    continue;
+                };
+                jobs.push(job);
+                all_news.extend(news);
+                places.push(Some((*at, sequence)));
+                new.push(Ok(Stored::New(sequence)));
+            }
+            if !self.shared.queues[Lane::Small.index()].push_all(jobs, Urgency::Soon) {
+                for (_, sequence) in places.iter().flatten() {
+                    state.withdraw(sequence.0);
+                }
+                all_news.clear();
+            }
+        }
+        drop(gather);
+        for news in all_news {
+            news.tell(&*self.shared.observer);
+        }
+        fail(&mut new, done.await.ok());
+        for (place, new) in places.into_iter().zip(new) {
+            if let Some((at, _)) = place {
+                stored[at] = Some(new);
+            }
+        }
+    }
+}
+
+/// Puts in what failed; `None`: nobody answered.
+fn fail<T>(results: &mut [Result<T>], failed: Option<Failed>) {
+    let Some(failed) = failed else {
+        for result in results {
+            *result = Err(StoreError::Closed);
+        }
+        return;
+    };
+    for (at, error) in failed {
+        if let Some(result) = results.get_mut(at) {
+            *result = Err(error);
+        }
+    }
+}
