@@ -32,11 +32,11 @@ use crate::reach::{Reach, Room};
 use crate::retry_queue::{RetryQueue, Work};
 
 /// Messages read from the store's list at a time.
-const PAGE: usize = 512;
+const PAGE: usize = 1024;
 /// Read on when fewer than this are read ahead.
-const FRESH_LOW: usize = 256;
+const FRESH_LOW: usize = 1024;
 /// Messages that share one attempt: what loading, delivering and settling costs besides their bytes.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 /// Most messages read ahead.
 const FRESH_HIGH: usize = FRESH_LOW + PAGE;
 /// Messages larger than the window that are under way at a time. They go in parts, and only parts are in memory.
