@@ -33,7 +33,7 @@ use crate::proto::peer::{Answers, Deliveries, Delivery, Part, Progress};
 use crate::{metadata, peer_api, status};
 
 /// Deliveries of a stream that are being stored at a time.
-const MAX_STORING: usize = 1024;
+const MAX_STORING: usize = 4096;
 /// Their payload bytes.
 const MAX_STORING_BYTES: usize = 32 << 20;
 /// Payload bytes in one frame, and the room that its fields may take besides.

@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         "Receives that may wait at a time; further ones are answered at once",
     ),
     setting("MAX_SUBSCRIPTIONS", Some("16384"), "N", "Subscriptions of streams to ids and topics at a time"),
-    setting("MAX_IN_FLIGHT", Some("1024"), "N", "Deliveries under way per peer"),
+    setting("MAX_IN_FLIGHT", Some("2048"), "N", "Deliveries under way per peer"),
     setting(
         "MAX_IN_FLIGHT_BYTES",
         Some("64MiB"),

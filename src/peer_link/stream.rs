@@ -26,7 +26,7 @@ use crate::proto::peer::peer_link_client::PeerLinkClient;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part};
 
 /// Deliveries that may wait for the stream to take them; further ones wait in front.
-const WAITING: usize = 1024;
+const WAITING: usize = 4096;
 /// Parts that may; few, so that those of several messages take turns.
 const WAITING_PARTS: usize = 4;
 /// Unit of the window.

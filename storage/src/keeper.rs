@@ -24,6 +24,9 @@ const SPILLED: usize = 65_536;
 pub(crate) const BEGUN: u64 = 8;
 /// Entries moved to the index on disk at a time.
 const SPILL_BATCH: usize = 2048;
+/// When the processors are busy, callers come first: what housekeeping moves to the disk fits the memory for a while
+/// (see `CROWDED`), and it catches up later.
+const NICENESS: i32 = 10;
 /// Share of a round that spilling may take, so that checkpoints and space come round too.
 const SPILL_TIME: Duration = Duration::from_millis(500);
 /// Without any change, service time is still written down this often.
@@ -53,6 +56,8 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Runs until the store stops; a last checkpoint makes the next start quick.
     pub(crate) fn run(mut self) {
+        // Of this thread, on Linux. Without it everything works the same, and callers wait a little more for it.
+        drop(rustix::process::setpriority_process(None, NICENESS));
         loop {
             let stopping = self.shared.stopping.load(Ordering::Acquire);
             if self.shared.state_error().is_some_and(|e| matches!(e, crate::StoreError::Poisoned(_))) {
