@@ -219,7 +219,7 @@ fn a_message_goes_from_stdin_to_stdout_and_into_a_file() {
     let place = Place::new();
     let (_a, _b) = (Running::serving(place.serve(0)), Running::serving(place.serve(1)));
     let (a, b) = (place.address(0), place.address(1));
-    let payload: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let payload: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
 
     let mut send = petnet(&["send", "--to", "party_b", "--id", "from stdin", "--gateway", &a]);
     let mut child = send.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

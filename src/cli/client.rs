@@ -27,11 +27,11 @@ use crate::tls::connector::Connector;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one call waits at the gateway; a wait is made of several, so that a restarted gateway is noticed.
-const WAIT_PER_CALL: Duration = Duration::from_secs(20);
+pub(super) const WAIT_PER_CALL: Duration = Duration::from_secs(20);
 /// Time for the message itself once the gateway has it.
 const TRANSFER_TIME: Duration = Duration::from_mins(10);
 /// Pause before the next call to a gateway that answered too early or is restarting.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Which gateway.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,10 +66,11 @@ pub(crate) fn client(channel: Channel) -> Client {
         .max_encoding_message_size(usize::MAX)
 }
 
-pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Client> {
+/// A channel on which the gateway answers.
+pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Channel> {
     let channel = channel(address).await?;
     is_understood(channel.clone(), address).await?;
-    Ok(client(channel))
+    Ok(channel)
 }
 
 /// One call: connecting alone does not tell that the other side speaks TLS and we do not, or that it refused our
@@ -218,6 +219,6 @@ fn refusal(response: &Response) -> String {
 }
 
 /// The words of a failed call.
-fn failure(status: &Status) -> String {
+pub(super) fn failure(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }

@@ -15,6 +15,7 @@ mod repair;
 mod send;
 mod serve;
 mod signals;
+mod streams;
 mod verify;
 
 use std::future::Future;

@@ -6,14 +6,18 @@ use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use petnet_storage::{MessageId, PartyId};
+use tempfile::NamedTempFile;
+use tonic::transport::Channel;
 
 use super::client::{self, GatewayAddress};
+use super::streams::{self, Streamed};
 use super::{Exit, progress};
-use crate::config::duration;
+use crate::config::{duration, parent_of};
 
 /// Receive a message that another party sent.
 ///
@@ -45,51 +49,89 @@ pub(crate) struct Recv {
 
 impl Recv {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let mut client = client::connect(&self.gateway).await?;
-        let what = || format!("waiting for {:?} at {}", self.id, self.gateway.gateway);
-        let message = client::receive(&mut client, &self.id, self.from.as_ref(), self.wait);
-        let Some(payload) = progress::shown(what, message).await? else {
+        let channel = client::connect(&self.gateway).await?;
+        let mut output = Output::open(self.output.as_deref())?;
+        let moved = streams::Moved::default();
+        let what = || match moved.load(Ordering::Relaxed) {
+            0 => format!("waiting for {:?} at {}", self.id, self.gateway.gateway),
+            some => format!("receiving {:?}: {}", self.id, progress::bytes(some)),
+        };
+        let write = |bytes: &[u8]| output.write(bytes);
+        let received =
+            streams::receive(channel.clone(), &self.id, self.from.as_ref(), self.wait, write, &moved);
+        let len = match progress::shown(what, received).await? {
+            Streamed::Done(len) => len,
+            Streamed::NotKnown => self.in_one_call(channel, &mut output).await?,
+        };
+        let Some(len) = len else {
             eprintln!("no message {:?} within {:?}", self.id, self.wait);
             return Ok(Exit::NotThere);
         };
-        match &self.output {
-            None => match write_stdout(&payload) {
-                // The reader of a pipe may have enough early.
-                Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
-                written => written.context("cannot write to stdout")?,
-            },
-            Some(file) => {
-                write_whole(file, &payload).with_context(|| format!("cannot write {}", file.display()))?;
-                eprintln!("received {:?}, {} bytes, in {}", self.id, payload.len(), file.display());
-            }
+        output.keep()?;
+        if let Some(file) = &self.output {
+            eprintln!("received {:?}, {len} bytes, in {}", self.id, file.display());
         }
         Ok(Exit::Ok)
     }
-}
 
-fn write_stdout(payload: &[u8]) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(payload)?;
-    stdout.flush()
-}
-
-/// Through a temporary file beside it and a rename: a crash leaves the old file or the new one, never a part.
-/// A link is followed. What is not a file (`/dev/null`, a pipe) is written to, for a rename would replace it.
-fn write_whole(file: &Path, payload: &[u8]) -> std::io::Result<()> {
-    if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
-        return File::options().write(true).open(file)?.write_all(payload);
+    /// From a gateway that has no streams.
+    async fn in_one_call(&self, channel: Channel, output: &mut Output) -> anyhow::Result<Option<u64>> {
+        let mut client = client::client(channel);
+        let what = || format!("waiting for {:?} at {}", self.id, self.gateway.gateway);
+        let message = client::receive(&mut client, &self.id, self.from.as_ref(), self.wait);
+        let Some(payload) = progress::shown(what, message).await? else { return Ok(None) };
+        output.write(&payload)?;
+        Ok(Some(payload.len() as u64))
     }
-    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
-    let folder = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temporary =
-        tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
-    temporary.write_all(payload)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(&file).map_err(|failed| failed.error)?;
-    File::open(folder)?.sync_all()
+}
+
+/// Where a message goes.
+enum Output {
+    Stdout,
+    /// Not a file (`/dev/null`, a pipe): a rename would replace it.
+    Device(File),
+    /// A temporary file beside it, renamed when it is whole: a crash leaves the old file or the new one, never a part.
+    File(NamedTempFile, PathBuf),
+}
+
+impl Output {
+    /// A link is followed.
+    fn open(file: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(file) = file else { return Ok(Self::Stdout) };
+        let cannot = || format!("cannot write {}", file.display());
+        if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
+            return Ok(Self::Device(File::options().write(true).open(file).with_context(cannot)?));
+        }
+        let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+        let temporary = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(parent_of(&file))
+            .with_context(cannot)?;
+        Ok(Self::File(temporary, file))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            // The reader of a pipe may have enough early.
+            Self::Stdout => match streams::to_stdout(bytes) {
+                Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
+                written => written,
+            },
+            Self::Device(file) => file.write_all(bytes),
+            Self::File(temporary, _) => temporary.write_all(bytes),
+        }
+    }
+
+    /// The message is whole.
+    fn keep(self) -> anyhow::Result<()> {
+        let Self::File(temporary, file) = self else { return Ok(()) };
+        let keep = || {
+            temporary.as_file().sync_all()?;
+            temporary.persist(&file).map_err(|failed| failed.error)?;
+            File::open(parent_of(&file))?.sync_all()
+        };
+        keep().with_context(|| format!("cannot write {}", file.display()))
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +139,12 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    fn write_whole(file: &Path, content: &[u8]) -> anyhow::Result<()> {
+        let mut output = Output::open(Some(file))?;
+        output.write(content)?;
+        output.keep()
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_a_device_is_left_alone() {
@@ -110,6 +158,9 @@ mod tests {
         write_whole(&link, b"through the link").unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"through the link");
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        // What is not kept changes nothing.
+        Output::open(Some(&file)).unwrap().write(b"half").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"through the link");
         write_whole(Path::new("/dev/null"), b"nothing").unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
         assert!(write_whole(Path::new("/no/such/folder/file"), b"").is_err());

@@ -57,7 +57,9 @@ impl Keeper {
     /// Runs until the store stops; a last checkpoint makes the next start quick.
     pub(crate) fn run(mut self) {
         // Of this thread, on Linux. Without it everything works the same, and callers wait a little more for it.
-        drop(rustix::process::setpriority_process(None, NICENESS));
+        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::debug!(%error, "housekeeping keeps its priority");
+        }
         loop {
             let stopping = self.shared.stopping.load(Ordering::Acquire);
             if self.shared.state_error().is_some_and(|e| matches!(e, crate::StoreError::Poisoned(_))) {

@@ -129,7 +129,8 @@ impl GatewayProcess {
 
     /// A connection to it.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        client::connect(&self.reached()).await.with_context(|| format!("the gateway of {}", self.party))
+        let channel = client::connect(&self.reached()).await;
+        channel.map(client::client).with_context(|| format!("the gateway of {}", self.party))
     }
 
     /// How it is called.
