@@ -124,7 +124,16 @@ impl Run {
                 sends.dedup_by(|a, b| (a.0, &a.1) == (b.0, &b.1));
                 self.ledger.accept(&store, &sends).await;
             }
-            6..10 => {
+            6 => {
+                let mut deliveries = Vec::new();
+                for name in 0..=self.rng.below(IDS) {
+                    self.delivered += 1;
+                    let (sender, len) = (self.one_of(SENDERS), self.len());
+                    deliveries.push((sender, format!("m{name}"), len, self.delivered));
+                }
+                self.ledger.store_many(&store, &deliveries).await;
+            }
+            7..10 => {
                 let number = self.rng.chance(2).then_some(self.delivered + 1);
                 self.delivered += u64::from(number.is_some());
                 let (sender, name, len) = (self.one_of(SENDERS), self.name(), self.len());
