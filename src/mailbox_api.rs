@@ -85,11 +85,15 @@ impl MailboxService for MailboxApi {
         request: Request<ReceiveRequest>,
     ) -> Result<Response<Self::ReceiveStreamStream>, Status> {
         let (headers, call, request) = request.into_parts();
-        drop(Call::of(&call).and_then(|call| call.take_asked()));
+        let call = Call::of(&call);
+        drop(call.as_ref().and_then(|call| call.take_asked()));
         let wait = within_deadline(Duration::from_millis(request.wait_ms.into()), &headers);
         let from = sender(&request.sender_id).map_err(status::of)?;
         let id = MessageId::new(request.message_id).map_err(|e| status::of(e.into()))?;
         let found = self.mailbox.find(&from, &id, wait).await.map_err(status::of)?;
+        if let (Some(call), Some(found)) = (call, &found) {
+            call.room_for_answer(pieces::in_memory(found)).await;
+        }
         Ok(Response::new(pieces::receive(found)))
     }
 

@@ -1,8 +1,8 @@
 //! Who is handed what arrives without asking for each message: streams that subscribed to ids and topics.
 //!
 //! Invariants: a subscription exists exactly as long as its [`Subscription`], there are at most `max` of them; an inbox
-//! holds at most [`TICKETS`] messages, and of their payloads [`INBOX_BYTES`]: further ones are read from the store when
-//! their turn comes, and an inbox that overflows says so instead of losing one.
+//! holds at most [`TICKETS`] messages, all of them [`ALL_TICKETS`], and of their payloads [`ALL_BYTES`]: further ones are
+//! read from the store when their turn comes, and an inbox that overflows says so instead of losing one.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,11 @@ use tokio::sync::Notify;
 
 /// Messages that wait in one inbox.
 const TICKETS: usize = 65_536;
+/// In all inboxes.
+const ALL_TICKETS: usize = 262_144;
 /// Bytes of their payloads kept in memory.
+const ALL_BYTES: usize = 32 << 20;
+/// Of them, for one inbox.
 const INBOX_BYTES: usize = 2 << 20;
 
 /// What a subscription is to.
@@ -36,9 +40,17 @@ pub(crate) struct Ticket {
     pub(crate) payload: Option<Bytes>,
 }
 
-/// Where the messages of one stream wait.
+/// What all inboxes hold.
 #[derive(Debug, Default)]
+struct Load {
+    tickets: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Where the messages of one stream wait.
+#[derive(Debug)]
 pub(crate) struct Inbox {
+    all: Arc<Load>,
     waiting: Mutex<Waiting>,
     /// Something came.
     pub(crate) came: Notify,
@@ -60,17 +72,23 @@ impl Inbox {
 
     fn put(&self, subscription: u64, message: &Held) {
         let mut waiting = self.lock();
-        if waiting.tickets.len() >= TICKETS {
+        let all = self.all.tickets.load(Ordering::Relaxed);
+        if waiting.tickets.len() >= TICKETS || all >= ALL_TICKETS {
             waiting.overflown = true;
         } else {
             if let Some(fresh) = waiting.fresh.get_mut(&subscription) {
                 fresh.insert(message.sequence);
             }
+            let all = self.all.bytes.load(Ordering::Relaxed);
+            let fits = |len: usize| waiting.bytes + len <= INBOX_BYTES && all + len <= ALL_BYTES;
             let payload = match &message.payload {
-                Payload::Whole(bytes) if waiting.bytes + bytes.len() <= INBOX_BYTES => Some(bytes.clone()),
+                Payload::Whole(bytes) if fits(bytes.len()) => Some(bytes.clone()),
                 _ => None,
             };
-            waiting.bytes += payload.as_ref().map_or(0, Bytes::len);
+            let len = payload.as_ref().map_or(0, Bytes::len);
+            waiting.bytes += len;
+            self.all.bytes.fetch_add(len, Ordering::Relaxed);
+            self.all.tickets.fetch_add(1, Ordering::Relaxed);
             waiting.tickets.push_back(Ticket {
                 sender: message.sender.clone(),
                 id: message.id.clone(),
@@ -90,7 +108,12 @@ impl Inbox {
         if ticket.is_none() && waiting.overflown {
             return Err(Overflown);
         }
-        waiting.bytes -= ticket.as_ref().and_then(|ticket| ticket.payload.as_ref()).map_or(0, Bytes::len);
+        if let Some(ticket) = &ticket {
+            let len = ticket.payload.as_ref().map_or(0, Bytes::len);
+            waiting.bytes -= len;
+            self.all.bytes.fetch_sub(len, Ordering::Relaxed);
+            self.all.tickets.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(ticket)
     }
 
@@ -105,6 +128,14 @@ impl Inbox {
     }
 }
 
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.all.bytes.fetch_sub(waiting.bytes, Ordering::Relaxed);
+        self.all.tickets.fetch_sub(waiting.tickets.len(), Ordering::Relaxed);
+    }
+}
+
 /// The reader was too slow for what it subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overflown;
@@ -115,6 +146,7 @@ pub(crate) struct Subscriptions {
     max: usize,
     count: AtomicUsize,
     inner: Mutex<Inner>,
+    waiting: Arc<Load>,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +176,12 @@ pub(crate) struct Subscription {
 impl Subscriptions {
     /// Room for `max`.
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, count: AtomicUsize::new(0), inner: Mutex::default() })
+        Arc::new(Self { max, count: AtomicUsize::new(0), inner: Mutex::default(), waiting: Arc::default() })
+    }
+
+    /// An inbox for one stream.
+    pub(crate) fn inbox(&self) -> Arc<Inbox> {
+        Arc::new(Inbox { all: self.waiting.clone(), waiting: Mutex::default(), came: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -253,7 +290,7 @@ mod tests {
     #[test]
     fn what_arrives_goes_to_those_who_subscribed_to_it_and_no_others() {
         let all = Subscriptions::new(4);
-        let inbox = Arc::<Inbox>::default();
+        let inbox = all.inbox();
         let topic = |name: &str| Which::Topic(name.into());
         let a = FromSender::Party(party("a"));
         let of_id = all.subscribe(Which::Id(message_id("job:1")), FromSender::Any, &inbox).unwrap();
@@ -281,9 +318,29 @@ mod tests {
     }
 
     #[test]
+    fn what_all_inboxes_hold_is_bounded_and_given_back() {
+        let all = Subscriptions::new(100);
+        let large = Held { payload: Bytes::from(vec![0; INBOX_BYTES]).into(), ..message("a", "m", 1) };
+        let inboxes: Vec<_> = (0..17).map(|_| all.inbox()).collect();
+        let topic = || Which::Topic(String::new());
+        let subscribe = |inbox| all.subscribe(topic(), FromSender::Any, inbox).unwrap();
+        let subscriptions: Vec<_> = inboxes.iter().map(subscribe).collect();
+        all.arrived(&large);
+        let kept = inboxes.iter().filter(|inbox| inbox.lock().bytes > 0).count();
+        assert_eq!(kept, ALL_BYTES / INBOX_BYTES);
+        for _ in 0..=(ALL_TICKETS / 17) {
+            all.arrived(&message("a", "m", 2));
+        }
+        assert!(inboxes.iter().any(|inbox| inbox.lock().overflown));
+        drop((subscriptions, inboxes));
+        assert_eq!(all.waiting.tickets.load(Ordering::Relaxed), 0);
+        assert_eq!(all.waiting.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn an_inbox_keeps_payloads_within_its_bound_and_says_when_it_overflows() {
         let all = Subscriptions::new(1);
-        let inbox = Arc::<Inbox>::default();
+        let inbox = all.inbox();
         let _all = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
         let big = Held { payload: Bytes::from(vec![0; INBOX_BYTES]).into(), ..message("a", "big", 1) };
         all.arrived(&big);

@@ -78,6 +78,7 @@ impl Exchange {
         incoming: Streaming<ExchangeRequest>,
         max_age: Duration,
     ) -> Self {
+        let inbox = subscriptions.inbox();
         Self {
             mailbox,
             subscriptions,
@@ -87,7 +88,7 @@ impl Exchange {
             running: FuturesUnordered::new(),
             accepting: 0,
             accepting_bytes: 0,
-            inbox: Arc::default(),
+            inbox,
             subscribed: HashMap::new(),
             found: VecDeque::new(),
             looking: Vec::new(),

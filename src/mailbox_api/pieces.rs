@@ -13,7 +13,7 @@ use crate::status;
 /// Bytes of one piece that goes out: a slice of the log.
 const OUT_BYTES: u64 = 256 << 10;
 /// Pieces that are read ahead.
-const AHEAD: usize = 4;
+const AHEAD: usize = 3;
 
 /// Takes a message in pieces; returns when all of it is durable.
 pub(super) async fn send(
@@ -51,6 +51,11 @@ pub(super) async fn send(
         return Err(invalid("the stream ended, and neither a length nor a last piece says that it is whole"));
     }
     uploading.upload.accept(&receiver, &id).await.map_err(|e| status::of(e.into()))
+}
+
+/// Bytes of a message that is handed out which are in memory at a time.
+pub(super) fn in_memory(found: &Held) -> u64 {
+    found.payload.len().min(OUT_BYTES * (AHEAD as u64 + 1))
 }
 
 /// Hands a message out in pieces; none, if there is none.
