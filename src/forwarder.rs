@@ -41,6 +41,8 @@ const BATCH: usize = 256;
 const FRESH_HIGH: usize = FRESH_LOW + PAGE;
 /// Messages larger than the window that are under way at a time. They go in parts, and only parts are in memory.
 const HUGE_AT_ONCE: usize = 4;
+/// Messages of the bulk lane that are under way at a time: the peer has `MAX_UPLOADS` for all its peers.
+const BULK_AT_ONCE: usize = 32;
 /// Most messages that wait for another attempt.
 const RETRIES: usize = 4096;
 /// Pause after the store failed to read its list.
@@ -221,7 +223,7 @@ impl<L: Deliver> Forwarder<L> {
             let now = Instant::now();
             let room = self.reach.room(now.into_std());
             let work = match room {
-                Room::Window if self.in_flight.len() < self.window.messages => self.next_in_turn(now),
+                Room::Window if self.in_flight.len() < self.most() => self.next_in_turn(now),
                 Room::Probe => self.next_probe(now),
                 Room::Window | Room::Nothing => None,
             };
@@ -247,6 +249,11 @@ impl<L: Deliver> Forwarder<L> {
         if !batch.is_empty() {
             self.start_many(batch);
         }
+    }
+
+    /// Messages that may be under way.
+    fn most(&self) -> usize {
+        if self.lane == Lane::Bulk { self.window.messages.min(BULK_AT_ONCE) } else { self.window.messages }
     }
 
     /// What waited for another attempt and is due goes first, then the order of acceptance. Messages larger

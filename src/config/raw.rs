@@ -77,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "MAX_UPLOADS",
-        Some("64"),
+        Some("128"),
         "N",
         "Messages that come in pieces at a time, interrupted ones included",
     ),

@@ -62,7 +62,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((settings.max_in_flight, settings.max_in_flight_bytes), (128, 64 << 20));
     assert_eq!(settings.link_stall, Duration::from_secs(30));
     assert_eq!((settings.link_window, settings.link_resume), (8 << 20, Duration::from_mins(10)));
-    assert_eq!((settings.max_stream_bytes, settings.max_uploads), (0, 64));
+    assert_eq!((settings.max_stream_bytes, settings.max_uploads), (0, 128));
     assert_eq!(settings.retry_cap, Duration::from_secs(30));
     assert_eq!(settings.max_waiting, 16384);
     assert_eq!(settings.tls_client_auth, TlsClientAuth::Required);

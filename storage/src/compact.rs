@@ -142,7 +142,8 @@ fn queue(
     let job = if live.kind == Kind::Commit {
         let payload = Reader { shared }.load(&live.entry)?.payload;
         let slice_crcs = crate::accept::slice_crcs(&payload);
-        Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded: None }))
+        let len = payload.len() as u64;
+        Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded: None, len }))
     } else {
         Job::Append(append)
     };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::Observer;
 use crate::error::{Result, StoreError};
-use crate::frame::{Class, EXTENT_BYTES, Kind, SLICE_BYTES, Slices};
+use crate::frame::{Class, EXTENT_BYTES, Kind, SLICE_BYTES};
 use crate::job::{Append, Effect, Job, Large, Reply};
 use crate::message::{MessageId, PartyId, Sequence};
 use crate::payload::{Held, Payload};
@@ -22,11 +22,10 @@ pub(crate) fn slice_crcs(payload: &[u8]) -> Vec<u32> {
     payload.chunks(SLICE_BYTES).map(crc32fast::hash).collect()
 }
 
-/// A message whose slices are in the log and synced.
+/// A message whose slices are in the log, or before it in the queue.
 #[derive(Debug)]
 pub(crate) struct Streamed {
     pub(crate) written: Arc<Written>,
-    pub(crate) slices: Slices,
     pub(crate) len: u64,
 }
 
@@ -88,7 +87,7 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// One whose slices are in the log.
+    /// One whose slices are in the log, or before it in the queue.
     pub(crate) fn streamed(
         class: Class,
         party: Option<&'a PartyId>,
@@ -118,7 +117,7 @@ impl<'a> Draft<'a> {
 
     /// Bytes that are still to be written, besides fields.
     pub(crate) fn bytes(&self) -> usize {
-        let listed = |streamed: &Streamed| streamed.slices.extents.len() * EXTENT_BYTES;
+        let listed = |streamed: &Streamed| (streamed.len as usize / SLICE_BYTES + 1) * EXTENT_BYTES;
         self.streamed.as_ref().map_or(self.payload.len(), listed)
     }
 
@@ -162,9 +161,9 @@ impl<'a> Draft<'a> {
         if small {
             Job::Append(append)
         } else {
-            let uploaded = self.streamed.as_ref().map(|s| (s.written.clone(), s.slices.clone()));
+            let uploaded = self.streamed.as_ref().map(|streamed| streamed.written.clone());
             let (payload, slice_crcs) = (self.payload.clone(), self.slice_crcs.clone());
-            Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded }))
+            Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded, len: entry.len }))
         }
     }
 }

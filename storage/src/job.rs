@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::frame::{Kind, Slices};
+use crate::frame::Kind;
 use crate::log::lock;
 pub(crate) use crate::reply::Reply;
 use crate::state::{DeadEntry, Entry};
@@ -68,8 +68,10 @@ pub(crate) struct Large {
     pub(crate) payload: Bytes,
     /// Checksum of each slice.
     pub(crate) slice_crcs: Vec<u32>,
-    /// Of an upload: what is written, which is everything. Held until the message is in the index.
-    pub(crate) uploaded: Option<(Arc<Written>, Slices)>,
+    /// Of an upload: what is written, which must be everything by now. Held until the message is in the index.
+    pub(crate) uploaded: Option<Arc<Written>>,
+    /// Payload bytes.
+    pub(crate) len: u64,
 }
 
 /// Work for a lane's writer.

@@ -31,7 +31,7 @@ use crate::state::{DeadEntry, Entry};
 use crate::store::Store;
 use crate::topics;
 use crate::track;
-use crate::upload::StreamUpload;
+use crate::upload::{StreamUpload, fits_the_log};
 
 impl Store {
     fn reader(&self) -> Reader<'_> {
@@ -137,6 +137,7 @@ impl Engine for Store {
         if let Some(error) = self.shared.state_error() {
             return Err(error);
         }
+        fits_the_log(&self.shared, len)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX / 2);
         let cost = space::cost(len, 0);
         self.shared.space.has_room(Lane::Bulk, cost)

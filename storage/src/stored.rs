@@ -65,7 +65,7 @@ impl StoredPieces {
             entry: None,
             lane: Lane::Bulk,
             sequence: streamed.written.sequence,
-            slices: streamed.slices.clone(),
+            slices: streamed.written.slices(),
         };
         Self { shared, id: id.clone(), len: streamed.len, at: Mutex::new(Arc::new(located)) }
     }

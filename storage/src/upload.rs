@@ -1,5 +1,5 @@
 //! Messages whose content comes in pieces: each slice goes to the log as it comes, and the message counts from its commit
-//! frame on, which is queued when all slices are on the disk.
+//! frame on, which is queued behind them.
 //!
 //! Invariants: of one upload at most [`WINDOW`] slices are on their way to the disk; an upload that is dropped leaves only
 //! slices to which nothing refers; segments that hold slices of one that goes on are not given back.
@@ -20,6 +20,7 @@ use crate::log::lock;
 use crate::message::{Arrival, DeliveryIdentity, FromSender, MessageId, PartyId, Sequence, Stored};
 use crate::payload::{Payload, Upload};
 use crate::segment::Lane;
+use crate::shared::Shared;
 use crate::space;
 use crate::stored::StoredPieces;
 
@@ -51,9 +52,22 @@ impl Written {
         Some(self.first_segment.load(Ordering::Acquire)).filter(|first| *first > 0).map(u64::from)
     }
 
-    pub(crate) fn extents(&self) -> Vec<Extent> {
-        lock(&self.extents).clone()
+    /// What is written.
+    pub(crate) fn slices(&self) -> Slices {
+        Slices { of: Some(self.sequence), extents: lock(&self.extents).clone() }
     }
+}
+
+/// Whether a message may be so long: the list of its slices must fit one frame of a segment. With the usual segments it
+/// may have 42 GiB.
+pub(crate) fn fits_the_log(shared: &Shared, len: u64) -> Result<()> {
+    let most = (shared.segment_bytes / 4).min(u64::from(MAX_BODY_BYTES) / 2) / EXTENT_BYTES as u64;
+    let limit = most * SLICE_BYTES as u64;
+    if len > limit {
+        let remedy = "a message of more bytes than this does not fit the log; send it as several";
+        return Err(StoreError::Full { used: len, limit, remedy });
+    }
+    Ok(())
 }
 
 /// See the module.
@@ -110,13 +124,7 @@ impl StreamUpload {
         if let Some(error) = shared.state_error() {
             return Err(error);
         }
-        // The list of them must fit one frame of a segment.
-        let most = (shared.segment_bytes / 4).min(u64::from(MAX_BODY_BYTES) / 2) / EXTENT_BYTES as u64;
-        if self.slices >= most {
-            let limit = most * SLICE_BYTES as u64;
-            let remedy = "a message of more bytes than this does not fit the log; send it as several";
-            return Err(StoreError::Full { used: self.len, limit, remedy });
-        }
+        fits_the_log(shared, (self.slices + 1) * SLICE_BYTES as u64)?;
         let permits = (SLICE_BYTES as u64 / PERMIT_BYTES + 1) as u32;
         let permits = permits.min(self.intake.permits);
         let room = self.intake.room[Lane::Bulk.index()].clone();
@@ -143,7 +151,7 @@ impl StreamUpload {
             reply,
         };
         self.slices += 1;
-        shared.queues[Lane::Bulk.index()].push(Job::Append(append), Urgency::AtOnce);
+        shared.queues[Lane::Bulk.index()].push(Job::Append(append), Urgency::Soon);
         self.on_their_way.push_back((len, synced));
         Ok(())
     }
@@ -195,7 +203,7 @@ impl StreamUpload {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Everything is on the disk; what the commit frame lists. `None`: there is so little that it is no large message.
+    /// Everything is queued, or with `reject` on the disk. `None`: there is so little that it is no large message.
     async fn finish(&mut self) -> Result<Option<Streamed>> {
         self.may_go_on()?;
         if self.written.is_none() {
@@ -206,13 +214,19 @@ impl StreamUpload {
             let rest = self.partial.split().freeze();
             self.write(rest, permit)?;
         }
-        self.wait_for_all().await?;
-        let written = self.written();
-        let slices = Slices { of: Some(written.sequence), extents: written.extents() };
-        if slices.len() != self.len {
-            return Err(StoreError::Closed);
+        if self.intake.rejects_reuse() {
+            // What is held is compared with it.
+            self.wait_for_all().await?;
         }
-        Ok(Some(Streamed { written, slices, len: self.len }))
+        Ok(Some(Streamed { written: self.written(), len: self.len }))
+    }
+
+    /// The commit frame's answer; an earlier failure is the reason of its own.
+    async fn ended<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.wait_for_all().await?;
+        }
+        result
     }
 
     fn rest(&mut self) -> Bytes {
@@ -292,7 +306,8 @@ impl Upload for StreamUpload {
             return self.intake.accept_checked(receiver, id, payload).await;
         };
         if !self.intake.rejects_reuse() {
-            return self.intake.accept_streamed(receiver, id, streamed).await;
+            let accepted = self.intake.accept_streamed(receiver, id, streamed).await;
+            return self.ended(accepted).await;
         }
         let key = self.intake.key(Class::Outgoing, receiver.as_str(), id);
         let intake = self.intake.clone();
@@ -318,7 +333,8 @@ impl Upload for StreamUpload {
             return self.intake.store_checked(arrival).await;
         };
         if !self.intake.rejects_reuse() {
-            return self.intake.store_streamed(sender, id, streamed, identity).await;
+            let stored = self.intake.store_streamed(sender, id, streamed, identity).await;
+            return self.ended(stored).await;
         }
         let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
         let intake = self.intake.clone();

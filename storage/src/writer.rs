@@ -152,9 +152,14 @@ impl LaneWriter {
                     }
                 }
                 Job::Large(large) => {
+                    let slices = large.uploaded.as_ref().map(|upload| upload.slices()).unwrap_or_default();
+                    if slices.of.is_some() && slices.len() != large.len {
+                        // Slices before it found no room.
+                        let error = self.full_error();
+                        self.fail(large.commit, &error);
+                        continue;
+                    }
                     self.tickets += 1;
-                    let slices = large.uploaded.as_ref().map(|(_, slices)| slices.clone());
-                    let slices = slices.unwrap_or_default();
                     self.actives.push_back(Active { ticket: self.tickets, large, slices });
                 }
                 Job::Barrier(reply) => self.barriers.push_back((self.tickets, reply)),
@@ -340,9 +345,7 @@ impl LaneWriter {
     /// Goes on in the next segment.
     fn roll(&mut self) -> Result<(), StoreError> {
         let Some(ready) = self.shared.spares.take(self.lane) else {
-            let (used, limit) = self.shared.space.used();
-            let remedy = "no room for another log segment: free disk space or raise STORE_MAX_BYTES";
-            return Err(self.poisoned().unwrap_or(StoreError::Full { used, limit, remedy }));
+            return Err(self.poisoned().unwrap_or_else(|| self.full_error()));
         };
         {
             let mut state = lock(&self.shared.state);
@@ -367,6 +370,12 @@ impl LaneWriter {
         self.full = false;
         self.shared.space.set_left(self.lane, u64::from(self.at.size) - self.at.end);
         Ok(())
+    }
+
+    fn full_error(&self) -> StoreError {
+        let (used, limit) = self.shared.space.used();
+        let remedy = "no room for another log segment: free disk space or raise STORE_MAX_BYTES";
+        StoreError::Full { used, limit, remedy }
     }
 
     /// Answers everything queued with an error. With `keep`, what must not be refused stays and is tried again.
