@@ -132,23 +132,27 @@ impl Mailbox {
         Ok(self.engine.accept(&receiver, &id, payload).await?)
     }
 
-    /// Takes many messages (receiver, id, payload), each for itself; they share a sync.
+    /// Takes many messages (receiver, id, payload), each for itself; they share a sync. Returns when they have their places
+    /// in the order, which is that of the list; what it gives resolves when they are accepted.
     pub(crate) async fn accept_many(
         &self,
         messages: Vec<(String, String, Bytes)>,
-    ) -> Vec<Result<Sequence, Refusal>> {
+    ) -> impl Future<Output = Vec<Result<Sequence, Refusal>>> + Send + use<> {
         let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(messages.len());
         let mut checked = Vec::with_capacity(messages.len());
         for (receiver, id, payload) in messages {
             let message = self.message(&receiver, &id, payload);
             refused.push(message.map(|message| checked.push(message)).err());
         }
-        let mut accepted = self.engine.accept_many(checked).await.into_iter();
-        let of = |refusal: Option<Refusal>| match refusal {
-            Some(refusal) => Err(refusal),
-            None => accepted.next().unwrap_or(Err(StoreError::Closed)).map_err(Refusal::from),
-        };
-        refused.into_iter().map(of).collect()
+        let accepting = self.engine.accept_many(checked).await;
+        async move {
+            let mut accepted = accepting.await.into_iter();
+            let of = |refusal: Option<Refusal>| match refusal {
+                Some(refusal) => Err(refusal),
+                None => accepted.next().unwrap_or(Err(StoreError::Closed)).map_err(Refusal::from),
+            };
+            refused.into_iter().map(of).collect()
+        }
     }
 
     /// A client's message, if it may be sent.

@@ -145,7 +145,7 @@ impl Exchange {
                 }
                 () = &mut self.old, if self.incoming.is_some() => self.over(Some(status::exchange_aged())),
                 request = next(&mut self.incoming), if reads && self.incoming.is_some() => match request {
-                    Ok(Some(request)) => self.take(request),
+                    Ok(Some(request)) => self.take(request).await,
                     Ok(None) => self.over(None),
                     Err(error) => self.over(Some(error)),
                 },
@@ -162,7 +162,7 @@ impl Exchange {
         }
     }
 
-    fn take(&mut self, request: ExchangeRequest) {
+    async fn take(&mut self, request: ExchangeRequest) {
         let room = self.call.as_ref().and_then(|call| call.take_asked());
         for wanted in request.subscribe {
             if let Err(refusal) = self.subscribe(&wanted) {
@@ -180,20 +180,20 @@ impl Exchange {
             self.running.push(Box::pin(async move { Done::Released(release(&mailbox, request).await) }));
         }
         if !request.send.is_empty() {
-            self.send(request.send, room);
+            self.send(request.send, room).await;
         }
     }
 
-    fn send(&mut self, messages: Vec<Outgoing>, room: Option<Room>) {
+    /// Queues them, in their order; before that nothing more is read, so that of two under one id the last one counts.
+    async fn send(&mut self, messages: Vec<Outgoing>, room: Option<Room>) {
         let bytes = messages.iter().map(|message| message.payload.len()).sum();
         self.accepting += messages.len();
         self.accepting_bytes += bytes;
-        let mailbox = self.mailbox.clone();
+        let (tags, messages): (Vec<_>, Vec<_>) =
+            messages.into_iter().map(|m| (m.tag, (m.receiver_id, m.message_id, m.payload))).unzip();
+        let accepting = self.mailbox.accept_many(messages).await;
         self.running.push(Box::pin(async move {
-            let (tags, messages): (Vec<_>, Vec<_>) =
-                messages.into_iter().map(|m| (m.tag, (m.receiver_id, m.message_id, m.payload))).unzip();
-            let accepted = mailbox.accept_many(messages).await;
-            Done::Accepted(tags.into_iter().zip(accepted).collect(), bytes, room)
+            Done::Accepted(tags.into_iter().zip(accepting.await).collect(), bytes, room)
         }));
     }
 

@@ -17,7 +17,7 @@ use crate::log::lock;
 use crate::message::{Arrival, DeliveryIdentity, Incarnation, MessageId, PartyId, Sequence, Stored};
 use crate::queued::QueuedMessage;
 use crate::segment::Lane;
-use crate::shared::Shared;
+use crate::shared::{Shared, blocking};
 use crate::space::cost;
 use crate::state::{Entry, State};
 
@@ -80,13 +80,26 @@ impl Intake {
         self.take_outgoing(Draft::streamed(Class::Outgoing, Some(receiver), id, streamed)).await
     }
 
+    /// Queues a message; its answer comes with the sync.
+    pub(crate) async fn queue_outgoing(
+        &self,
+        receiver: &PartyId,
+        id: &MessageId,
+        payload: Bytes,
+    ) -> Result<(Sequence, oneshot::Receiver<Result<()>>)> {
+        self.queue_draft(Draft::new(Class::Outgoing, Some(receiver), id, payload).await?).await
+    }
+
     async fn take_outgoing(&self, draft: Draft<'_>) -> Result<Sequence> {
+        let (sequence, synced) = self.queue_draft(draft).await?;
+        synced.await.map_err(|_| StoreError::Closed)??;
+        Ok(sequence)
+    }
+
+    async fn queue_draft(&self, draft: Draft<'_>) -> Result<(Sequence, oneshot::Receiver<Result<()>>)> {
         let admitted = self.admit(&draft).await?;
         match self.queue(&draft, None, admitted, 0) {
-            Queued::New(sequence, synced) => {
-                synced.await.map_err(|_| StoreError::Closed)??;
-                Ok(sequence)
-            }
+            Queued::New(sequence, synced) => Ok((sequence, synced)),
             // Only deliveries can be any of these.
             Queued::Repeated | Queued::InProgress | Queued::Stale | Queued::Crowded | Queued::LookAgain => {
                 Err(StoreError::Closed)
@@ -195,7 +208,8 @@ impl Intake {
     /// A repetition is acknowledged once the first copy is synced.
     async fn repeated(&self) -> Result<Stored> {
         self.shared.counters.repeated.fetch_add(1, Ordering::Relaxed);
-        self.barrier().await?;
+        // It is in the log. Not everything that waits for it: on a full disk that may take long.
+        blocking(&self.shared, Shared::visible_synced).await?;
         Ok(Stored::Repeated)
     }
 

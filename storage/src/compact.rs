@@ -64,7 +64,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
             && matches!(header.kind, Kind::Message | Kind::Commit)
             && let (fields, payload) = body.split_at(usize::from(header.fields_len))
             && let Ok(f) = MessageFields::decode(fields)
-            && (header.kind == Kind::Message || f.first_segment == id && f.len <= LARGEST)
+            && (header.kind == Kind::Message || f.len <= LARGEST)
         {
             let key = keys::key(shared.key_secret, f.class, f.party, f.id);
             if let Some(entry) = indexed(shared, key, place, header.sequence) {

@@ -4,6 +4,7 @@
 //! resolves to `Ok` only after the sync that covers the message.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -153,6 +154,9 @@ pub enum Tracked {
     },
 }
 
+/// Many messages that wait for their syncs; what becomes of each, in their order.
+pub type Accepting = Pin<Box<dyn Future<Output = Vec<Result<Sequence>>> + Send>>;
+
 /// A durable store of pending messages, mailbox and dead letters of one party.
 #[async_trait]
 pub trait Engine: Send + Sync + 'static {
@@ -165,14 +169,14 @@ pub trait Engine: Send + Sync + 'static {
     async fn store(&self, arrival: Arrival) -> Result<Stored>;
 
     /// [`accept`](Self::accept) for many messages (receiver, id, payload): each is accepted or refused for itself, and they
-    /// share what a single one would cost.
-    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Vec<Result<Sequence>> {
-        join_all(
-            messages
-                .into_iter()
-                .map(|(receiver, id, payload)| async move { self.accept(&receiver, &id, payload).await }),
-        )
-        .await
+    /// share what a single one would cost. Returns when all have their place in the order, which is that of the list; what
+    /// it gives resolves when they are synced.
+    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Accepting {
+        let mut accepted = Vec::with_capacity(messages.len());
+        for (receiver, id, payload) in messages {
+            accepted.push(self.accept(&receiver, &id, payload).await);
+        }
+        Box::pin(std::future::ready(accepted))
     }
 
     /// [`store`](Self::store) for many, in the same way.

@@ -82,7 +82,9 @@ mod writer;
 
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
-pub use engine::{Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats, Tracked};
+pub use engine::{
+    Accepting, Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats, Tracked,
+};
 pub use error::{OpenError, Result, StoreError};
 pub use message::{
     Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Incarnation, InvalidId,

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 
 use crate::accept::{Entered, Intake};
 use crate::draft::Draft;
@@ -18,27 +19,60 @@ use crate::reply::{Failed, Gather};
 use crate::segment::{BULK_FROM_BYTES, Lane};
 use crate::space::cost;
 
+/// Messages that are queued, in the order in which they were given; they wait for their syncs.
+pub(crate) struct Accepting(Vec<Part>);
+
+enum Part {
+    Done(Result<Sequence>),
+    One(Sequence, oneshot::Receiver<Result<()>>),
+    Many(Vec<Result<Sequence>>, oneshot::Receiver<Failed>),
+}
+
+impl Accepting {
+    /// What became of them.
+    pub(crate) async fn synced(self) -> Vec<Result<Sequence>> {
+        let mut accepted = Vec::with_capacity(self.0.len());
+        for part in self.0 {
+            match part {
+                Part::Done(result) => accepted.push(result),
+                Part::One(sequence, synced) => {
+                    let synced = synced.await.unwrap_or(Err(StoreError::Closed));
+                    accepted.push(synced.map(|()| sequence));
+                }
+                Part::Many(mut all, done) => {
+                    fail(&mut all, done.await.ok());
+                    accepted.append(&mut all);
+                }
+            }
+        }
+        accepted
+    }
+}
+
 impl Intake {
-    /// See [`Engine::accept_many`](crate::Engine::accept_many).
-    pub(crate) async fn accept_many(
-        &self,
-        messages: Vec<(PartyId, MessageId, Bytes)>,
-    ) -> Vec<Result<Sequence>> {
+    /// See [`Engine::accept_many`](crate::Engine::accept_many). Returns when all are queued.
+    pub(crate) async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Accepting {
         let is_plain = |(_, _, payload): &(PartyId, MessageId, Bytes)| payload.len() < BULK_FROM_BYTES;
         let all = messages.len() > 1 && !self.rejects_reuse() && messages.iter().all(is_plain);
-        if all && let Some(accepted) = self.accept_all(&messages).await {
-            return accepted;
+        if all && let Some(part) = self.queue_all(&messages).await {
+            return Accepting(vec![part]);
         }
-        join_all(
-            messages.into_iter().map(|(receiver, id, payload)| async move {
-                self.accept_checked(&receiver, &id, payload).await
-            }),
-        )
-        .await
+        let mut parts = Vec::with_capacity(messages.len());
+        for (receiver, id, payload) in messages {
+            parts.push(if self.rejects_reuse() {
+                Part::Done(self.accept_checked(&receiver, &id, payload).await)
+            } else {
+                match self.queue_outgoing(&receiver, &id, payload).await {
+                    Ok((sequence, synced)) => Part::One(sequence, synced),
+                    Err(error) => Part::Done(Err(error)),
+                }
+            });
+        }
+        Accepting(parts)
     }
 
     /// `None`: there is no room for all of them.
-    async fn accept_all(&self, messages: &[(PartyId, MessageId, Bytes)]) -> Option<Vec<Result<Sequence>>> {
+    async fn queue_all(&self, messages: &[(PartyId, MessageId, Bytes)]) -> Option<Part> {
         let mut drafts = Vec::with_capacity(messages.len());
         for (receiver, id, payload) in messages {
             drafts.push(Draft::new(Class::Outgoing, Some(receiver), id, payload.clone()).await.ok()?);
@@ -72,8 +106,7 @@ impl Intake {
         for news in all_news {
             news.tell(&*self.shared.observer);
         }
-        fail(&mut accepted, done.await.ok());
-        Some(accepted)
+        Some(Part::Many(accepted, done))
     }
 
     /// See [`Engine::store_many`](crate::Engine::store_many).

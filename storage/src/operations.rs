@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::deliveries;
-use crate::engine::{Engine, PeerPending, StoreState, StoreStats, Tracked};
+use crate::engine::{Accepting, Engine, PeerPending, StoreState, StoreStats, Tracked};
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
 use crate::letters;
@@ -121,8 +121,8 @@ impl Engine for Store {
         self.intake.store_checked(arrival).await
     }
 
-    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Vec<Result<Sequence>> {
-        self.intake.accept_many(messages).await
+    async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Accepting {
+        Box::pin(self.intake.accept_many(messages).await.synced())
     }
 
     async fn store_many(&self, arrivals: Vec<Arrival>) -> Vec<Result<Stored>> {
@@ -146,7 +146,7 @@ impl Engine for Store {
     async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {
         let known = self.intake.is_known(Some(sender), identity);
         if known {
-            self.intake.barrier().await?;
+            self.blocking(Shared::visible_synced).await?;
         }
         Ok(known)
     }
@@ -220,14 +220,16 @@ impl Engine for Store {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<Found>> {
-        // What is on its way into the log is found there.
-        self.intake.barrier().await?;
         let (from, prefix) = (from.clone(), prefix.to_owned());
         self.blocking(move |shared| topics::find(shared, &from, &prefix, after, limit)).await
     }
 
     async fn release_topic(&self, from: &FromSender, prefix: &str) -> Result<u64> {
-        self.intake.barrier().await?;
+        match self.intake.barrier().await {
+            // What waits for room stays; giving others back is what makes some.
+            Ok(()) | Err(StoreError::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let (from, prefix) = (from.clone(), prefix.to_owned());
         self.blocking(move |shared| topics::release(shared, &from, &prefix)).await
     }

@@ -64,7 +64,7 @@ pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Ve
             let at = item.at;
             match effect {
                 Effect::None | Effect::Slice(_) => {}
-                Effect::Message => match enter(&mut state, sequence, at, now) {
+                Effect::Message => match enter(&mut state, sequence, at, &payload, now) {
                     Some(Fate::Over(key, place)) => over.push((key, sequence, place)),
                     Some(Fate::Shown(message, entry)) => shown.push((message, entry, payload)),
                     None => {}
@@ -104,6 +104,18 @@ pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Ve
     AfterSync { replies, ended }
 }
 
+/// A large message that came slowly lies in some of the segments since its beginning only.
+fn note_spread(state: &mut State, sequence: u64, at: Entered, list: &Bytes) {
+    if at.first_segment == 0 || at.first_segment + 1 >= at.place.segment {
+        return;
+    }
+    let Ok(slices) = Slices::decode(list) else { return };
+    let mut segments: Vec<u32> = slices.extents.iter().map(|extent| extent.place.segment).collect();
+    segments.push(at.place.segment);
+    segments.dedup();
+    state.spread.insert(sequence, segments.into());
+}
+
 /// What is left to do for a message that is in the index.
 enum Fate {
     /// It ended meanwhile: its key and place, for the record of that.
@@ -113,8 +125,9 @@ enum Fate {
 }
 
 /// Enters a queued message into the index.
-fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<Fate> {
+fn enter(state: &mut State, sequence: u64, place: Entered, payload: &Bytes, now: u32) -> Option<Fate> {
     let mut message = state.queued.take(sequence)?;
+    note_spread(state, sequence, place, payload);
     let QueuedMessage { key, entry, identity, ended, .. } = message;
     let Entered { place, frame_len, first_segment } = place;
     let entry = Entry { place, frame_len, first_segment, ..entry };
@@ -127,6 +140,7 @@ fn enter(state: &mut State, sequence: u64, place: Entered, now: u32) -> Option<F
     // It must not come back when the newer one has ended.
     state.queued.end_older(key, sequence);
     if !state.insert(key, entry, now) {
+        state.spread.remove(&sequence);
         if entry.class == Class::Outgoing {
             // A newer one, in the other lane, came first, and may not be synced yet. Were the mark to pass this number and
             // the power to go, this one would be back, accepted, and its receiver told that it is settled.

@@ -63,6 +63,17 @@ impl Queued {
             .find(|message| !message.ended && message.payload.is_some())
     }
 
+    /// All that are shown.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &QueuedMessage> {
+        self.messages.values().filter(|message| !message.ended && message.payload.is_some())
+    }
+
+    /// Whether one under the key is here that has not ended, shown or not.
+    pub(crate) fn has(&self, key: u128) -> bool {
+        let of_key = self.by_key.range((key, 0)..=(key, u64::MAX));
+        of_key.filter_map(|(_, sequence)| self.messages.get(sequence)).any(|message| !message.ended)
+    }
+
     /// Whether no newer one under its key is here.
     fn is_newest(&self, message: &QueuedMessage) -> bool {
         self.newest(message.key).is_some_and(|newest| newest.entry.sequence == message.entry.sequence)

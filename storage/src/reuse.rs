@@ -7,6 +7,7 @@ use crate::engine::IdReuse;
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
 use crate::keys;
+use crate::log::lock;
 use crate::message::{Arrival, FromSender, MessageId, PartyId, Sequence, Stored};
 use crate::payload::Payload;
 use crate::reader::Reader;
@@ -66,6 +67,7 @@ impl Intake {
         key: u128,
         id: &MessageId,
     ) -> Result<Option<(Sequence, Payload)>> {
+        self.enter_queued(&[key]).await?;
         let id = id.clone();
         blocking(&self.shared, move |shared| {
             let Some(entry) = crate::track::pending(shared, key)? else { return Ok(None) };
@@ -78,6 +80,7 @@ impl Intake {
     /// What is in the mailbox under an id.
     pub(crate) async fn held_mail(&self, from: &FromSender, id: &MessageId) -> Result<Option<Payload>> {
         let keys = (Reader { shared: &self.shared }).mail_keys(from, id);
+        self.enter_queued(&keys).await?;
         let id = id.clone();
         blocking(&self.shared, move |shared| {
             let reader = Reader { shared };
@@ -85,6 +88,15 @@ impl Intake {
             Ok(Some(reader.open(shared, key, &entry, Some(&id))?.1))
         })
         .await
+    }
+
+    /// What is queued under some keys, left behind by callers who went away, is in the log when this returns.
+    async fn enter_queued(&self, keys: &[u128]) -> Result<()> {
+        let queued = {
+            let state = lock(&self.shared.state);
+            keys.iter().any(|key| state.queued.has(*key))
+        };
+        if queued { self.barrier().await } else { Ok(()) }
     }
 
     async fn check(&self, held: &Payload, id: &MessageId, payload: &Bytes) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What the store's threads share.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
@@ -62,8 +63,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Service seconds when this process opened the store, less the clock's reading then.
     pub(crate) service_base: AtomicU64,
-    /// Lowest segment that holds slices of unfinished large messages; `u64::MAX` = none.
-    pub(crate) unfinished_from: AtomicU64,
+    /// Segments that hold slices of unfinished large messages.
+    pub(crate) unfinished: Mutex<BTreeSet<u32>>,
     /// Messages on their way in whose content comes in pieces.
     pub(crate) uploads: Mutex<Vec<Weak<Written>>>,
     /// Clock reading in ms of the last write to the small lane, plus 1; 0 = never.
@@ -94,11 +95,13 @@ impl Shared {
         (self.service_base.load(Ordering::Relaxed) + self.options.clock.elapsed().as_secs()) as u32
     }
 
-    /// Lowest segment that holds slices of uploads.
-    pub(crate) fn first_of_uploads(&self) -> Option<u64> {
+    /// Adds the segments that hold slices of uploads.
+    pub(crate) fn of_uploads(&self, segments: &mut BTreeSet<u32>) {
         let mut uploads = lock(&self.uploads);
         uploads.retain(|upload| upload.strong_count() > 0);
-        uploads.iter().filter_map(|upload| upload.upgrade()?.first_segment()).min()
+        for upload in uploads.iter().filter_map(Weak::upgrade) {
+            upload.add_segments(segments);
+        }
     }
 
     /// A small message was written.

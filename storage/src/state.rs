@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) newest_in_progress: HashMap<u128, (u32, u64)>,
     pub(crate) cache: Cache,
     pub(crate) past: Past,
+    /// Segments of large messages that lie in some of those between their first and last only, by sequence.
+    pub(crate) spread: HashMap<u64, Box<[u32]>>,
     pub(crate) last_sequence: u64,
     /// The segment that each lane's writer is in.
     pub(crate) active: [u32; 2],
@@ -79,6 +81,7 @@ impl State {
             newest_in_progress: HashMap::new(),
             cache: Cache::new(cache_bytes),
             past: Past::default(),
+            spread: HashMap::new(),
             last_sequence: 0,
             active: [0; 2],
             next_segment: 1,
@@ -396,8 +399,13 @@ impl State {
     pub(crate) fn account(&mut self, entry: &Entry, enters: bool) {
         let first = if entry.first_segment == 0 { entry.place.segment } else { entry.first_segment };
         let lane = self.lane_of(entry.place);
+        let spread = match (first == entry.place.segment, enters) {
+            (true, _) => None,
+            (false, true) => self.spread.get(&entry.sequence).cloned(),
+            (false, false) => self.spread.remove(&entry.sequence),
+        };
         for (id, account) in self.accounts.range_mut(first..=entry.place.segment) {
-            if account.lane != lane {
+            if account.lane != lane || spread.as_ref().is_some_and(|spread| !spread.contains(id)) {
                 continue;
             }
             let count =

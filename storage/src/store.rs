@@ -77,7 +77,7 @@ impl Store {
             counters: Counters { damaged: AtomicU64::new(recovered.damaged), ..Counters::default() },
             service_base: AtomicU64::new(service_base),
             uploads: Mutex::default(),
-            unfinished_from: AtomicU64::new(u64::MAX),
+            unfinished: Mutex::default(),
             small_wrote: AtomicU64::new(0),
             disk_low: AtomicBool::new(false),
             cold_dirty: AtomicBool::new(true),

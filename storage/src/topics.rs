@@ -20,6 +20,8 @@ use crate::state::{Entry, State};
 
 /// Entries looked at under one lock.
 const CHUNK: usize = 1024;
+/// A look is repeated as long as messages move under it, but not for ever.
+const LOOKS: usize = 16;
 /// Releases queued before their records are on the disk.
 const RELEASES: u64 = 4096;
 
@@ -59,8 +61,20 @@ impl Topic<'_> {
         id.as_str().starts_with(self.prefix).then_some(id)
     }
 
-    /// Every message of the topic, in no order, some perhaps twice.
+    /// Every message of the topic that is in the log, in no order, some perhaps twice.
     fn each(&self, mut each: impl FnMut(u128, Entry, MessageId) -> Result<()>) -> Result<()> {
+        for _ in 0..LOOKS {
+            let relocations = lock(&self.shared.state).relocations;
+            self.look(&mut each)?;
+            // One that came from disk to memory meanwhile may have been in neither.
+            if lock(&self.shared.state).relocations == relocations {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self, each: &mut impl FnMut(u128, Entry, MessageId) -> Result<()>) -> Result<()> {
         let incoming = |state: &State| -> Vec<u128> {
             let entries = state.live.iter().filter(|(_, e)| e.class != Class::Outgoing);
             entries.map(|(key, _)| *key).collect()
@@ -122,7 +136,14 @@ pub(crate) fn find(
     limit: usize,
 ) -> Result<Vec<Found>> {
     let mut found = BTreeMap::new();
-    topic(shared, from, prefix).each(|_, entry, id| {
+    let topic = topic(shared, from, prefix);
+    // What is on its way into the log is there already, for readers.
+    let queued: Vec<(Entry, MessageId)> = {
+        let state = lock(&shared.state);
+        let of_topic = |entry: &Entry, id: &MessageId| topic.admits(entry) && id.as_str().starts_with(prefix);
+        state.queued.shown().filter(|m| of_topic(&m.entry, &m.id)).map(|m| (m.entry, m.id.clone())).collect()
+    };
+    let mut take = |entry: Entry, id| {
         let is_early =
             found.len() < limit || found.last_key_value().is_some_and(|(s, _)| entry.sequence < *s);
         if entry.sequence > after.0 && is_early {
@@ -133,6 +154,12 @@ pub(crate) fn find(
                 found.pop_last();
             }
         }
+    };
+    for (entry, id) in queued {
+        take(entry, id);
+    }
+    topic.each(|_, entry, id| {
+        take(entry, id);
         Ok(())
     })?;
     Ok(found.into_values().collect())
@@ -148,7 +175,10 @@ pub(crate) fn release(shared: &Arc<Shared>, from: &FromSender, prefix: &str) -> 
             // The records of what ended wait for a write in memory.
             let (reply, synced) = Reply::new(None);
             shared.queues[0].push(Job::Barrier(reply), Urgency::AtOnce);
-            synced.blocking_recv().map_err(|_| StoreError::Closed)??;
+            match synced.blocking_recv().map_err(|_| StoreError::Closed)? {
+                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     })?;

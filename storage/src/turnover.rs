@@ -106,7 +106,7 @@ impl Keeper {
 
     /// Holds slices of a message whose end is not written yet.
     fn is_unfinished(&self, id: u32) -> bool {
-        u64::from(id) >= self.shared.unfinished_from.load(Ordering::Acquire)
+        lock(&self.shared.unfinished).contains(&id)
     }
 
     fn give_back(&mut self, checkpoint: &Checkpoint, kept: usize) -> io::Result<()> {

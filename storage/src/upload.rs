@@ -4,8 +4,7 @@
 //! Invariants: of one upload at most [`WINDOW`] slices are on their way to the disk; an upload that is dropped leaves only
 //! slices to which nothing refers; segments that hold slices of one that goes on are not given back.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -32,29 +31,34 @@ const WINDOW: usize = 16;
 pub(crate) struct Written {
     /// In the headers of its slices.
     pub(crate) sequence: u64,
-    extents: Mutex<Vec<Extent>>,
-    /// Segment of the first slice; 0: none is written.
-    first_segment: AtomicU32,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    extents: Vec<Extent>,
+    /// That hold them, in the order of writing.
+    segments: Vec<u32>,
 }
 
 impl Written {
     /// A slice is in the log.
     pub(crate) fn add(&self, extent: Extent) {
-        let mut extents = lock(&self.extents);
-        if extents.is_empty() {
-            self.first_segment.store(extent.place.segment, Ordering::Release);
+        let mut inner = lock(&self.inner);
+        if inner.segments.last() != Some(&extent.place.segment) {
+            inner.segments.push(extent.place.segment);
         }
-        extents.push(extent);
+        inner.extents.push(extent);
     }
 
-    /// The lowest segment that it needs.
-    pub(crate) fn first_segment(&self) -> Option<u64> {
-        Some(self.first_segment.load(Ordering::Acquire)).filter(|first| *first > 0).map(u64::from)
+    /// Adds the segments that it needs.
+    pub(crate) fn add_segments(&self, segments: &mut BTreeSet<u32>) {
+        segments.extend(&lock(&self.inner).segments);
     }
 
     /// What is written.
     pub(crate) fn slices(&self) -> Slices {
-        Slices { of: Some(self.sequence), extents: lock(&self.extents).clone() }
+        Slices { of: Some(self.sequence), extents: lock(&self.inner).extents.clone() }
     }
 }
 
@@ -107,8 +111,7 @@ impl StreamUpload {
                 state.last_sequence += 1;
                 state.last_sequence
             };
-            let (extents, first_segment) = (Mutex::default(), AtomicU32::new(0));
-            let written = Arc::new(Written { sequence, extents, first_segment });
+            let written = Arc::new(Written { sequence, inner: Mutex::default() });
             lock(&shared.uploads).push(Arc::downgrade(&written));
             written
         });

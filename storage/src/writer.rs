@@ -4,7 +4,7 @@
 //! answer. Invariants: no answer of success leaves before the sync that covers the frame; after a failed write or
 //! sync nothing is written any more; a segment is left only after its last write is synced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -177,22 +177,31 @@ impl LaneWriter {
                 self.actives.push_front(active);
             }
         }
-        // Only ever down here: a message whose end is in this batch is unfinished until the batch is entered.
-        if let Some(first) = self.first_unfinished() {
-            self.shared.unfinished_from.fetch_min(first, Ordering::AcqRel);
+        // Only more of them here: a message whose end is in this batch is unfinished until the batch is entered.
+        if self.lane == Lane::Bulk {
+            let unfinished = self.unfinished();
+            lock(&self.shared.unfinished).extend(unfinished);
         }
     }
 
-    /// Lowest segment that holds slices of a message whose end is not written.
-    fn first_unfinished(&self) -> Option<u64> {
-        let firsts = self.actives.iter().filter_map(|a| a.slices.extents.first());
-        let uploads = (self.lane == Lane::Bulk).then(|| self.shared.first_of_uploads()).flatten();
-        firsts.map(|e| u64::from(e.place.segment)).chain(uploads).min()
+    /// Segments that hold slices of messages whose end is not written.
+    fn unfinished(&self) -> BTreeSet<u32> {
+        let mut segments = BTreeSet::new();
+        for active in &self.actives {
+            // Those of one message are in order.
+            for extent in &active.slices.extents {
+                if segments.last() != Some(&extent.place.segment) {
+                    segments.insert(extent.place.segment);
+                }
+            }
+        }
+        self.shared.of_uploads(&mut segments);
+        segments
     }
 
     fn note_unfinished(&self) {
         if self.lane == Lane::Bulk {
-            self.shared.unfinished_from.store(self.first_unfinished().unwrap_or(u64::MAX), Ordering::Release);
+            *lock(&self.shared.unfinished) = self.unfinished();
         }
     }
 

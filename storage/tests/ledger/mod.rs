@@ -179,7 +179,7 @@ impl Ledger {
             messages.push((party(peer), id(name), bytes));
             noted.push((key, at));
         }
-        for ((key, at), result) in noted.into_iter().zip(store.accept_many(messages).await) {
+        for ((key, at), result) in noted.into_iter().zip(store.accept_many(messages).await.await) {
             self.tell(&key, at, &result);
         }
     }
