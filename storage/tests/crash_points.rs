@@ -237,29 +237,33 @@ fn a_large_message_torn_by_a_power_cut_replaces_nothing_and_can_be_delivered_aga
 /// them from memory, served them, wrote behind them, and a power cut later took them away: damage in the middle of the log.
 #[test]
 fn what_a_start_finds_after_a_failed_sync_survives_a_power_cut() {
-    // So little that no other segment is prepared meanwhile, whose sync would be the one that fails.
     for (len, count) in [(100, 5), (60_000, 2), (70_000, 2)] {
-        let disk = SimDisk::new(Path::new("/data"), None);
-        block_on(async {
-            let (store, _) = open(&disk).expect("opens");
-            let mut ledger = Ledger::default();
-            ledger.accept(&store, &names("before", 1, len)).await;
-            disk.set_fault(Fault::FailSync { at: disk.syncs() + 1 });
-            ledger.accept(&store, &names("m", count, len)).await;
-            drop(store);
-            disk.set_fault(Fault::None);
-            let (store, report) = open(&disk).expect("opens");
-            let found = report.pending;
-            assert!(found > 1, "the writes of the failed sync are in the kernel's memory");
-            ledger.settle_for_what_is_there(&store).await;
-            ledger.accept(&store, &names("behind", 1, len)).await;
-            disk.cut_power();
-            drop(store);
-            let (store, report) = open(&disk.after_power_cut(None)).expect("opens");
-            assert_eq!((report.pending, report.damaged), (found + 1, 0), "{len} bytes");
-            ledger.check(&store, "after a failed sync, a start and a power cut").await;
-        });
+        // Now and then the sync that fails is one of housekeeping, which proves nothing.
+        let proved = (0..20).any(|_| block_on(fails_a_sync_and_starts(len, count)));
+        assert!(proved, "the writes of the failed sync are in the kernel's memory");
     }
+}
+
+/// False: nothing that the failed sync did not cover was found.
+async fn fails_a_sync_and_starts(len: usize, count: usize) -> bool {
+    let disk = SimDisk::new(Path::new("/data"), None);
+    let (store, _) = open(&disk).expect("opens");
+    let mut ledger = Ledger::default();
+    ledger.accept(&store, &names("before", 1, len)).await;
+    disk.set_fault(Fault::FailSync { at: disk.syncs() + 1 });
+    ledger.accept(&store, &names("m", count, len)).await;
+    drop(store);
+    disk.set_fault(Fault::None);
+    let (store, report) = open(&disk).expect("opens");
+    let found = report.pending;
+    ledger.settle_for_what_is_there(&store).await;
+    ledger.accept(&store, &names("behind", 1, len)).await;
+    disk.cut_power();
+    drop(store);
+    let (store, report) = open(&disk.after_power_cut(None)).expect("opens");
+    assert_eq!((report.pending, report.damaged), (found + 1, 0), "{len} bytes");
+    ledger.check(&store, "after a failed sync, a start and a power cut").await;
+    found > 1
 }
 
 /// A store that is being closed when a sync fails used to wait for ever for a sync that would never come, since a
