@@ -65,14 +65,19 @@ impl Right {
     }
 }
 
-/// Whether a method's request is a stream of messages.
+/// Whether a method's request is a stream that may rest between its messages. One that sends a message may not.
 pub(crate) fn is_stream(path: &str) -> bool {
-    matches!(
-        path,
-        "/petnet.peer.v1.PeerLink/Deliver"
-            | "/petnet.mailbox.v1.Mailbox/SendStream"
-            | "/petnet.mailbox.v1.Mailbox/Exchange"
-    )
+    matches!(path, "/petnet.peer.v1.PeerLink/Deliver" | "/petnet.mailbox.v1.Mailbox/Exchange")
+}
+
+/// Bytes of one message of a stream, where that is less than what any message may have: what is many small things takes
+/// more memory than it has bytes.
+pub(crate) fn largest(path: &str) -> Option<u64> {
+    match path {
+        "/petnet.mailbox.v1.Mailbox/Exchange" => Some(4 << 20),
+        "/petnet.mailbox.v1.Mailbox/SendStream" => Some((1 << 20) + 4096),
+        _ => None,
+    }
 }
 
 /// Why not.

@@ -148,7 +148,8 @@ where
         let call = self.calls.begin(on);
         request.extensions_mut().insert(call.clone());
         let is_stream = access::is_stream(request.uri().path());
-        let request = request.map(|body| Body::new(Incoming::new(body, call.clone(), is_stream)));
+        let largest = access::largest(request.uri().path());
+        let request = request.map(|body| Body::new(Incoming::new(body, call.clone(), is_stream, largest)));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;

@@ -153,7 +153,7 @@ impl Gateway {
             waiters: hub.waiters.clone(),
             max_message_bytes: settings.max_message_bytes,
             max_stream_bytes: settings.max_stream_bytes,
-            uploads: Arc::new(Semaphore::new(settings.max_uploads)),
+            uploads: [settings.max_uploads; 2].map(|seats| Arc::new(Semaphore::new(seats))),
             draining: draining.clone(),
         };
         let mailbox = Arc::new(mailbox);

@@ -170,6 +170,9 @@ impl Link {
 
     fn take(&mut self, frame: Deliveries) {
         let room = self.call.as_ref().and_then(|call| call.take_asked()).map(Arc::new);
+        if frame.deliveries.len() > MAX_STORING || frame.parts.len() > MAX_STORING {
+            return self.over(Some(status::bad_frame("more deliveries than a frame may have")));
+        }
         let mut whole = Vec::with_capacity(frame.deliveries.len());
         for delivery in frame.deliveries {
             if let Err(wrong) = self.answered.expect(delivery.tag) {

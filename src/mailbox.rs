@@ -24,8 +24,9 @@ use crate::calls::Call;
 use crate::trust::Current;
 use crate::waiting::Waiters;
 
-/// Payloads below this are copied out of the buffer they came in: a slice keeps all of it alive (8 KiB at least).
-const COPY_BELOW: usize = 4096;
+/// Payloads below this are copied out of the buffer they came in: a slice keeps all of it alive, be it a frame of many
+/// messages or whatever a client has put around its own.
+const COPY_BELOW: usize = 256 << 10;
 
 /// Why a request was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,11 +98,18 @@ impl From<InvalidId> for Refusal {
     }
 }
 
+/// Who brings a message in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uploader {
+    Client = 0,
+    Peer = 1,
+}
+
 /// A message that comes in pieces, with its seat among those.
 #[derive(Debug)]
 pub(crate) struct Uploading {
     pub(crate) upload: Box<dyn Upload>,
-    _seat: OwnedSemaphorePermit,
+    pub(crate) seat: OwnedSemaphorePermit,
 }
 
 /// The rules of one gateway over its store.
@@ -119,8 +127,8 @@ pub(crate) struct Mailbox {
     pub(crate) max_message_bytes: u64,
     /// `MAX_STREAM_BYTES`; 0: what there is room for.
     pub(crate) max_stream_bytes: u64,
-    /// `MAX_UPLOADS`.
-    pub(crate) uploads: Arc<Semaphore>,
+    /// `MAX_UPLOADS`, for clients and for peers: neither takes the other's seats.
+    pub(crate) uploads: [Arc<Semaphore>; 2],
     /// Cancelled when shutdown begins.
     pub(crate) draining: CancellationToken,
 }
@@ -186,15 +194,14 @@ impl Mailbox {
     }
 
     /// Begins a message whose content comes in pieces; `len`: of all, if known.
-    pub(crate) fn begin(&self, len: Option<u64>) -> Result<Uploading, Refusal> {
+    pub(crate) fn begin(&self, from: Uploader, len: Option<u64>) -> Result<Uploading, Refusal> {
         self.open()?;
         if let Some(len) = len {
             self.check_stream(len)?;
-            self.engine.room_for(len)?;
         }
-        let seat = self.uploads.clone().try_acquire_owned();
+        let seat = self.uploads[from as usize].clone().try_acquire_owned();
         let seat = seat.map_err(|_| Refusal::TooManyUploads)?;
-        Ok(Uploading { upload: self.engine.begin(), _seat: seat })
+        Ok(Uploading { upload: self.engine.begin(len)?, seat })
     }
 
     /// Whether a message of pieces may be as long as this.
@@ -348,7 +355,7 @@ mod tests {
             waiters,
             max_message_bytes: LIMIT,
             max_stream_bytes: 2 * LIMIT,
-            uploads: Arc::new(Semaphore::new(2)),
+            uploads: [2, 2].map(|seats| Arc::new(Semaphore::new(seats))),
             draining: CancellationToken::new(),
         }
     }

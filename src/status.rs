@@ -109,6 +109,11 @@ pub(crate) fn of(refusal: Refusal) -> Status {
     status
 }
 
+/// One message of a stream is larger than those may be.
+pub(crate) fn large_piece(len: u64, largest: u64) -> Status {
+    Status::out_of_range(format!("{len} bytes in one message of a stream; at most {largest} are allowed"))
+}
+
 /// An exchange is as old as its connection may get.
 pub(crate) fn exchange_aged() -> Status {
     Status::unavailable("the stream is as old as CONNECTION_AGE allows; open another one")

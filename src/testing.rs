@@ -304,13 +304,24 @@ impl Engine for FakeEngine {
         Ok(Stored::New(message.sequence))
     }
 
-    fn begin(&self) -> Box<dyn Upload> {
-        Box::new(FakeUpload { engine: self.this.upgrade().unwrap(), bytes: Vec::new() })
+    fn begin(&self, _: Option<u64>) -> Result<Box<dyn Upload>> {
+        self.check()?;
+        if self.lock().fault == Fault::Full {
+            return Err(StoreError::Full { used: 9, limit: 10, remedy: "make room" });
+        }
+        Ok(Box::new(FakeUpload { engine: self.this.upgrade().unwrap(), bytes: Vec::new() }))
     }
 
-    fn room_for(&self, _: u64) -> Result<()> {
-        let full = self.lock().fault == Fault::Full;
-        if full { Err(StoreError::Full { used: 9, limit: 10, remedy: "make room" }) } else { self.check() }
+    async fn held(&self, from: &FromSender, id: &MessageId) -> Result<Vec<Found>> {
+        let mut found = self.topic(from, id.as_str(), Sequence(0), usize::MAX).await?;
+        found.retain(|found| found.id == *id);
+        found.reverse();
+        Ok(found)
+    }
+
+    async fn open_found(&self, found: &Found) -> Result<Option<Held>> {
+        let from = found.sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
+        Ok(self.open(&from, &found.id).await?.filter(|held| held.sequence == found.sequence))
     }
 
     async fn knows(&self, _: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {

@@ -21,6 +21,8 @@ pub(super) struct Incoming {
     body: Body,
     call: Arc<Call>,
     is_stream: bool,
+    /// Bytes of one message, where they are limited besides.
+    largest: Option<u64>,
     messages: Messages,
     /// While bytes are owed to us.
     owed: Option<Transfer>,
@@ -31,8 +33,8 @@ pub(super) struct Incoming {
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Incoming {
-    pub(super) fn new(body: Body, call: Arc<Call>, is_stream: bool) -> Self {
-        Self { body, call, is_stream, messages: Messages::default(), owed: None, waiting: None }
+    pub(super) fn new(body: Body, call: Arc<Call>, is_stream: bool, largest: Option<u64>) -> Self {
+        Self { body, call, is_stream, largest, messages: Messages::default(), owed: None, waiting: None }
     }
 
     /// Room for messages that begin; `None`: it is there.
@@ -86,6 +88,11 @@ impl http_body::Body for Incoming {
         this.owed = None;
         let Some(Ok(frame)) = frame else { return Poll::Ready(frame) };
         let begun = frame.data_ref().map(|bytes| this.messages.begun_in(bytes)).unwrap_or_default();
+        if let Some(largest) = this.largest
+            && let Some(len) = begun.iter().find(|len| **len > largest)
+        {
+            return Poll::Ready(Some(Err(crate::status::large_piece(*len, largest))));
+        }
         let Some(mut waiting) = this.take_room(begun) else { return Poll::Ready(Some(Ok(frame))) };
         let polled = waiting.as_mut().poll(cx);
         if polled.is_ready() {

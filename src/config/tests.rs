@@ -59,7 +59,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.id_reuse, IdReuse::Replace);
     assert_eq!(settings.shutdown_grace, Duration::from_secs(10));
     assert_eq!(settings.limits, Limits::default());
-    assert_eq!((settings.max_in_flight, settings.max_in_flight_bytes), (128, 64 << 20));
+    assert_eq!((settings.max_in_flight, settings.max_in_flight_bytes), (2048, 64 << 20));
     assert_eq!(settings.link_stall, Duration::from_secs(30));
     assert_eq!((settings.link_window, settings.link_resume), (8 << 20, Duration::from_mins(10)));
     assert_eq!((settings.max_stream_bytes, settings.max_uploads), (0, 128));

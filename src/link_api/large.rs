@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use petnet_storage::{MessageId, PartyId};
+use petnet_storage::{MessageId, PartyId, StoreError};
 use tokio::sync::mpsc;
 
 use super::identity;
 use super::resume::{Key, Lease, Partials};
 use crate::calls::Room;
-use crate::mailbox::{Mailbox, Refusal};
+use crate::mailbox::{Mailbox, Refusal, Uploader, Uploading};
 use crate::peer_api;
 use crate::proto::peer::{Delivery, Part, Progress};
 
@@ -40,21 +40,30 @@ impl Large {
         self.mailbox.may_deliver(Some(&self.sender))?;
         let id = MessageId::new(self.delivery.message_id.as_str())?;
         self.mailbox.check_stream(self.len)?;
+        let mut lease = self.partials.lease(Key::new(&self.sender, &identity)).await;
+        // Asked when nobody else stores it.
         if self.mailbox.engine.knows(&self.sender, &identity).await? {
             tracing::debug!(sender = %self.sender, %id, "repeated delivery");
+            lease.take();
             return Ok(());
         }
-        let mut lease = self.partials.lease(Key::new(&self.sender, &identity)).await;
         if let Err(refusal) = self.take(&mut lease, parts).await {
             if matches!(refusal, Refusal::Interrupted) {
                 tracing::debug!(sender = %self.sender, %id, "a large message is interrupted");
             } else {
-                lease.end();
+                lease.take();
             }
             return Err(refusal);
         }
-        let Some(uploading) = lease.end() else { return Err(Refusal::Interrupted) };
-        let stored = uploading.upload.store(Some(&self.sender), &id, Some(identity)).await;
+        let Some(Uploading { upload, seat }) = lease.take() else { return Err(Refusal::Interrupted) };
+        // A task of its own: all of it is here, and should the stream break now, the next one finds it known.
+        let (sender, named) = (self.sender.clone(), id.clone());
+        let storing = tokio::spawn(async move {
+            let stored = upload.store(Some(&sender), &named, Some(identity)).await;
+            drop((lease, seat));
+            stored
+        });
+        let stored = storing.await.unwrap_or(Err(StoreError::Closed));
         peer_api::tell(Some(&self.sender), id.as_str(), stored.map_err(Refusal::from))
     }
 
@@ -64,7 +73,7 @@ impl Large {
         let len = self.len;
         let upload = match lease.upload() {
             Some(begun) if begun.upload.len() <= len => &mut begun.upload,
-            _ => &mut lease.begin(self.mailbox.begin(Some(len))?).upload,
+            _ => &mut lease.begin(self.mailbox.begin(Uploader::Peer, Some(len))?).upload,
         };
         // What is in memory of it counts, too: it lives as long as this does.
         self.tell(upload.len()).await?;

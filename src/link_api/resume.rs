@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::mailbox::Uploading;
@@ -27,8 +28,10 @@ impl Key {
 #[derive(Debug, Default)]
 struct Partial {
     upload: Arc<tokio::sync::Mutex<Option<Uploading>>>,
-    /// Tells who has it, or keeps it, that it is wanted.
+    /// Tells who has it that it is wanted.
     wanted: Mutex<CancellationToken>,
+    /// When it was last given up.
+    given_up: Mutex<Option<Instant>>,
 }
 
 impl Partial {
@@ -98,8 +101,8 @@ impl Lease {
         self.held.insert(uploading)
     }
 
-    /// It is to be stored, or of no use.
-    pub(super) fn end(mut self) -> Option<Uploading> {
+    /// It is to be stored, or of no use. Who wants it waits as long as this lease lives.
+    pub(super) fn take(&mut self) -> Option<Uploading> {
         self.held.take()
     }
 }
@@ -110,16 +113,16 @@ impl Drop for Lease {
             self.partials.forget(&self.key, &self.partial);
             return;
         }
-        if self.wanted.is_cancelled() {
-            return;
-        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let now = Instant::now();
+        *lock(&self.partial.given_up) = Some(now);
         let (partials, key, partial) = (self.partials.clone(), self.key.clone(), self.partial.clone());
-        let wanted = self.wanted.clone();
         runtime.spawn(async move {
-            tokio::select! {
-                () = wanted.cancelled() => {}
-                () = tokio::time::sleep(partials.keep) => partials.forget(&key, &partial),
+            tokio::time::sleep(partials.keep).await;
+            // Who has it, or had it since, has a timer of its own.
+            let unused = partial.upload.try_lock().is_ok() && *lock(&partial.given_up) == Some(now);
+            if unused {
+                partials.forget(&key, &partial);
             }
         });
     }

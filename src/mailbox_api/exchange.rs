@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
-use petnet_storage::{FromSender, MessageId, Sequence, StoreError};
+use petnet_storage::{Found, FromSender, MessageId, Sequence, StoreError};
 use tokio::time::Sleep;
 use tonic::{Status, Streaming};
 
@@ -27,6 +27,10 @@ use crate::subscriptions::{self, Inbox, Subscriptions, Ticket, Which};
 const MAX_ACCEPTING: usize = 8192;
 /// Their payload bytes.
 const MAX_ACCEPTING_BYTES: usize = 16 << 20;
+/// Entries of one request.
+const MAX_ENTRIES: usize = 16_384;
+/// Requests that are being dealt with: further ones are not read.
+const MAX_RUNNING: usize = 256;
 /// Payloads of more bytes are fetched for themselves.
 const LARGEST: u64 = 256 << 10;
 /// Messages in one answer, and their payload bytes.
@@ -63,9 +67,10 @@ pub(super) struct Exchange {
     accepting_bytes: usize,
     inbox: Arc<Inbox>,
     subscribed: HashMap<u64, Subscribed>,
-    /// What was there before a subscription, and who goes on looking when it is handed out.
+    /// What was there before a subscription. The next look begins when it is handed out, one at a time.
     found: VecDeque<Ticket>,
-    looking: Vec<(u64, Sequence)>,
+    looks: VecDeque<(u64, Sequence)>,
+    is_looking: bool,
     refused: Vec<Refused>,
     end: Option<Status>,
 }
@@ -91,7 +96,8 @@ impl Exchange {
             inbox,
             subscribed: HashMap::new(),
             found: VecDeque::new(),
-            looking: Vec::new(),
+            looks: VecDeque::new(),
+            is_looking: false,
             refused: Vec::new(),
             end: None,
         }
@@ -112,6 +118,7 @@ impl Exchange {
             }
             let reads = self.accepting < MAX_ACCEPTING
                 && self.accepting_bytes < MAX_ACCEPTING_BYTES
+                && self.running.len() < MAX_RUNNING
                 && self.refused.is_empty();
             let mut answer = ExchangeResponse::default();
             match self.hand_out(&mut answer).await {
@@ -163,6 +170,12 @@ impl Exchange {
     }
 
     async fn take(&mut self, request: ExchangeRequest) {
+        let entries =
+            [request.send.len(), request.subscribe.len(), request.unsubscribe.len(), request.release.len()];
+        if entries.iter().sum::<usize>() > MAX_ENTRIES {
+            let why = format!("a request with more than {MAX_ENTRIES} entries");
+            return self.over(Some(status::of(Refusal::Invalid(why))));
+        }
         let room = self.call.as_ref().and_then(|call| call.take_asked());
         for wanted in request.subscribe {
             if let Err(refusal) = self.subscribe(&wanted) {
@@ -207,13 +220,18 @@ impl Exchange {
         let subscription = subscription.ok_or(Refusal::TooManySubscriptions)?;
         let number = subscription.number;
         self.subscribed.insert(number, Subscribed { _subscription: subscription, from, which });
-        self.look(number, Sequence(0));
+        self.looks.push_back((number, Sequence(0)));
         Ok(())
     }
 
-    /// Looks for what was there before a subscription.
-    fn look(&mut self, number: u64, after: Sequence) {
+    /// Looks for what was there before a subscription, if none does so already.
+    fn look(&mut self) {
+        if self.is_looking || !self.found.is_empty() {
+            return;
+        }
+        let Some((number, after)) = self.looks.pop_front() else { return };
         let Some(Subscribed { from, which, .. }) = self.subscribed.get(&number) else { return };
+        self.is_looking = true;
         let (mailbox, from, which) = (self.mailbox.clone(), from.clone(), which.clone());
         self.running.push(Box::pin(async move {
             let found = find(&mailbox, &from, &which, after).await;
@@ -240,19 +258,24 @@ impl Exchange {
                 answer.refused.extend(result.err().map(|refusal| refused(0, &refusal)));
             }
             Done::Found(number, Ok(page)) => self.found(number, page),
-            Done::Found(_, Err(refusal)) => answer.refused.push(refused(0, &refusal)),
+            Done::Found(number, Err(refusal)) => {
+                self.is_looking = false;
+                self.inbox.looked(number);
+                answer.refused.push(refused(0, &refusal));
+            }
         }
     }
 
-    fn found(&mut self, number: u64, page: Vec<Ticket>) {
-        let is_last = page.len() < PAGE;
-        if let Some(last) = page.last().filter(|_| !is_last) {
-            self.looking.push((number, last.sequence));
-        }
-        let news = page.into_iter().filter(|ticket| !self.inbox.is_fresh(number, ticket.sequence));
-        self.found.extend(news);
-        if is_last {
-            self.inbox.looked(number);
+    fn found(&mut self, number: u64, mut page: Vec<Ticket>) {
+        self.is_looking = false;
+        let Some(subscribed) = self.subscribed.get(&number) else { return };
+        let is_topic = matches!(subscribed.which, Which::Topic(_));
+        let next = page.last().filter(|_| is_topic && page.len() >= PAGE).map(|last| last.sequence);
+        self.inbox.found(number, &mut page);
+        self.found.extend(page);
+        match next {
+            Some(after) => self.looks.push_front((number, after)),
+            None => self.inbox.looked(number),
         }
     }
 
@@ -272,11 +295,7 @@ impl Exchange {
                 answer.received.push(received);
             }
         }
-        if self.found.is_empty() {
-            for (number, after) in std::mem::take(&mut self.looking) {
-                self.look(number, after);
-            }
-        }
+        self.look();
         Ok(())
     }
 }
@@ -310,30 +329,18 @@ async fn find(
     which: &Which,
     after: Sequence,
 ) -> petnet_storage::Result<Vec<Ticket>> {
-    match which {
-        Which::Id(id) => {
-            let held = mailbox.engine.open(from, id).await?;
-            let ticket = held.map(|held| Ticket {
-                len: held.payload.len(),
-                payload: None,
-                sender: held.sender,
-                id: held.id,
-                sequence: held.sequence,
-            });
-            Ok(ticket.into_iter().collect())
-        }
-        Which::Topic(topic) => {
-            let found = mailbox.engine.topic(from, topic, after, PAGE).await?;
-            let ticket = |found: petnet_storage::Found| Ticket {
-                sender: found.sender,
-                id: found.id,
-                sequence: found.sequence,
-                len: found.len,
-                payload: None,
-            };
-            Ok(found.into_iter().map(ticket).collect())
-        }
-    }
+    let found = match which {
+        Which::Id(id) => mailbox.engine.held(from, id).await,
+        Which::Topic(topic) => mailbox.engine.topic(from, topic, after, PAGE).await,
+    };
+    let ticket = |found: Found| Ticket {
+        sender: found.sender,
+        id: found.id,
+        sequence: found.sequence,
+        len: found.len,
+        payload: None,
+    };
+    Ok(found?.into_iter().map(ticket).collect())
 }
 
 /// The message of a ticket; `None`: it ended, or a newer one has its id, which comes for itself.
@@ -343,11 +350,17 @@ async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>,
         Some(payload) => payload,
         None if len > LARGEST => bytes::Bytes::new(),
         None => {
-            let from = sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
-            match mailbox.engine.read(&from, &id).await {
-                Ok(Some(message)) if message.sequence == sequence => message.payload,
+            let found = Found { sender: sender.clone(), id: id.clone(), sequence, len };
+            let read = async {
+                match mailbox.engine.open_found(&found).await? {
+                    Some(held) => held.payload.whole().await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            match read.await {
+                Ok(Some(payload)) => payload,
                 // Damaged: who asks for it is told.
-                Ok(_) | Err(StoreError::Damaged { .. }) => return Ok(None),
+                Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Gone { .. }) => return Ok(None),
                 Err(error) => return Err(status::of(error.into())),
             }
         }

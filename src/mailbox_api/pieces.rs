@@ -6,7 +6,7 @@ use tonic::{Status, Streaming};
 
 use super::{Answers, PIECE_BYTES, name};
 use crate::calls::Call;
-use crate::mailbox::{Mailbox, Refusal};
+use crate::mailbox::{Mailbox, Refusal, Uploader};
 use crate::proto::mailbox::{ReceivePiece, SendPiece};
 use crate::status;
 
@@ -26,7 +26,7 @@ pub(super) async fn send(
     let id = MessageId::new(first.message_id.as_str()).map_err(|e| status::of(e.into()))?;
     let receiver = mailbox.receiver(&first.receiver_id).map_err(status::of)?;
     let len = first.len;
-    let mut uploading = mailbox.begin(len).map_err(status::of)?;
+    let mut uploading = mailbox.begin(Uploader::Client, len).map_err(status::of)?;
     let (mut next, mut is_whole) = (Some(first), len.is_some());
     while let Some(piece) = next {
         is_whole |= piece.last;

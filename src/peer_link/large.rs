@@ -87,7 +87,15 @@ impl Parts<'_> {
 
     /// Sends a part; where it ends.
     async fn send(&mut self, at: u64, len: u64) -> Result<u64, Failed> {
-        let mut payload = self.message.payload.piece(at).await.map_err(Failed::Store)?;
+        let mut payload = match self.message.payload.piece(at).await {
+            Ok(payload) => payload,
+            Err(error) => {
+                // A part of nothing: the peer need not wait for the rest, nor keep what it has.
+                let nothing = Part { tag: self.sent.tag, offset: at, payload: Bytes::new() };
+                drop(self.stream.parts.send(nothing).await);
+                return Err(Failed::Store(error));
+            }
+        };
         payload.truncate(len as usize);
         let end = at + payload.len() as u64;
         let part = Part { tag: self.sent.tag, offset: at, payload };

@@ -5,6 +5,7 @@ mod calls;
 mod delivery;
 mod doctor;
 mod health;
+mod hostile;
 mod limits;
 mod link;
 mod mailbox;

@@ -151,7 +151,8 @@ impl Intake {
                 }
                 Queued::Repeated => return self.repeated().await,
                 Queued::Stale => {
-                    self.barrier().await?;
+                    // The newer one is in the log.
+                    blocking(&self.shared, Shared::visible_synced).await?;
                     return Ok(Stored::Stale);
                 }
                 Queued::Crowded => {
@@ -224,6 +225,14 @@ impl Intake {
             done.await.map_err(|_| StoreError::Closed)??;
         }
         Ok(())
+    }
+
+    /// The same; what waits for room on a full disk is not waited for.
+    pub(crate) async fn barrier_unless_full(&self) -> Result<()> {
+        match self.barrier().await {
+            Ok(()) | Err(StoreError::Full { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Room on the disk, in the queue and in the index.

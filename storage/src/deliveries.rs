@@ -102,7 +102,11 @@ impl Loading {
         if entry.is_expired(shared.now(), shared.send_ttl()) {
             return Ok(None);
         }
-        let (id, payload) = content.map_or_else(|| reader.open(shared, key, &entry, None), Ok)?;
+        let content = match content {
+            Some(content) => Some(content),
+            None => reader.open_pending(shared, (key, entry))?,
+        };
+        let Some((id, payload)) = content else { return Ok(None) };
         let known = self.marks.get(&entry.incarnation).copied();
         let (incarnation, mark) = known.map_or_else(|| reader.mark(&entry), Ok)?;
         self.marks.insert(entry.incarnation, (incarnation, mark));

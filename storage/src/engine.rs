@@ -184,11 +184,9 @@ pub trait Engine: Send + Sync + 'static {
         join_all(arrivals.into_iter().map(|arrival| self.store(arrival))).await
     }
 
-    /// Begins a message whose content comes in pieces.
-    fn begin(&self) -> Box<dyn Upload>;
-
-    /// Whether there is room now for a message of `len` bytes; an error says why not.
-    fn room_for(&self, len: u64) -> Result<()>;
+    /// Begins a message whose content comes in pieces. With the `len` of all of it there is room for that from now on, or an
+    /// error says why not.
+    fn begin(&self, len: Option<u64>) -> Result<Box<dyn Upload>>;
 
     /// True when a delivery is known, and durably so: it need not be brought again.
     async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool>;
@@ -210,6 +208,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The reader needs the message(s) no more. True when there was one.
     async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool>;
+
+    /// What is there under an id, of every sender that is meant, newest first; what is on its way into the log included.
+    async fn held(&self, from: &FromSender, id: &MessageId) -> Result<Vec<Found>>;
+
+    /// Opens the message that was found; `None`: it ended, or another one has its place.
+    async fn open_found(&self, found: &Found) -> Result<Option<Held>>;
 
     /// Messages whose id begins with `prefix`, after `after` in the order of arrival, at most `limit`. Looks at the whole
     /// mailbox.

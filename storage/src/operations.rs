@@ -23,15 +23,13 @@ use crate::past::End;
 use crate::payload::{Found, Held, Outgoing, Payload, Upload};
 use crate::publish::dead_letter;
 use crate::reader::{InMemory, Loaded, Reader};
-use crate::segment::Lane;
 use crate::settle;
 use crate::shared::{Shared, blocking};
-use crate::space;
 use crate::state::{DeadEntry, Entry};
 use crate::store::Store;
 use crate::topics;
 use crate::track;
-use crate::upload::{StreamUpload, fits_the_log};
+use crate::upload::StreamUpload;
 
 impl Store {
     fn reader(&self) -> Reader<'_> {
@@ -129,18 +127,8 @@ impl Engine for Store {
         self.intake.store_many(arrivals).await
     }
 
-    fn begin(&self) -> Box<dyn Upload> {
-        Box::new(StreamUpload::new(self.intake.clone()))
-    }
-
-    fn room_for(&self, len: u64) -> Result<()> {
-        if let Some(error) = self.shared.state_error() {
-            return Err(error);
-        }
-        fits_the_log(&self.shared, len)?;
-        let len = usize::try_from(len).unwrap_or(usize::MAX / 2);
-        let cost = space::cost(len, 0);
-        self.shared.space.has_room(Lane::Bulk, cost)
+    fn begin(&self, len: Option<u64>) -> Result<Box<dyn Upload>> {
+        Ok(Box::new(StreamUpload::new(self.intake.clone(), len)?))
     }
 
     async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {
@@ -183,6 +171,7 @@ impl Engine for Store {
                     return Err(StoreError::Damaged { id: id.to_string(), segment, offset, what });
                 }
                 Err(StoreError::Damaged { .. }) => last = Some(entry),
+                Err(StoreError::Gone { .. }) => {}
                 Err(other) => return Err(other),
             }
         }
@@ -195,7 +184,7 @@ impl Engine for Store {
             keys.iter().any(|key| state.queued.newest(*key).is_some())
         };
         if is_queued {
-            self.intake.barrier().await?;
+            self.intake.barrier_unless_full().await?;
         }
         self.blocking(move |shared| {
             let reader = Reader { shared };
@@ -213,6 +202,37 @@ impl Engine for Store {
         .await
     }
 
+    async fn held(&self, from: &FromSender, id: &MessageId) -> Result<Vec<Found>> {
+        let keys = self.reader().mail_keys(from, id);
+        let id = id.clone();
+        self.blocking(move |shared| topics::of_id(shared, &keys, &id)).await
+    }
+
+    async fn open_found(&self, found: &Found) -> Result<Option<Held>> {
+        let from = found.sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
+        let keys = self.reader().mail_keys(&from, &found.id);
+        {
+            let state = lock(&self.shared.state);
+            if let Some(message) = state.queued.get(found.sequence.0)
+                && let Some(payload) = message.payload.clone()
+            {
+                let (sender, id, sequence) = (found.sender.clone(), found.id.clone(), found.sequence);
+                return Ok(Some(Held { sender, id, sequence, payload: Payload::Whole(payload) }));
+            }
+        }
+        let (found, cached) = (found.clone(), self.reader().cached_sequence(found.sequence));
+        if let Some(loaded) = cached {
+            let (sender, sequence) = (found.sender, found.sequence);
+            return Ok(Some(Held {
+                sender,
+                id: found.id,
+                sequence,
+                payload: Payload::Whole(loaded.payload),
+            }));
+        }
+        self.blocking(move |shared| topics::open(shared, &keys, found)).await
+    }
+
     async fn topic(
         &self,
         from: &FromSender,
@@ -225,11 +245,7 @@ impl Engine for Store {
     }
 
     async fn release_topic(&self, from: &FromSender, prefix: &str) -> Result<u64> {
-        match self.intake.barrier().await {
-            // What waits for room stays; giving others back is what makes some.
-            Ok(()) | Err(StoreError::Full { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.intake.barrier_unless_full().await?;
         let (from, prefix) = (from.clone(), prefix.to_owned());
         self.blocking(move |shared| topics::release(shared, &from, &prefix)).await
     }
@@ -293,17 +309,21 @@ impl Engine for Store {
         };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
         let loaded = loaded.map(|loaded| (loaded.id, Payload::Whole(loaded.payload)));
-        let ((id, payload), (incarnation, low_water)) = match loaded {
-            Some(loaded) if !on_disk => (loaded, self.reader().identity(&entry)?),
+        let (loaded, (incarnation, low_water)) = match loaded {
+            Some(loaded) if !on_disk => (Some(loaded), self.reader().identity(&entry)?),
             loaded => {
                 self.blocking(move |shared| {
                     let reader = Reader { shared };
-                    let loaded = loaded.map_or_else(|| reader.open(shared, key, &entry, None), Ok)?;
+                    let loaded = match loaded {
+                        Some(loaded) => Some(loaded),
+                        None => reader.open_pending(shared, (key, entry))?,
+                    };
                     Ok((loaded, reader.identity(&entry)?))
                 })
                 .await?
             }
         };
+        let Some((id, payload)) = loaded else { return Ok(None) };
         Ok(Some(Outgoing {
             receiver: peer.clone(),
             id,
@@ -368,7 +388,7 @@ impl Engine for Store {
         let open = move |shared: &Arc<Shared>| Reader { shared }.open(shared, key, &entry, None);
         let (id, payload) = self.blocking(open).await?;
         let Some(receiver) = self.reader().party(entry.party) else { return Ok(None) };
-        let mut copy = self.begin();
+        let mut copy = self.begin(Some(payload.len()))?;
         while copy.len() < payload.len() {
             let piece = payload.piece(copy.len()).await?;
             copy.push(piece).await?;

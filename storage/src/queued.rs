@@ -63,6 +63,11 @@ impl Queued {
             .find(|message| !message.ended && message.payload.is_some())
     }
 
+    /// One of them.
+    pub(crate) fn get(&self, sequence: u64) -> Option<&QueuedMessage> {
+        self.messages.get(&sequence)
+    }
+
     /// All that are shown.
     pub(crate) fn shown(&self) -> impl Iterator<Item = &QueuedMessage> {
         self.messages.values().filter(|message| !message.ended && message.payload.is_some())

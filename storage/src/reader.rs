@@ -257,6 +257,12 @@ impl Reader<'_> {
         Some(Loaded { id: cached.id, payload: cached.payload })
     }
 
+    /// The same by its sequence.
+    pub(crate) fn cached_sequence(self, sequence: Sequence) -> Option<Loaded> {
+        let cached = lock(&self.shared.state).cache.get(sequence.0)?;
+        Some(Loaded { id: cached.id, payload: cached.payload })
+    }
+
     /// A message's id. Blocks.
     pub(crate) fn id(self, entry: &Entry) -> Result<MessageId> {
         let frame = self.frame(entry)?;
@@ -283,18 +289,21 @@ impl Reader<'_> {
 
     fn frame(self, entry: &Entry) -> Result<Frame> {
         let lane = self.lane(entry.place);
-        let frame = self
-            .shared
-            .log
-            .read(lane, entry.place, entry.frame_len)
-            .map_err(|e| self.read_error(e, lane, entry.place, u64::from(entry.frame_len), "unknown"))?;
-        if frame.header.sequence != entry.sequence
-            || !matches!(frame.header.kind, Kind::Message | Kind::Commit)
-        {
-            let wrong = ReadError::Damaged("another frame stands there".into());
-            return Err(self.read_error(wrong, lane, entry.place, 0, "unknown"));
+        let wrong = match self.shared.log.read(lane, entry.place, entry.frame_len) {
+            Ok(frame)
+                if frame.header.sequence == entry.sequence
+                    && matches!(frame.header.kind, Kind::Message | Kind::Commit) =>
+            {
+                return Ok(frame);
+            }
+            Ok(_) => ReadError::Damaged("another frame stands there".into()),
+            Err(wrong) => wrong,
+        };
+        // It moved in the log, or ended, and its segment was given back: that is no damage.
+        if matches!(wrong, ReadError::Damaged(_)) && !lock(&self.shared.state).is_valid(entry.place) {
+            return Err(StoreError::Gone { id: "unknown".into() });
         }
-        Ok(frame)
+        Err(self.read_error(wrong, lane, entry.place, u64::from(entry.frame_len), "unknown"))
     }
 
     fn decode_id(self, entry: &Entry, frame: &Frame) -> Result<MessageId> {
@@ -324,6 +333,25 @@ impl Reader<'_> {
         let slices = self.list(entry, &id, &frame)?;
         let pieces = StoredPieces::of_message(shared.clone(), &id, (key, *entry), slices)?;
         Ok((id, Payload::Pieces(Arc::new(pieces))))
+    }
+
+    /// [`open`](Self::open) for a pending message, wherever it is by now; `None`: it is pending no more. Blocks.
+    pub(crate) fn open_pending(
+        self,
+        shared: &Arc<Shared>,
+        (key, entry): (u128, Entry),
+    ) -> Result<Option<(MessageId, Payload)>> {
+        let mut at = (key, entry);
+        loop {
+            match self.open(shared, at.0, &at.1, None) {
+                Err(StoreError::Gone { .. }) => {}
+                opened => return opened.map(Some),
+            }
+            match self.pending_entry(entry.party, Sequence(entry.sequence))? {
+                Some(found) => at = found,
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Id of a large message, and where its slices are. Blocks.

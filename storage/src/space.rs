@@ -55,11 +55,6 @@ impl Space {
         Ok(())
     }
 
-    /// Whether a message of `cost` bytes would be admitted now.
-    pub(crate) fn has_room(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
-        self.check(&lock(&self.inner), lane, cost).map(|_| ())
-    }
-
     /// What would be queued.
     fn check(&self, inner: &Inner, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
         let pool = inner.segments.saturating_sub(HEADROOM_SEGMENTS) * self.segment_bytes;

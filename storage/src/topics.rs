@@ -12,7 +12,7 @@ use crate::log::lock;
 use crate::message::{FromSender, MessageId, Sequence};
 use crate::operations::end_mail;
 use crate::past::End;
-use crate::payload::Found;
+use crate::payload::{Found, Held};
 use crate::reader::Reader;
 use crate::settle;
 use crate::shared::Shared;
@@ -125,6 +125,48 @@ fn topic<'a>(shared: &'a Arc<Shared>, from: &'a FromSender, prefix: &'a str) -> 
         FromSender::Any | FromSender::Unnamed => None,
     };
     Topic { shared, prefix, party, from }
+}
+
+/// What is there under an id, by the keys of its senders; newest first. Blocks.
+pub(crate) fn of_id(shared: &Arc<Shared>, keys: &[u128], id: &MessageId) -> Result<Vec<Found>> {
+    let reader = Reader { shared };
+    let mut found = Vec::new();
+    for key in keys {
+        let queued = lock(&shared.state).queued.newest(*key).map(|message| message.entry);
+        let entry = match queued {
+            Some(entry) => Some(entry),
+            None => reader.find(&[*key])?.map(|(_, entry)| entry),
+        };
+        found.extend(entry.map(|entry| Found {
+            sender: reader.party(entry.party),
+            id: id.clone(),
+            sequence: Sequence(entry.sequence),
+            len: entry.len,
+        }));
+    }
+    found.sort_by_key(|found| std::cmp::Reverse(found.sequence));
+    Ok(found)
+}
+
+/// Opens what was found, by the key of its sender. Blocks.
+pub(crate) fn open(shared: &Arc<Shared>, keys: &[u128], found: Found) -> Result<Option<Held>> {
+    let reader = Reader { shared };
+    loop {
+        let Some((key, entry)) = reader.find(keys)? else { return Ok(None) };
+        if entry.sequence != found.sequence.0 {
+            return Ok(None);
+        }
+        match reader.open(shared, key, &entry, Some(&found.id)) {
+            // It moved.
+            Err(StoreError::Gone { .. }) => {}
+            Ok((id, _)) if id != found.id => return Ok(None),
+            opened => {
+                let (_, payload) = opened?;
+                let Found { sender, id, sequence, .. } = found;
+                return Ok(Some(Held { sender, id, sequence, payload }));
+            }
+        }
+    }
 }
 
 /// The first `limit` messages of a topic after `after`, in the order of their arrival. Blocks.

@@ -87,11 +87,24 @@ pub(crate) struct StreamUpload {
     partial: BytesMut,
     on_their_way: VecDeque<(u64, oneshot::Receiver<Result<()>>)>,
     failed: Option<StoreError>,
+    /// Room that is admitted for what is still to come.
+    reserved: u64,
 }
 
 impl StreamUpload {
-    pub(crate) fn new(intake: Arc<Intake>) -> Self {
-        Self {
+    /// With the length of all of it, there is room for it from now on.
+    pub(crate) fn new(intake: Arc<Intake>, len: Option<u64>) -> Result<Self> {
+        if let Some(error) = intake.shared.state_error() {
+            return Err(error);
+        }
+        let mut reserved = 0;
+        if let Some(len) = len {
+            fits_the_log(&intake.shared, len)?;
+            reserved = space::cost(len as usize, 0);
+            intake.shared.space.admit(Lane::Bulk, reserved)?;
+        }
+        Ok(Self {
+            reserved,
             intake,
             written: None,
             len: 0,
@@ -100,7 +113,7 @@ impl StreamUpload {
             partial: BytesMut::new(),
             on_their_way: VecDeque::new(),
             failed: None,
-        }
+        })
     }
 
     fn written(&mut self) -> Arc<Written> {
@@ -138,7 +151,11 @@ impl StreamUpload {
     fn write(&mut self, slice: Bytes, permit: OwnedSemaphorePermit) -> Result<()> {
         let shared = self.intake.shared.clone();
         let cost = space::cost(slice.len(), 0);
-        shared.space.admit(Lane::Bulk, cost)?;
+        if self.reserved >= cost {
+            self.reserved -= cost;
+        } else {
+            shared.space.admit(Lane::Bulk, cost)?;
+        }
         let len = slice.len() as u64;
         let (reply, synced) = Reply::new(Some(permit));
         let written = self.written();
@@ -249,6 +266,7 @@ impl StreamUpload {
 
 impl Drop for StreamUpload {
     fn drop(&mut self) {
+        self.intake.shared.space.leave(Lane::Bulk, self.reserved);
         if self.written.take().is_some() {
             // It notes that the segments are needed no more.
             self.intake.shared.queues[Lane::Bulk.index()].wake();

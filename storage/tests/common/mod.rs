@@ -64,7 +64,7 @@ pub fn identity(started_ms: u64, number: u64, low_water: u64) -> DeliveryIdentit
 
 /// An upload that has got all of `bytes`, in pieces.
 pub async fn upload(store: &Arc<dyn Engine>, bytes: &Bytes, piece: usize) -> Result<Box<dyn Upload>> {
-    let mut upload = store.begin();
+    let mut upload = store.begin(None)?;
     for at in (0..bytes.len()).step_by(piece) {
         upload.push(bytes.slice(at..bytes.len().min(at + piece))).await?;
     }
@@ -112,6 +112,20 @@ pub fn copy_folder(from: &Path, to: &Path) {
             copy_folder(&entry.path(), &to);
         } else {
             std::fs::copy(entry.path(), to).expect("copies");
+        }
+    }
+}
+
+/// The same, of a folder that may not be there, while it is written to.
+pub fn copy_folder_if_there(from: &Path, to: &Path) {
+    drop(std::fs::create_dir_all(to));
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    for entry in entries.flatten() {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder_if_there(&entry.path(), &to);
+        } else {
+            drop(std::fs::copy(entry.path(), to));
         }
     }
 }
