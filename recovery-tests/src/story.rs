@@ -97,6 +97,15 @@ impl Story {
         assert_eq!(accepted, count, "{answers:?}");
     }
 
+    /// Sends one message in pieces; it must be accepted.
+    pub async fn send_in_pieces(&mut self, from: Party, len: usize) -> Key {
+        self.loads += 1;
+        let key = Key { from, id: format!("in pieces {}", self.loads) };
+        let answer = self.gateway(from).streams().send(&self.ledger, &key, len).await;
+        assert_eq!(answer, Answer::Accepted);
+        key
+    }
+
     /// Sends messages from one party. Gives how many were accepted, and an answer that was not.
     pub async fn try_to_send(&mut self, from: Party, count: u64, len: usize) -> (u64, Option<Answer>) {
         self.loads += 1;
