@@ -11,8 +11,10 @@ use crate::pair::{Member, Pair, Places};
 use crate::report::{Args, Bar, Table, folder, median};
 use crate::ways::Ends;
 
-/// Streams that fill the gateway.
+/// Streams that fill the gateway with small messages: as many as in the case `exchange`.
 const SENDERS: usize = 64;
+/// Those that fill it with larger ones; few, so that what they have under way (4 MiB each) is not what is measured.
+const FEW: usize = 8;
 /// The peer is asked often, so that the pause before it takes messages again is no part of what is measured.
 const OFTEN: [(&str, &str); 1] = [("RETRY_CAP", "1s")];
 
@@ -20,20 +22,21 @@ const OFTEN: [(&str, &str); 1] = [("RETRY_CAP", "1s")];
 #[derive(Debug, Clone, Copy)]
 struct Heap {
     size: usize,
+    senders: usize,
     each: usize,
 }
 
 impl Heap {
-    fn of(count: usize, size: usize) -> Self {
-        Self { size, each: count / SENDERS }
+    fn of(count: usize, size: usize, senders: usize) -> Self {
+        Self { size, senders, each: count / senders }
     }
 
     fn count(self) -> usize {
-        self.each * SENDERS
+        self.each * self.senders
     }
 
     fn load(self) -> Load {
-        Load { run: "heap/".into(), size: self.size, senders: SENDERS, time: Duration::ZERO }
+        Load { run: "heap/".into(), size: self.size, senders: self.senders, time: Duration::ZERO }
     }
 
     /// Has them accepted at the first gateway; how long that took.
@@ -50,7 +53,7 @@ pub(crate) async fn restart(args: &Args, table: &mut Table) -> Result<()> {
     let steady = steady(args).await?;
     let folder = folder();
     let places = Places::new(folder.path());
-    let heap = Heap::of(args.pick(1_000_000, 100_000), 64);
+    let heap = Heap::of(args.pick(1_000_000, 100_000), 64, SENDERS);
     let killed = places.start(0, &OFTEN);
     let filled = heap.fill(&places).await?;
     // SIGKILL.
@@ -101,7 +104,7 @@ async fn steady(args: &Args) -> Result<f64> {
 pub(crate) async fn memory(args: &Args, table: &mut Table) -> Result<()> {
     let folder = folder();
     let places = Places::new(folder.path());
-    let heap = Heap::of(args.pick(1 << 20, 100 << 10), 10 << 10);
+    let heap = Heap::of(args.pick(1 << 20, 100 << 10), 10 << 10, FEW);
     let a = places.start(0, &OFTEN);
     let filled = heap.fill(&places).await?;
     let full = a.memory();
