@@ -78,7 +78,7 @@ struct Severed;
 
 impl Link {
     /// An open link to a port of this machine.
-    pub async fn to(gateway: u16) -> Self {
+    pub fn to(gateway: u16) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         // Connections have it from the socket that listens.
         socket.set_recv_buffer_size(BUFFER).unwrap();
@@ -223,7 +223,7 @@ mod tests {
     /// A link to a server that sends everything back, and a connection over it.
     async fn echo() -> (Link, TcpStream) {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let link = Link::to(server.local_addr().unwrap().port()).await;
+        let link = Link::to(server.local_addr().unwrap().port());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = server.accept().await {
                 tokio::spawn(async move {

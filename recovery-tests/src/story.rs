@@ -46,8 +46,8 @@ impl Story {
     }
 
     /// Two gateways that reach each other over links that can be broken.
-    pub async fn with_links() -> Self {
-        Self::of(Pair::linked().await)
+    pub fn with_links() -> Self {
+        Self::of(Pair::linked())
     }
 
     fn of(pair: Pair) -> Self {

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use petnet_recovery_tests::harness::Gateway;
 use petnet_recovery_tests::ledger::Key;
 use petnet_recovery_tests::link::{Link, Mode};
 use petnet_recovery_tests::story::{A, B, Story};
@@ -21,7 +22,7 @@ const MEMORY: u64 = 256;
 
 /// Two gateways with links; the sender tells of every attempt that failed.
 async fn over_links(stall: &str) -> Story {
-    let mut story = Story::with_links().await;
+    let mut story = Story::with_links();
     story.gateway(A).set("LINK_STALL", stall);
     story.gateway(A).set("RETRY_CAP", "300ms");
     story.gateway(A).set("LOGGING_LEVEL", "DEBUG");
@@ -116,7 +117,7 @@ async fn dies_in_the_middle(death: Mode) {
     let mut other = story.pair.a.streams();
     assert!(has_room(&mut other, ROOM).await);
     let port = story.pair.a.address().rsplit_once(':').unwrap().1.parse().unwrap();
-    let link = Link::to(port).await;
+    let link = Link::to(port);
     let mut client = Streams::of(&format!("127.0.0.1:{}", link.port()));
     let key = Key { from: A, id: "never whole".into() };
     let pieces = Noise::from_seed(1).pieces(u64::MAX);
@@ -204,7 +205,7 @@ async fn a_message_larger_than_memory_passes_through_two_gateways() {
     let accepted = start.elapsed();
     let arrived = timeout(patience, reading).await.expect("it arrives in time").unwrap().unwrap();
     assert_eq!(arrived.map(|arrived| arrived.len), Some(len));
-    let (took, memory) = (start.elapsed(), [&story.pair.a, &story.pair.b].map(|one| one.peak_memory()));
+    let (took, memory) = (start.elapsed(), [&story.pair.a, &story.pair.b].map(Gateway::peak_memory));
     println!(
         "{} MiB: accepted in {accepted:.1?}, read at the other end in {took:.1?}; memory at most {memory:?} MiB",
         len >> 20
