@@ -25,6 +25,8 @@ pub(crate) struct Member {
     process: Child,
     /// Kept, so that the gateway can log to the end.
     log: Option<BufReader<ChildStderr>>,
+    /// What a gateway said when it served.
+    said: String,
 }
 
 /// Where two gateways are that are started and killed one by one.
@@ -132,6 +134,11 @@ impl Member {
         self.address
     }
 
+    /// What it said that its start found.
+    pub(crate) fn found(&self) -> &str {
+        self.said.split_once(", found ").map_or("", |(_, found)| found.trim_end())
+    }
+
     /// The most memory that it had resident, in MiB.
     pub(crate) fn peak_memory(&self) -> f64 {
         memory(self.process.id(), "VmHWM:")
@@ -145,11 +152,11 @@ impl Member {
     fn start(command: &mut Command, address: SocketAddr) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = process.stderr.take().map(BufReader::new);
+        let mut said = String::new();
         if let Some(log) = &mut log {
-            let mut line = String::new();
-            while !line.contains(" serves on ") {
-                line.clear();
-                assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway did not start");
+            while !said.contains(" serves on ") {
+                said.clear();
+                assert_ne!(log.read_line(&mut said).unwrap(), 0, "the gateway did not start");
             }
         }
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -157,7 +164,7 @@ impl Member {
             assert!(Instant::now() < deadline, "nobody listens on {address}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        Self { address, process, log }
+        Self { address, process, log, said }
     }
 }
 

@@ -62,8 +62,12 @@ pub(crate) async fn restart(args: &Args, table: &mut Table) -> Result<()> {
     let a = places.start(0, &OFTEN);
     let serves = start.elapsed().as_secs_f64();
     let name = format!("{} pending of 64 B, killed: until it serves", heap.count());
-    let measured =
-        format!("filled in {:.1} s; {:.0} MiB of memory at most", filled.as_secs_f64(), a.peak_memory());
+    let measured = format!(
+        "filled in {:.1} s; {:.0} MiB of memory at most; it found {}",
+        filled.as_secs_f64(),
+        a.peak_memory(),
+        a.found()
+    );
     table.add(&name, measured, (serves, "s"), Bar::AtMost(1.0));
     let b = places.start(1, &[]);
     let ends = Ends::of(places.addresses());
