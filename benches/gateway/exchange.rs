@@ -90,11 +90,16 @@ impl Sender {
     }
 
     /// Sends until the time is over, then waits until all are accepted; how long each took.
-    async fn run(mut self, start: Instant, time: Duration) -> Result<Vec<Duration>> {
+    async fn run(self, start: Instant, time: Duration) -> Result<Vec<Duration>> {
+        let more = move |begun: usize| begun == 0 || start.elapsed() < time;
+        self.send_while(move |begun| if more(begun) { usize::MAX } else { begun }).await
+    }
+
+    /// Sends until as many were begun as `limit` makes of their number, then waits until all are accepted.
+    async fn send_while(mut self, limit: impl Fn(usize) -> usize) -> Result<Vec<Duration>> {
         loop {
-            if self.begun.is_empty() || start.elapsed() < time {
-                self.fill()?;
-            } else if self.under_way == 0 {
+            self.fill(limit(self.begun.len()))?;
+            if self.under_way == 0 {
                 return Ok(self.times);
             }
             let answer = self.stream.answer().await?;
@@ -106,11 +111,11 @@ impl Sender {
         }
     }
 
-    /// Sends what may be under way and is not.
-    fn fill(&mut self) -> Result<()> {
+    /// Sends what may be under way and is not, up to a number of messages.
+    fn fill(&mut self, limit: usize) -> Result<()> {
         let packed = (PACKED_BYTES / self.payload.len()).clamp(1, PACKED);
-        while self.under_way < self.window {
-            let count = packed.min(self.window - self.under_way);
+        while self.under_way < self.window && self.begun.len() < limit {
+            let count = packed.min(self.window - self.under_way).min(limit - self.begun.len());
             let send = (0..count).map(|_| self.next()).collect();
             self.stream.requests.try_send(ExchangeRequest { send, ..ExchangeRequest::default() })?;
             self.under_way += count;
@@ -222,4 +227,22 @@ pub(crate) async fn load(ends: &Ends, load: &Load) -> Result<Done> {
     all(receiving).await?;
     let (messages, before) = (times.len(), load.senders);
     Ok(Done { times, messages, before, accepted_in, received_in: start.elapsed() })
+}
+
+/// A number of messages from each sender, for a peer that is not there; returns when all are accepted.
+pub(crate) async fn fill(ends: &Ends, load: &Load, each: usize) -> Result<()> {
+    let (load, ends) = (Arc::new(load.clone()), Arc::new(ends.clone()));
+    let mut sending = JoinSet::new();
+    for n in 0..load.senders {
+        let (ends, load) = (ends.clone(), load.clone());
+        sending.spawn(async move { Sender::connected(ends, load, n).await?.send_while(|_| each).await });
+    }
+    all(sending).await.map(drop)
+}
+
+/// Subscribes to what [`fill`] sent; returns when `count` messages have come.
+pub(crate) async fn drain(ends: &Ends, load: &Load, count: usize) -> Result<()> {
+    let (say, sent) = oneshot::channel();
+    say.send(count).ok().context("somebody listens")?;
+    Subscriber::open(ends.addresses[1], Arc::new(load.clone())).await?.run(sent).await
 }

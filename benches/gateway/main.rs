@@ -13,12 +13,14 @@ mod clients;
 mod exchange;
 mod floor;
 mod hostile;
+mod house;
 mod load;
 mod mailbox;
 mod matrix;
 mod options;
 mod page;
 mod pair;
+mod pending;
 mod plots;
 #[path = "../../storage/benches/log/report.rs"]
 mod report;
@@ -99,6 +101,9 @@ async fn measure((name, needs): &Case, options: &Options, table: &mut Table) -> 
         "exchange" => streams::exchanged(args, table).await.map_err(failed)?,
         "stream" => streams::stream(args, table).await.map_err(failed)?,
         "beside" => streams::beside(args, table).await.map_err(failed)?,
+        "restart" => pending::restart(args, table).await.map_err(failed)?,
+        "memory" => pending::memory(args, table).await.map_err(failed)?,
+        "house" => house::house(args, table).await.map_err(failed)?,
         _ => unreachable!("all cases are above"),
     }
     Ok(())

@@ -13,7 +13,8 @@ pub(crate) const USAGE: &str = "\
 usage: [--quick] [--ways WAY,...] [--write] [CASE]...
        --against ADDR_A ADDR_B [--parties A,B] [--quick]
 
-cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, matrix; without any, all of them
+cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, house, matrix; without
+       any, all of them
 ways:  floor, simple, mailbox, exchange, stream
 
 --quick    shorter rounds and less data: for a look, not for a verdict
@@ -27,7 +28,7 @@ ways:  floor, simple, mailbox, exchange, stream
 pub(crate) type Case = (&'static str, &'static [Way]);
 
 /// All cases in the order of a run. The matrix takes what ways there are.
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 14] = [
     ("pingpong", &[Way::Floor, Way::Simple]),
     ("one", &[Way::Floor, Way::Simple]),
     ("sends", &[Way::Floor, Way::Simple]),
@@ -38,6 +39,9 @@ pub(crate) const CASES: [Case; 11] = [
     ("exchange", &[Way::Floor, Way::Exchange]),
     ("stream", &[Way::Stream]),
     ("beside", &[Way::Simple, Way::Stream]),
+    ("restart", &[Way::Exchange]),
+    ("memory", &[Way::Exchange]),
+    ("house", &[Way::Simple, Way::Exchange]),
     ("matrix", &[]),
 ];
 

@@ -1,8 +1,9 @@
-//! What is measured: two processes that know each other, gateways or relays, each listening on a port of loopback.
+//! What is measured: two processes that know each other, gateways or relays, each listening on a port of loopback; or
+//! gateways of which one is there at a time.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,19 +25,45 @@ pub(crate) struct Member {
     process: Child,
     /// Kept, so that the gateway can log to the end.
     log: Option<BufReader<ChildStderr>>,
+    /// What a gateway said when it served.
+    said: String,
+}
+
+/// Where two gateways are that are started and killed one by one.
+#[derive(Debug)]
+pub(crate) struct Places {
+    addresses: [SocketAddr; 2],
+    parties: PathBuf,
+}
+
+impl Places {
+    /// With their data below `dir`; nothing runs yet.
+    pub(crate) fn new(dir: &Path) -> Self {
+        let addresses = [free_address(), free_address()];
+        let entry = |n: usize| {
+            format!(r#""{}": {{"petnet": [{{"type": 1, "url": "{}"}}]}}"#, PARTIES[n], addresses[n])
+        };
+        let parties = dir.join("party.json");
+        std::fs::write(&parties, format!("{{{}, {}}}", entry(0), entry(1))).unwrap();
+        Self { addresses, parties }
+    }
+
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        self.addresses
+    }
+
+    /// Starts one of them, on what it left behind; returns when it serves.
+    pub(crate) fn start(&self, n: usize, settings: &[(&str, &str)]) -> Member {
+        let no_certificates = self.parties.with_file_name("no-certificates");
+        Member::gateway(n, self.addresses[n], &self.parties, &no_certificates, settings)
+    }
 }
 
 impl Pair {
     /// Two gateways with their data below `dir` and settings by default.
     pub(crate) fn gateways(dir: &Path) -> Self {
-        let addresses = [free_address(), free_address()];
-        let entry = |n: usize| {
-            format!(r#""{}": {{"petnet": [{{"type": 1, "url": "{}"}}]}}"#, PARTIES[n], addresses[n])
-        };
-        let file = dir.join("party.json");
-        std::fs::write(&file, format!("{{{}, {}}}", entry(0), entry(1))).unwrap();
-        let one = |n: usize| Member::gateway(n, addresses[n], &file, dir, &[]);
-        Self { members: [one(0), one(1)] }
+        let places = Places::new(dir);
+        Self { members: [places.start(0, &[]), places.start(1, &[])] }
     }
 
     /// Two relays, each the other's peer.
@@ -61,7 +88,7 @@ impl Pair {
 
     /// The memory that the larger of them had at most, in MiB.
     pub(crate) fn peak_memory(&self) -> f64 {
-        self.members.iter().map(|member| peak_memory(member.process.id())).fold(0.0, f64::max)
+        self.members.iter().map(Member::peak_memory).fold(0.0, f64::max)
     }
 
     /// Ends two gateways in order; the records and syncs of both logs since they began.
@@ -107,14 +134,29 @@ impl Member {
         self.address
     }
 
+    /// What it said that its start found.
+    pub(crate) fn found(&self) -> &str {
+        self.said.split_once(", found ").map_or("", |(_, found)| found.trim_end())
+    }
+
+    /// The most memory that it had resident, in MiB.
+    pub(crate) fn peak_memory(&self) -> f64 {
+        memory(self.process.id(), "VmHWM:")
+    }
+
+    /// The memory that it has resident now, in MiB.
+    pub(crate) fn memory(&self) -> f64 {
+        memory(self.process.id(), "VmRSS:")
+    }
+
     fn start(command: &mut Command, address: SocketAddr) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = process.stderr.take().map(BufReader::new);
+        let mut said = String::new();
         if let Some(log) = &mut log {
-            let mut line = String::new();
-            while !line.contains(" serves on ") {
-                line.clear();
-                assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway did not start");
+            while !said.contains(" serves on ") {
+                said.clear();
+                assert_ne!(log.read_line(&mut said).unwrap(), 0, "the gateway did not start");
             }
         }
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -122,7 +164,7 @@ impl Member {
             assert!(Instant::now() < deadline, "nobody listens on {address}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        Self { address, process, log }
+        Self { address, process, log, said }
     }
 }
 
@@ -147,11 +189,11 @@ fn processor_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
-/// The most memory that a process had resident in MiB, see proc(5).
-fn peak_memory(pid: u32) -> f64 {
+/// A figure of the memory of a process in MiB, see proc(5).
+fn memory(pid: u32, what: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    let figure = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    figure.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
 }
 
 /// An address on which nothing listens.

@@ -41,9 +41,9 @@ impl Pair {
     }
 
     /// Two gateways that reach each other over links.
-    pub async fn linked() -> Self {
+    pub fn linked() -> Self {
         let [a, b] = free_ports();
-        let (to_a, to_b) = (Link::to(a).await, Link::to(b).await);
+        let (to_a, to_b) = (Link::to(a), Link::to(b));
         let mut pair = Self::new([a, b], [to_a.port(), to_b.port()]);
         (pair.to_a, pair.to_b) = (Some(to_a), Some(to_b));
         pair

@@ -10,6 +10,7 @@
 //! | [`harness`] | a gateway as a process: start, kill, stop, wait; the program it runs |
 //! | [`ledger`] | what clients were told, and what may therefore be found |
 //! | [`clients`] | one call, and a load of many |
+//! | [`streams`] | messages that are sent and read in pieces |
 //! | [`link`] | a network link that can be broken in many ways |
 //! | [`volume`] | a file system of its own that can be filled, or lose its power |
 //! | [`tools`] | programs that some stories need, and a loud skip where they are missing |
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod link;
 pub mod random;
 pub mod story;
+pub mod streams;
 pub mod tools;
 pub mod volume;
 

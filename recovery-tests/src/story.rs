@@ -46,8 +46,8 @@ impl Story {
     }
 
     /// Two gateways that reach each other over links that can be broken.
-    pub async fn with_links() -> Self {
-        Self::of(Pair::linked().await)
+    pub fn with_links() -> Self {
+        Self::of(Pair::linked())
     }
 
     fn of(pair: Pair) -> Self {
@@ -95,6 +95,15 @@ impl Story {
     pub async fn send(&mut self, from: Party, count: u64, len: usize) {
         let (accepted, answers) = self.try_to_send(from, count, len).await;
         assert_eq!(accepted, count, "{answers:?}");
+    }
+
+    /// Sends one message in pieces; it must be accepted.
+    pub async fn send_in_pieces(&mut self, from: Party, len: usize) -> Key {
+        self.loads += 1;
+        let key = Key { from, id: format!("in pieces {}", self.loads) };
+        let answer = self.gateway(from).streams().send(&self.ledger, &key, len).await;
+        assert_eq!(answer, Answer::Accepted);
+        key
     }
 
     /// Sends messages from one party. Gives how many were accepted, and an answer that was not.

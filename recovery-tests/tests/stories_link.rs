@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 /// Two gateways with links; deliveries give up soon, so that a silent link is noticed soon.
 async fn over_links() -> Story {
-    let mut story = Story::with_links().await;
+    let mut story = Story::with_links();
     for party in [A, B] {
         story.gateway(party).set("LINK_STALL", "2s");
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::clients::Client;
 use crate::ledger::Party;
+use crate::streams::Streams;
 use crate::{DEADLINE, until};
 
 const ONE_ASK: Duration = Duration::from_secs(2);
@@ -106,6 +107,11 @@ impl Gateway {
     /// A client of it.
     pub fn client(&self) -> Client {
         Client::of(&self.address())
+    }
+
+    /// A client of it that sends and reads in pieces.
+    pub fn streams(&self) -> Streams {
+        Streams::of(&self.address())
     }
 
     /// Starts it, unless it runs already; does not wait for anything.
@@ -224,6 +230,14 @@ impl Gateway {
             .unwrap();
         drop(process.lifeline);
         status
+    }
+
+    /// The most memory that it had resident in this life, in MiB, see proc(5).
+    pub fn peak_memory(&self) -> u64 {
+        let pid = self.process.as_ref().and_then(|process| process.child.id()).expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
     }
 
     /// What this life has logged so far.

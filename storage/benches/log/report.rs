@@ -108,9 +108,14 @@ pub(crate) fn median_ratio(a: &[f64], b: &[f64]) -> f64 {
 
 /// The value in ms below which `percent` of the times lie.
 pub(crate) fn percentile_ms(times: &[Duration], percent: usize) -> f64 {
+    per_mille_ms(times, 10 * percent)
+}
+
+/// The value in ms below which so many of a thousand times lie.
+pub(crate) fn per_mille_ms(times: &[Duration], per_mille: usize) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort();
-    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    let at = (sorted.len() * per_mille / 1000).min(sorted.len().saturating_sub(1));
     sorted.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
 }
 
