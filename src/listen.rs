@@ -27,6 +27,7 @@ pub(crate) use self::traffic::{OnConnection, Traffic, Transfer};
 use crate::access::Caller;
 use crate::limits::Limits;
 use crate::seldom::Seldom;
+use crate::tls::counted::takes_as_it_sends;
 use crate::trust::Current;
 
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
@@ -115,6 +116,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((socket, from)) => {
+                takes_as_it_sends(&socket);
                 // Ignored by tonic with a stream of connections, so it is set here. A reset socket fails it.
                 match socket.set_nodelay(true) {
                     Ok(()) => return (socket, from),

@@ -152,8 +152,9 @@ async fn a_slow_link_that_moves_is_never_cut() {
     let mut story = over_links("1s").await;
     story.send(A, 5, 100).await;
     story.promises_are_kept().await;
-    to_b(&story).set(Mode::Slow(64 << 10));
-    story.send_in_pieces(A, 512 << 10).await;
+    // 2 Mbit/s. What the kernels on the way pass on at a time, some 64 KiB, must take less than LINK_STALL.
+    to_b(&story).set(Mode::Slow(256 << 10));
+    story.send_in_pieces(A, 2 << 20).await;
     for _ in 0..10 {
         story.send(A, 1, 1_000).await;
     }

@@ -16,7 +16,7 @@ use tokio_util::either::Either;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
-use super::counted::{Counted, Moved};
+use super::counted::{Counted, Moved, takes_as_it_sends};
 
 /// A gateway that does not answer a connection by then is not there.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,7 +73,9 @@ impl Service<Uri> for Connector {
         let connecting = Service::call(&mut self.tcp, uri);
         let (tls, moved) = (self.tls.clone(), self.moved.clone());
         Box::pin(async move {
-            let socket = Counted::new(connecting.await?.into_inner(), moved);
+            let socket = connecting.await?.into_inner();
+            takes_as_it_sends(&socket);
+            let socket = Counted::new(socket, moved);
             let Some((config, name)) = tls else { return Ok(TokioIo::new(Link::Left(socket))) };
             let stream = TlsConnector::from(config)
                 .connect(name, socket)

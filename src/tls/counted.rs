@@ -24,6 +24,17 @@ impl Moved {
     }
 }
 
+/// Bytes that the kernel takes from us and has not sent. With the megabytes that it would take, nothing would seem to move for
+/// minutes on a slow link; what is sent and not acknowledged, which a fast link needs, does not count.
+const UNSENT: u32 = 64 << 10;
+
+/// Makes the kernel take bytes as the connection sends them: so what it takes says how the connection moves.
+pub(crate) fn takes_as_it_sends(socket: &tokio::net::TcpStream) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "what the kernel has not sent yet is not bounded");
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Counted<T> {

@@ -24,7 +24,7 @@ use crate::state::{Entry, State};
 /// Unit of the semaphore that bounds what waits for the writers.
 pub(crate) const PERMIT_BYTES: u64 = 1024;
 /// Entries in memory, as a multiple of `index_memory_entries`, at which new messages wait for the index on disk.
-const CROWDED: usize = 4;
+const CROWDED: usize = 2;
 
 /// Locks that all keys share with `IdReuse::Reject`.
 pub(crate) const KEY_LOCKS: usize = 256;
