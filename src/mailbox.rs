@@ -360,6 +360,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_payload_keeps_nothing_alive_but_itself() {
+        let frame = Bytes::from(vec![7; 4 << 20]);
+        let inside = |bytes: &Bytes| frame.as_ptr_range().contains(&bytes.as_ptr());
+        assert!(!inside(&kept(frame.slice(100..4196))) && !inside(&kept(frame.slice(..COPY_BELOW - 1))));
+        assert!(inside(&kept(frame.slice(..COPY_BELOW))), "what fills its frame is not copied");
+    }
+
     #[tokio::test]
     async fn over_long_and_empty_ids_are_refused_with_length_and_limit() {
         let mailbox = mailbox(&["*"]);

@@ -321,3 +321,25 @@ async fn no_more_subscriptions_than_there_may_be_and_they_end_with_their_stream(
     .await;
     a.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_request_of_too_many_entries_or_bytes_ends_the_exchange() {
+    let a = Running::alone().await;
+    let end = async |request: ExchangeRequest| {
+        let mut exchange = Exchange::open(&a).await;
+        exchange.requests.send(request).await.unwrap();
+        loop {
+            match tokio::time::timeout(LIMIT, exchange.answers.message()).await.unwrap() {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ends without a word"),
+                Err(status) => return status.code(),
+            }
+        }
+    };
+    let send = vec![Sending::default(); 16_385];
+    assert_eq!(end(ExchangeRequest { send, ..ExchangeRequest::default() }).await, Code::InvalidArgument);
+    let large = Sending { payload: vec![0; 5 << 20].into(), ..Sending::default() };
+    let request = ExchangeRequest { send: vec![large], ..ExchangeRequest::default() };
+    assert_eq!(end(request).await, Code::OutOfRange);
+    a.shutdown().await;
+}

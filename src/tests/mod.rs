@@ -6,6 +6,7 @@ mod delivery;
 mod doctor;
 mod health;
 mod hostile;
+mod hostile_streams;
 mod limits;
 mod link;
 mod mailbox;

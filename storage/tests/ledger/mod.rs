@@ -6,6 +6,8 @@
 //! * what was refused for lack of room is not there, and nothing is there that was never sent.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod many;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,42 +168,6 @@ impl Ledger {
         }
         for (key, at, task) in running {
             let result = task.await.expect("accepting does not panic");
-            self.tell(&key, at, &result);
-        }
-    }
-
-    /// The same in one call.
-    async fn accept_many(&mut self, store: &Arc<dyn Engine>, sends: &[(&'static str, String, usize)]) {
-        let (mut noted, mut messages) = (Vec::new(), Vec::new());
-        for (peer, name, len) in sends {
-            let key = (Direction::Outgoing, *peer, name.clone());
-            let (bytes, at) = self.attempt(&key, *len, None);
-            messages.push((party(peer), id(name), bytes));
-            noted.push((key, at));
-        }
-        for ((key, at), result) in noted.into_iter().zip(store.accept_many(messages).await.await) {
-            self.tell(&key, at, &result);
-        }
-    }
-
-    /// Stores deliveries in one call: sender, id, length, number.
-    pub async fn store_many(
-        &mut self,
-        store: &Arc<dyn Engine>,
-        deliveries: &[(&'static str, String, usize, u64)],
-    ) {
-        let (mut noted, mut arrivals) = (Vec::new(), Vec::new());
-        for (sender, name, len, number) in deliveries {
-            let key = (Direction::Incoming, *sender, name.clone());
-            let known = Some(identity(1, *number, 1));
-            let (bytes, at) = self.attempt(&key, *len, known);
-            arrivals.push(arrival(sender, name, bytes, known));
-            noted.push((key, at));
-        }
-        for ((key, at), result) in noted.into_iter().zip(store.store_many(arrivals).await) {
-            if let Ok(Stored::Repeated | Stored::Stale) = result {
-                panic!("{key:?}: a first delivery was taken for {result:?}");
-            }
             self.tell(&key, at, &result);
         }
     }
