@@ -147,6 +147,7 @@ async fn a_client_that_ends_in_the_middle_of_a_stream_leaves_nothing() {
 /// What a log says when an attempt was given up because nothing moved.
 const GIVEN_UP: &str = "no answer within 1s";
 
+/// `PETNET_SLOW_MIB` sets the size of the message: 64 take some five minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_link_that_moves_is_never_cut() {
     let mut story = over_links("1s").await;
@@ -154,16 +155,21 @@ async fn a_slow_link_that_moves_is_never_cut() {
     story.promises_are_kept().await;
     // 2 Mbit/s. What the kernels on the way pass on at a time, some 64 KiB, must take less than LINK_STALL.
     to_b(&story).set(Mode::Slow(256 << 10));
-    story.send_in_pieces(A, 2 << 20).await;
+    story.send_in_pieces(A, (setting("PETNET_SLOW_MIB", 2) as usize) << 20).await;
     for _ in 0..10 {
         story.send(A, 1, 1_000).await;
     }
     story.fault();
-    until("all of them are there", async || {
-        assert!(!story.pair.a.log().contains(GIVEN_UP), "a link that moved was given up");
-        story.is_delivered().await.then_some(())
-    })
-    .await;
+    let mut all = false;
+    while !all {
+        let from = to_b(&story).passed();
+        until("more has passed, or all of them are there", async || {
+            assert!(!story.pair.a.log().contains(GIVEN_UP), "a link that moved was given up");
+            all = story.is_delivered().await;
+            (all || to_b(&story).passed() > from + (4 << 20)).then_some(())
+        })
+        .await;
+    }
     story.promises_are_kept().await;
     let connections = to_b(&story).connections();
     assert!(connections <= 2, "one for small messages and one for large ones, not {connections}");
