@@ -32,7 +32,7 @@ the larger one at its peak; the one message with which each sender connects befo
 A sender over simple and Mailbox has one message under way. Over Exchange it has a stream of \
 its own with 512 messages or 4 MiB under way (2 MiB with 256 senders), so a send takes as long as a full window, and \
 all messages arrive on one stream, those above 256 KiB as a note that they are to be fetched. Rows with \
-more than 512 MiB under way are left out: 16 MiB with 64 and 256 senders. The clients, in one process, share \
+more than 512 MiB under way are left out: 16 MiB with 64 and 256 senders, and over Exchange, whose requests have 4 MiB at most. The clients, in one process, share \
 the processors with the gateways.";
 
 /// The rows of these ways.
@@ -49,6 +49,10 @@ fn rows_of(way: Way) -> Vec<Subject> {
         rows.push(Subject { way, size: SIZES[0], senders: None });
     }
     for size in SIZES {
+        // A request of Exchange has 4 MiB at most.
+        if way == Way::Exchange && size > 1 << 20 {
+            continue;
+        }
         let fits = |senders: &usize| size * senders <= UNDER_WAY;
         let row = |senders| Subject { way, size, senders: Some(senders) };
         rows.extend(SENDERS.into_iter().filter(fits).map(row));
