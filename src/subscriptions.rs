@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use petnet_storage::{FromSender, Held, MessageId, PartyId, Payload, Sequence};
+use petnet_storage::{Found, FromSender, Held, MessageId, Payload, Sequence};
 use tokio::sync::Notify;
 
 /// Messages that wait in one inbox.
@@ -35,10 +35,7 @@ pub(crate) enum Which {
 /// A message that waits for its stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticket {
-    pub(crate) sender: Option<PartyId>,
-    pub(crate) id: MessageId,
-    pub(crate) sequence: Sequence,
-    pub(crate) len: u64,
+    pub(crate) message: Found,
     /// While there is room for it.
     pub(crate) payload: Option<Bytes>,
 }
@@ -97,13 +94,13 @@ impl Inbox {
             waiting.bytes += len;
             self.all.bytes.fetch_add(len, Ordering::Relaxed);
             self.all.tickets.fetch_add(1, Ordering::Relaxed);
-            waiting.tickets.push_back(Ticket {
+            let message = Found {
                 sender: message.sender.clone(),
                 id: message.id.clone(),
                 sequence: message.sequence,
                 len: message.payload.len(),
-                payload,
-            });
+            };
+            waiting.tickets.push_back(Ticket { message, payload });
         }
         drop(waiting);
         self.came.notify_one();
@@ -126,12 +123,12 @@ impl Inbox {
     }
 
     /// Takes out of what a look has found what came as news, too; the news of the rest is not handed out.
-    pub(crate) fn found(&self, subscription: u64, page: &mut Vec<Ticket>) {
+    pub(crate) fn found(&self, subscription: u64, page: &mut Vec<Found>) {
         let mut waiting = self.lock();
         if let Some(fresh) = waiting.fresh.get(&subscription) {
-            page.retain(|ticket| !fresh.contains(&ticket.sequence));
+            page.retain(|message| !fresh.contains(&message.sequence));
         }
-        let newest = page.iter().rev().take(NEWEST).map(|ticket| ticket.sequence).collect();
+        let newest = page.iter().rev().take(NEWEST).map(|message| message.sequence).collect();
         waiting.found.insert(subscription, newest);
     }
 
@@ -305,7 +302,7 @@ mod tests {
     }
 
     fn taken(inbox: &Inbox) -> Vec<u64> {
-        std::iter::from_fn(|| inbox.take().unwrap()).map(|ticket| ticket.sequence.0).collect()
+        std::iter::from_fn(|| inbox.take().unwrap()).map(|ticket| ticket.message.sequence.0).collect()
     }
 
     #[test]
@@ -323,13 +320,8 @@ mod tests {
         all.arrived(&message("a", "other", 4));
         all.arrived(&message("a", "job:1", 5));
         assert_eq!(taken(&inbox), [1, 3, 5, 5], "once for each subscription");
-        let ticket = |sequence| Ticket {
-            sender: None,
-            id: message_id("job:2"),
-            sequence: Sequence(sequence),
-            len: 1,
-            payload: None,
-        };
+        let ticket =
+            |sequence| Found { sender: None, id: message_id("job:2"), sequence: Sequence(sequence), len: 1 };
         let mut page = vec![ticket(2), ticket(3), ticket(7)];
         inbox.found(of_topic.number, &mut page);
         assert_eq!(page.len(), 2, "one of them came as news, too");

@@ -45,14 +45,19 @@ type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
 enum Done {
     Accepted(Vec<(u64, Result<Sequence, Refusal>)>, usize, Option<Room>),
     Released(Result<u64, Refusal>),
-    Found(u64, Result<Vec<Ticket>, Refusal>),
+    Found(u64, Result<Vec<Found>, Refusal>),
 }
 
-/// A subscription, and how far it has looked for what was there before it.
+/// A subscription, and whose messages it is to.
 struct Subscribed {
-    _subscription: subscriptions::Subscription,
+    subscription: subscriptions::Subscription,
     from: FromSender,
-    which: Which,
+}
+
+impl Subscribed {
+    fn is(&self, which: &Which, from: &FromSender) -> bool {
+        (&self.subscription.which, &self.from) == (which, from)
+    }
 }
 
 /// One stream.
@@ -68,7 +73,7 @@ pub(super) struct Exchange {
     inbox: Arc<Inbox>,
     subscribed: HashMap<u64, Subscribed>,
     /// What was there before a subscription. The next look begins when it is handed out, one at a time.
-    found: VecDeque<Ticket>,
+    found: VecDeque<Found>,
     looks: VecDeque<(u64, Sequence)>,
     is_looking: bool,
     refused: Vec<Refused>,
@@ -184,7 +189,7 @@ impl Exchange {
         }
         for wanted in request.unsubscribe {
             match chosen(&wanted) {
-                Ok((which, from)) => self.subscribed.retain(|_, s| (&s.which, &s.from) != (&which, &from)),
+                Ok((which, from)) => self.subscribed.retain(|_, s| !s.is(&which, &from)),
                 Err(refusal) => self.refused.push(refused(0, &refusal)),
             }
         }
@@ -212,14 +217,14 @@ impl Exchange {
 
     fn subscribe(&mut self, wanted: &Subscription) -> Result<(), Refusal> {
         let (which, from) = chosen(wanted)?;
-        if self.subscribed.values().any(|s| (&s.which, &s.from) == (&which, &from)) {
+        if self.subscribed.values().any(|s| s.is(&which, &from)) {
             return Ok(());
         }
         // First this, then the look: what arrives between the two is not missed.
-        let subscription = self.subscriptions.subscribe(which.clone(), from.clone(), &self.inbox);
+        let subscription = self.subscriptions.subscribe(which, from.clone(), &self.inbox);
         let subscription = subscription.ok_or(Refusal::TooManySubscriptions)?;
         let number = subscription.number;
-        self.subscribed.insert(number, Subscribed { _subscription: subscription, from, which });
+        self.subscribed.insert(number, Subscribed { subscription, from });
         self.looks.push_back((number, Sequence(0)));
         Ok(())
     }
@@ -230,9 +235,9 @@ impl Exchange {
             return;
         }
         let Some((number, after)) = self.looks.pop_front() else { return };
-        let Some(Subscribed { from, which, .. }) = self.subscribed.get(&number) else { return };
+        let Some(Subscribed { from, subscription }) = self.subscribed.get(&number) else { return };
         self.is_looking = true;
-        let (mailbox, from, which) = (self.mailbox.clone(), from.clone(), which.clone());
+        let (mailbox, from, which) = (self.mailbox.clone(), from.clone(), subscription.which.clone());
         self.running.push(Box::pin(async move {
             let found = find(&mailbox, &from, &which, after).await;
             Done::Found(number, found.map_err(Refusal::from))
@@ -266,10 +271,10 @@ impl Exchange {
         }
     }
 
-    fn found(&mut self, number: u64, mut page: Vec<Ticket>) {
+    fn found(&mut self, number: u64, mut page: Vec<Found>) {
         self.is_looking = false;
         let Some(subscribed) = self.subscribed.get(&number) else { return };
-        let is_topic = matches!(subscribed.which, Which::Topic(_));
+        let is_topic = matches!(subscribed.subscription.which, Which::Topic(_));
         let next = page.last().filter(|_| is_topic && page.len() >= PAGE).map(|last| last.sequence);
         self.inbox.found(number, &mut page);
         self.found.extend(page);
@@ -284,7 +289,7 @@ impl Exchange {
         let mut bytes = 0;
         while answer.received.len() < ANSWER_MESSAGES && bytes < ANSWER_BYTES && self.incoming.is_some() {
             let ticket = match self.found.pop_front() {
-                Some(ticket) => ticket,
+                Some(message) => Ticket { message, payload: None },
                 None => match self.inbox.take().map_err(|_| status::too_slow())? {
                     Some(ticket) => ticket,
                     None => break,
@@ -328,31 +333,22 @@ async fn find(
     from: &FromSender,
     which: &Which,
     after: Sequence,
-) -> petnet_storage::Result<Vec<Ticket>> {
-    let found = match which {
+) -> petnet_storage::Result<Vec<Found>> {
+    match which {
         Which::Id(id) => mailbox.engine.held(from, id).await,
         Which::Topic(topic) => mailbox.engine.topic(from, topic, after, PAGE).await,
-    };
-    let ticket = |found: Found| Ticket {
-        sender: found.sender,
-        id: found.id,
-        sequence: found.sequence,
-        len: found.len,
-        payload: None,
-    };
-    Ok(found?.into_iter().map(ticket).collect())
+    }
 }
 
 /// The message of a ticket; `None`: it ended, or a newer one has its id, which comes for itself.
 async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>, Status> {
-    let Ticket { sender, id, sequence, len, payload } = ticket;
+    let Ticket { message, payload } = ticket;
     let payload = match payload {
         Some(payload) => payload,
-        None if len > LARGEST => bytes::Bytes::new(),
+        None if message.len > LARGEST => bytes::Bytes::new(),
         None => {
-            let found = Found { sender: sender.clone(), id: id.clone(), sequence, len };
             let read = async {
-                match mailbox.engine.open_found(&found).await? {
+                match mailbox.engine.open_found(&message).await? {
                     Some(held) => held.payload.whole().await.map(Some),
                     None => Ok(None),
                 }
@@ -365,6 +361,7 @@ async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>,
             }
         }
     };
+    let Found { sender, id, sequence, len } = message;
     let sender_id = name(sender.as_ref());
     Ok(Some(Received { message_id: id.as_str().to_owned(), sender_id, payload, sequence: sequence.0, len }))
 }

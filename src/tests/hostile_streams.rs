@@ -237,7 +237,7 @@ fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
     let mut last = None;
     for n in kept + 1..4 * kept {
         let Ok(ticket) = inbox.take() else { return };
-        let sequence = ticket.unwrap().sequence.0;
+        let sequence = ticket.unwrap().message.sequence.0;
         assert!(
             last.is_none_or(|last| last + 1 == sequence),
             "after {last:?} comes {sequence}, and not a word about the one between"

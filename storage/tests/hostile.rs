@@ -25,20 +25,6 @@ fn sim(disk: &SimDisk) -> StoreOptions {
     }
 }
 
-/// Lets the syncs go when it is dropped.
-struct Held(SimDisk);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.let_syncs_go("");
-    }
-}
-
-fn hold(disk: &SimDisk) -> Held {
-    disk.hold_syncs_of("");
-    Held(disk.clone())
-}
-
 /// Traffic of several times the quota, each message settled at once; what it was refused with.
 async fn traffic(
     engine: &Arc<dyn Engine>,
@@ -172,7 +158,7 @@ async fn with_reject_what_a_caller_who_went_away_left_queued_counts() {
     let disk = SimDisk::new(Path::new("/data"), None);
     let (engine, _) = open(StoreOptions { id_reuse: IdReuse::Reject, ..sim(&disk) });
     let b = party("party_b");
-    let held = hold(&disk);
+    let held = disk.hold_syncs();
     let first = tokio::spawn({
         let (engine, b) = (engine.clone(), b.clone());
         async move { engine.accept(&b, &id("first"), "x".into()).await }
@@ -223,7 +209,7 @@ async fn on_a_full_disk_topics_are_found_and_released() {
         let known = Some(identity(1, n, 1));
         engine.store(arrival("party_a", &format!("job:{n}"), "x".into(), known)).await.expect("stores");
     }
-    let held = hold(&disk);
+    let held = disk.hold_syncs();
     let sends: Vec<_> = (0..30)
         .map(|n| {
             let (engine, name) = (engine.clone(), id(n.to_string()));

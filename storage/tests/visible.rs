@@ -11,6 +11,7 @@ use bytes::Bytes;
 use common::{arrival, id, identity, party, pending, read, until};
 use petnet_storage::{DeadReason, Engine, FromSender, Outcome, Sequence, StoreError, StoreOptions, Stored};
 use sim_disk::SimDisk;
+use sim_disk::held::HeldSyncs;
 use tokio::task::JoinHandle;
 
 fn open(disk: &SimDisk) -> Arc<dyn Engine> {
@@ -33,26 +34,12 @@ fn accept(
     tokio::spawn(async move { store.accept(&party("party_b"), &name, Bytes::from(text)).await })
 }
 
-/// Lets the syncs go when it is dropped: a failing test must not hang.
-struct Held(SimDisk);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.let_syncs_go("");
-    }
-}
-
-fn hold(disk: &SimDisk) -> Held {
-    disk.hold_syncs_of("");
-    Held(disk.clone())
-}
-
 /// A store whose writer hangs in a sync: what comes now stays queued.
 async fn with_a_hanging_sync(
     disk: &SimDisk,
-) -> (Arc<dyn Engine>, JoinHandle<Result<Sequence, StoreError>>, Held) {
+) -> (Arc<dyn Engine>, JoinHandle<Result<Sequence, StoreError>>, HeldSyncs) {
     let store = open(disk);
-    let held = hold(disk);
+    let held = disk.hold_syncs();
     let first = accept(&store, "first", "1");
     until("the first is written", async || store.stats().appends > 0).await;
     (store, first, held)
@@ -121,7 +108,7 @@ async fn a_queued_arrival_hides_none_that_is_in_the_log() {
         tokio::spawn(async move { store.store(arrival("party_a", name, text.into(), Some(known))).await })
     };
     assert!(deliver("m", "older", 1).await.expect("no panic").is_ok());
-    let held = hold(&disk);
+    let held = disk.hold_syncs();
     let _first = accept(&store, "first", "1");
     until("the first is written", async || store.stats().appends == 2).await;
     let newer = deliver("m", "newer", 2);
@@ -166,7 +153,7 @@ async fn what_was_given_out_for_delivery_is_not_refused_on_a_full_disk() {
     let disk = new_disk();
     let store = open(&disk);
     let b = party("party_b");
-    let held = hold(&disk);
+    let held = disk.hold_syncs();
     // More than the segment in use holds: the last ones need another one, for which there is no room.
     let sends: Vec<_> = (0..30)
         .map(|n| {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use petnet_storage::{Disk, DiskFile, OpenMode, RealDisk, Room};
 
 mod content;
+pub mod held;
 mod tamper;
 
 pub use content::Rng;
