@@ -8,6 +8,8 @@
 pub(crate) mod files;
 mod limits;
 mod raw;
+#[cfg(feature = "redis")]
+mod redis;
 mod values;
 
 use std::fmt;
@@ -92,6 +94,9 @@ pub struct Settings {
     pub max_waiting: usize,
     /// `MAX_SUBSCRIPTIONS`: subscriptions of streams at a time.
     pub max_subscriptions: usize,
+    /// `REDIS_URL` and what belongs to it; `None`: the embedded store.
+    #[cfg(feature = "redis")]
+    pub redis: Option<petnet_storage::redis::RedisOptions>,
 }
 
 /// Whether clients must show a certificate.
@@ -164,7 +169,9 @@ impl std::error::Error for Mistakes {}
 /// Checks everything, the party file included. Creates the data folder when it is all that is missing.
 pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let checked = look(raw)?;
-    make_folder(&checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+    if raw.get("REDIS_URL").is_none() {
+        make_folder(&checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+    }
     Ok(checked)
 }
 
@@ -174,7 +181,6 @@ pub fn look(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let party = check.party();
     let logging = check.logging();
     let (parties, own_certificate) = check.files(party.as_ref());
-    check.engine();
     let settings = check.settings(party, own_certificate);
     match settings {
         Some(settings) if check.mistakes.is_empty() => {
@@ -259,15 +265,6 @@ impl Checker<'_> {
         }
     }
 
-    fn engine(&mut self) {
-        if let Some(given) = self.raw.get("REDIS_URL") {
-            self.mistakes.push(format!(
-                "{}: this build has only the embedded store; unset it (the value is not shown, it may hold a password)",
-                given.place
-            ));
-        }
-    }
-
     /// Reads every other setting, also when there is no party.
     fn settings(&mut self, party: Option<PartyId>, own_certificate: Option<Own>) -> Option<Settings> {
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -283,6 +280,8 @@ impl Checker<'_> {
             tls_client_auth: self
                 .value("TLS_CLIENT_AUTH", TlsClientAuth::Required, |text| values::choice(text, &auth)),
             data_dir: self.data_dir(),
+            #[cfg(feature = "redis")]
+            redis: self.redis(party.as_ref()),
             message_ttl: self.value("MESSAGE_TTL", None, values::lifetime),
             send_ttl: self.value("SEND_TTL", None, values::lifetime),
             recv_wait: self.value("RECV_WAIT_MS", second, |text| {
@@ -317,6 +316,16 @@ impl Checker<'_> {
     }
 
     fn data_dir(&mut self) -> PathBuf {
+        if let Some(given) = self.raw.get("REDIS_URL") {
+            // Nothing is kept in it.
+            if cfg!(not(feature = "redis")) {
+                self.mistakes.push(format!(
+                    "{}: this build has only the embedded store; unset it (the value is not shown, it may hold a password)",
+                    given.place
+                ));
+            }
+            return self.path("DATA_DIR");
+        }
         self.value("DATA_DIR", PathBuf::new(), |text| {
             let path = PathBuf::from(text);
             check_folder(&path).map(|()| path)

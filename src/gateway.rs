@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use petnet_storage::{Engine, Observer, OpenError, OpenReport, Store, StoreError, StoreOptions, StoreState};
+use petnet_storage::{Engine, OpenError, StoreError, StoreState};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::parties::Parties;
 use crate::peers::Peers;
 use crate::reload::Reload;
 use crate::server::Server;
+use crate::store;
 #[cfg(test)]
 use crate::trust::Current;
 use crate::trust::Trust;
@@ -55,7 +56,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Gateway {
     addr: SocketAddr,
-    report: OpenReport,
+    found: String,
     engine: Arc<dyn Engine>,
     #[cfg(test)]
     waiters: Arc<crate::waiting::Waiters>,
@@ -78,21 +79,8 @@ impl Gateway {
         // Before the store: opening a large one only to find the port in use would be a waste.
         let listener = listen(settings.listen_addr)?;
         let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
-        let options = StoreOptions {
-            message_ttl: settings.message_ttl,
-            send_ttl: settings.send_ttl,
-            max_bytes: settings.store_max_bytes,
-            dead_letter_bytes: settings.dead_letter_max_bytes,
-            id_reuse: settings.id_reuse,
-            ..StoreOptions::new(&settings.data_dir)
-        };
-        let observer: Arc<dyn Observer> = hub.clone();
-        let opening = tokio::task::spawn_blocking(move || Store::open(options, observer));
-        let (engine, report) = match opening.await {
-            Ok(opened) => opened?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
-        Self::assemble(settings, parties, hub, engine, report, listener).await
+        let (engine, found) = store::open(&settings, hub.clone()).await?;
+        Self::assemble(settings, parties, hub, engine, found, listener).await
     }
 
     /// A whole gateway over an engine that is open already and reports to `hub`.
@@ -102,10 +90,9 @@ impl Gateway {
         parties: Parties,
         hub: Arc<Hub>,
         engine: Arc<dyn Engine>,
-        report: OpenReport,
     ) -> Result<Self, StartError> {
         let listener = listen(settings.listen_addr)?;
-        Self::assemble(settings, parties, hub, engine, report, listener).await
+        Self::assemble(settings, parties, hub, engine, String::new(), listener).await
     }
 
     /// Receives that wait.
@@ -131,7 +118,7 @@ impl Gateway {
         parties: Parties,
         hub: Arc<Hub>,
         engine: Arc<dyn Engine>,
-        report: OpenReport,
+        found: String,
         listener: TcpListener,
     ) -> Result<Self, StartError> {
         let addr = listener.local_addr().unwrap_or(settings.listen_addr);
@@ -171,7 +158,7 @@ impl Gateway {
         let grace = settings.shutdown_grace;
         Ok(Self {
             addr,
-            report,
+            found,
             engine,
             #[cfg(test)]
             waiters: hub.waiters.clone(),
@@ -215,9 +202,9 @@ impl Gateway {
         self.addr
     }
 
-    /// What opening the store found.
-    pub fn report(&self) -> &OpenReport {
-        &self.report
+    /// What opening the store found, in a line for people.
+    pub fn found(&self) -> &str {
+        &self.found
     }
 
     /// The store, for status and statistics.

@@ -59,6 +59,15 @@ impl Observer for Hub {
         }
     }
 
+    fn missed(&self) {
+        self.waiters.missed();
+        self.subscriptions.missed();
+    }
+
+    fn serves(&self, peer: &PartyId) -> bool {
+        self.knows(peer)
+    }
+
     fn died(&self, letter: &DeadLetter) {
         tracing::warn!(
             peer = %letter.receiver, id = %letter.id, bytes = letter.len, reason = %letter.reason,

@@ -33,6 +33,7 @@ mod retry_queue;
 mod seldom;
 mod server;
 pub mod status;
+mod store;
 mod subscriptions;
 pub mod telemetry;
 #[cfg(test)]

@@ -7,20 +7,18 @@
 //! of its own: the caller was told nothing, so the message may come to be accepted or not; a client sends it
 //! again, and a peer's repetition is known by its identity.
 
+mod finding;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    Arrival, DeliveryIdentity, Engine, FromSender, Held, InvalidId, Message, MessageId, PartyId, Sequence,
-    StoreError, Stored, Upload,
+    Arrival, DeliveryIdentity, Engine, InvalidId, MessageId, PartyId, Sequence, StoreError, Stored, Upload,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Denied};
-use crate::calls::Call;
 use crate::trust::Current;
 use crate::waiting::Waiters;
 
@@ -84,6 +82,9 @@ pub(crate) enum Refusal {
     /// The sender may not deliver here.
     #[error("access denied: {0}")]
     Denied(#[from] Denied),
+    /// Whether the message is there cannot be seen at the moment.
+    #[error("the store cannot be read at the moment: {0}; ask again")]
+    CannotLook(Arc<str>),
     /// The gateway is shutting down.
     #[error("the gateway is shutting down; try again")]
     Draining,
@@ -244,61 +245,6 @@ impl Mailbox {
         Ok(access::may_deliver(&self.party, &self.trust.borrow().parties, sender)?)
     }
 
-    /// Finds a message for a client, waiting up to `wait` for it; `None`: not there yet.
-    pub(crate) async fn find(
-        &self,
-        from: &FromSender,
-        id: &MessageId,
-        wait: Duration,
-    ) -> Result<Option<Held>, Refusal> {
-        self.open()?;
-        if wait.is_zero() {
-            return Ok(self.engine.open(from, id).await?);
-        }
-        let until = Instant::now() + wait;
-        // Registered before the look: what arrives between the two wakes us.
-        let waiter = self.waiters.register(from.clone(), id.clone());
-        if let Some(message) = self.engine.open(from, id).await? {
-            return Ok(Some(message));
-        }
-        // Too many wait already: this one asks again, as it would have to with an old gateway.
-        let Some(mut waiter) = waiter else { return Ok(None) };
-        tokio::select! {
-            biased;
-            message = waiter.message() => Ok(Some(message)),
-            () = self.draining.cancelled() => Ok(None),
-            () = tokio::time::sleep_until(until) => Ok(None),
-        }
-    }
-
-    /// Hands a client a message, as [`find`](Self::find) does, in memory. `call` makes room for it.
-    pub(crate) async fn receive(
-        &self,
-        from: FromSender,
-        id: &str,
-        wait: Duration,
-        call: Option<&Call>,
-    ) -> Result<Option<Message>, Refusal> {
-        let id = MessageId::new(id)?;
-        let until = Instant::now() + wait;
-        let mut wait = wait;
-        loop {
-            let Some(held) = self.find(&from, &id, wait).await? else { return Ok(None) };
-            let (len, limit) = (held.payload.len(), self.max_message_bytes);
-            if len > limit {
-                return Err(Refusal::NeedsStream { len, limit });
-            }
-            if let Some(call) = call {
-                call.room_for_answer(len).await;
-            }
-            match held.read().await {
-                // It ended meanwhile; there may be another one.
-                Err(StoreError::Gone { .. }) => wait = until.saturating_duration_since(Instant::now()),
-                read => return Ok(Some(read?)),
-            }
-        }
-    }
-
     /// Whether anything new is begun.
     pub(crate) fn open(&self) -> Result<(), Refusal> {
         if self.draining.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
@@ -324,6 +270,11 @@ fn shortened(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use petnet_storage::FromSender;
+    use tokio::time::Instant;
+
     use super::*;
     use crate::parties::{Connection, ConnectionType, Parties};
     use crate::testing::{FakeEngine, party};

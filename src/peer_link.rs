@@ -356,7 +356,9 @@ pub(crate) fn of_refusal(number: i32, words: &str) -> Verdict {
             Verdict::RefusedForGood(reason)
         }
         // Who may deliver and whether there is room does not depend on the message: asking with one is enough.
-        code::ACCESS_DENIED | code::STORE_FULL => Verdict::TryAgain { reason, whole_peer: true },
+        code::ACCESS_DENIED | code::STORE_FULL | code::REDIS => {
+            Verdict::TryAgain { reason, whole_peer: true }
+        }
         _ => Verdict::TryAgain { reason, whole_peer: false },
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn number(refusal: &Refusal) -> i32 {
         }
         Refusal::Denied(_) => code::ACCESS_DENIED,
         Refusal::Store(StoreError::Full { .. }) => code::STORE_FULL,
+        Refusal::Store(StoreError::Unavailable(_)) => code::REDIS,
         Refusal::Store(StoreError::Conflict { .. }) => code::MESSAGE_ID_CONFLICT,
         Refusal::Store(StoreError::Damaged { .. } | StoreError::Gone { .. } | StoreError::Io { .. }) => {
             code::STORAGE
@@ -71,7 +72,10 @@ pub(crate) fn number(refusal: &Refusal) -> i32 {
         | Refusal::TooManySubscriptions
         | Refusal::Interrupted
         | Refusal::Draining
-        | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed) => code::UNKNOWN,
+        | Refusal::CannotLook(_)
+        | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed | StoreError::InDoubt(_)) => {
+            code::UNKNOWN
+        }
     }
 }
 
@@ -85,7 +89,12 @@ pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
 }
 
 fn passes_with_a_restart(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Draining | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed))
+    matches!(
+        refusal,
+        Refusal::Draining
+            | Refusal::CannotLook(_)
+            | Refusal::Store(StoreError::Poisoned(_) | StoreError::Closed | StoreError::InDoubt(_))
+    )
 }
 
 /// How a refusal reaches a client of `petnet.mailbox.v1`: as a status, with the number in its metadata.
@@ -94,6 +103,7 @@ pub(crate) fn of(refusal: Refusal) -> Status {
     let number = number(&refusal);
     let code = match number {
         _ if passes_with_a_restart(&refusal) => Code::Unavailable,
+        code::REDIS => Code::Unavailable,
         code::INVALID_REQUEST => Code::InvalidArgument,
         code::NO_AVAILABLE_CONNECTION => Code::NotFound,
         code::ACCESS_DENIED => Code::PermissionDenied,

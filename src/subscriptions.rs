@@ -61,10 +61,21 @@ struct Waiting {
     tickets: VecDeque<Ticket>,
     bytes: usize,
     overflown: bool,
-    /// By subscription that still looks for what was there before it: what came since.
-    fresh: HashMap<u64, HashSet<Sequence>>,
+    /// By subscription that still looks for what was there before it, or was missed: what came since.
+    fresh: HashMap<u64, Fresh>,
+    /// By subscription: the newest of all that came or was found.
+    newest: HashMap<u64, Sequence>,
+    /// Subscriptions that are to look again, and after what.
+    look_again: Vec<(u64, Sequence)>,
     /// By subscription: the newest that its look found, whose news may still be on its way.
     found: HashMap<u64, HashSet<Sequence>>,
+}
+
+/// What came while looks are to be done or under way.
+#[derive(Debug, Default)]
+struct Fresh {
+    looks: usize,
+    came: HashSet<Sequence>,
 }
 
 impl Inbox {
@@ -82,8 +93,9 @@ impl Inbox {
             waiting.overflown = true;
         } else {
             if let Some(fresh) = waiting.fresh.get_mut(&subscription) {
-                fresh.insert(message.sequence);
+                fresh.came.insert(message.sequence);
             }
+            waiting.saw(subscription, message.sequence);
             let all = self.all.bytes.load(Ordering::Relaxed);
             let fits = |len: usize| waiting.bytes + len <= INBOX_BYTES && all + len <= ALL_BYTES;
             let payload = match &message.payload {
@@ -126,7 +138,10 @@ impl Inbox {
     pub(crate) fn found(&self, subscription: u64, page: &mut Vec<Found>) {
         let mut waiting = self.lock();
         if let Some(fresh) = waiting.fresh.get(&subscription) {
-            page.retain(|message| !fresh.contains(&message.sequence));
+            page.retain(|message| !fresh.came.contains(&message.sequence));
+        }
+        if let Some(newest) = page.iter().map(|message| message.sequence).max() {
+            waiting.saw(subscription, newest);
         }
         let newest = page.iter().rev().take(NEWEST).map(|message| message.sequence).collect();
         waiting.found.insert(subscription, newest);
@@ -134,13 +149,46 @@ impl Inbox {
 
     /// A subscription has found everything that was there before it.
     pub(crate) fn looked(&self, subscription: u64) {
-        self.lock().fresh.remove(&subscription);
+        let mut waiting = self.lock();
+        if let Some(fresh) = waiting.fresh.get_mut(&subscription) {
+            fresh.looks -= 1;
+            if fresh.looks == 0 {
+                waiting.fresh.remove(&subscription);
+            }
+        }
+    }
+
+    /// News may have been missed.
+    fn missed(&self, subscription: u64) {
+        let mut waiting = self.lock();
+        if waiting.look_again.iter().any(|(number, _)| *number == subscription) {
+            return;
+        }
+        let after = waiting.newest.get(&subscription).copied().unwrap_or_default();
+        waiting.fresh.entry(subscription).or_default().looks += 1;
+        waiting.look_again.push((subscription, after));
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    /// The subscriptions that are to look again, and after what; each look ends with [`looked`](Self::looked).
+    pub(crate) fn look_again(&self) -> Vec<(u64, Sequence)> {
+        std::mem::take(&mut self.lock().look_again)
     }
 
     fn forget(&self, subscription: u64) {
         let mut waiting = self.lock();
         waiting.fresh.remove(&subscription);
         waiting.found.remove(&subscription);
+        waiting.newest.remove(&subscription);
+        waiting.look_again.retain(|(number, _)| *number != subscription);
+    }
+}
+
+impl Waiting {
+    fn saw(&mut self, subscription: u64, sequence: Sequence) {
+        let newest = self.newest.entry(subscription).or_default();
+        *newest = (*newest).max(sequence);
     }
 }
 
@@ -221,7 +269,7 @@ impl Subscriptions {
         let number = inner.next;
         inner.next += 1;
         let subscriber = Subscriber { number, from, inbox: inbox.clone() };
-        inbox.lock().fresh.insert(number, HashSet::new());
+        inbox.lock().fresh.insert(number, Fresh { looks: 1, came: HashSet::new() });
         match &which {
             Which::Id(id) => inner.ids.entry(id.clone()).or_default().push(subscriber),
             Which::Topic(topic) => {
@@ -248,6 +296,14 @@ impl Subscriptions {
             if subscriber.from.admits(message.sender.as_ref()) {
                 subscriber.inbox.put(subscriber.number, message);
             }
+        }
+    }
+
+    /// News may have been missed: every subscription is to look for itself.
+    pub(crate) fn missed(&self) {
+        let inner = self.lock();
+        for subscriber in inner.ids.values().chain(inner.topics.values()).flatten() {
+            subscriber.inbox.missed(subscriber.number);
         }
     }
 

@@ -9,12 +9,14 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use petnet_storage::{FromSender, Held, MessageId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// All waiting receives of a gateway.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     max: usize,
+    /// Rises when news may have been missed.
+    look_again: watch::Sender<u64>,
     slots: Mutex<Slots>,
 }
 
@@ -44,7 +46,7 @@ pub(crate) struct Waiter {
 impl Waiters {
     /// Room for `max` waiting receives.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, slots: Mutex::default() }
+        Self { max, look_again: watch::Sender::new(0), slots: Mutex::default() }
     }
 
     /// Registers a receive; `None` when too many wait already.
@@ -59,6 +61,16 @@ impl Waiters {
         slots.count += 1;
         slots.by_id.entry(id.clone()).or_default().push(Slot { ticket, from, tell });
         Some(Waiter { waiters: self.clone(), id, ticket, told })
+    }
+
+    /// News may have been missed: all who wait are to look for themselves.
+    pub(crate) fn missed(&self) {
+        self.look_again.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when it is time to look again.
+    pub(crate) fn look_again(&self) -> watch::Receiver<u64> {
+        self.look_again.subscribe()
     }
 
     /// Hands an arrived message to all who wait for it. Called by the store's threads: short, never blocks on I/O.

@@ -69,7 +69,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     for notice in notices.into_iter().chain(open_files(settings.limits.connections)) {
         warn!("{notice}");
     }
-    let (party, folder, grace) = (settings.party.clone(), settings.data_dir.clone(), settings.shutdown_grace);
+    let (party, grace) = (settings.party.clone(), settings.shutdown_grace);
     let gateway = tokio::select! {
         started = Gateway::start(settings, parties) => match started {
             Ok(gateway) => gateway,
@@ -83,12 +83,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             return Ok(Exit::Ok);
         }
     };
-    info!(
-        "{party} serves on {}, data folder {}, found {}",
-        gateway.local_addr(),
-        folder.display(),
-        gateway.report()
-    );
+    info!("{party} serves on {}, {}", gateway.local_addr(), gateway.found());
     let poisoned = tokio::select! {
         signal = signals.next() => {
             info!("{signal}: stopping; running calls have {grace:?} to end");

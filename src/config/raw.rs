@@ -191,7 +191,36 @@ pub const SETTINGS: &[Setting] = &[
         "NAME",
         "Name of the environment; one that starts with `prod` refuses to start without TLS",
     ),
-    setting("REDIS_URL", None, "URL", "Keep messages in Redis (not in this build: must be unset)"),
+    setting(
+        "REDIS_URL",
+        None,
+        "URL",
+        "Keep messages in Redis instead of the data folder: redis://, rediss://, redis+sentinel://, or several nodes of a cluster",
+    ),
+    setting(
+        "REDIS_WAIT_REPLICAS",
+        Some("0"),
+        "N",
+        "Replicas that must have a message before it is accepted (WAIT)",
+    ),
+    setting(
+        "REDIS_TIMEOUT",
+        Some("5"),
+        "TIME",
+        "How long an answer of Redis may take, and calls wait for a lost one",
+    ),
+    setting(
+        "REDIS_ALLOW_VOLATILE",
+        Some("0"),
+        "0|1",
+        "1: work also on a Redis that evicts, or under ENV=prod one that can lose accepted messages",
+    ),
+    setting(
+        "REDIS_PEM_PATH",
+        None,
+        "DIR",
+        "For rediss://: folder of ca.crt (else the system's roots), and of client.crt and client.key if Redis wants one",
+    ),
     setting(
         "LOGGING_LEVEL",
         Some("INFO"),

@@ -33,6 +33,8 @@ const MAX_ENTRIES: usize = 16_384;
 const MAX_RUNNING: usize = 256;
 /// Payloads of more bytes are fetched for themselves.
 const LARGEST: u64 = 256 << 10;
+/// Pause before a store that could not be read is asked again, unless it says itself that it is back.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Messages in one answer, and their payload bytes.
 const ANSWER_MESSAGES: usize = 512;
 const ANSWER_BYTES: usize = 1 << 20;
@@ -45,7 +47,8 @@ type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
 enum Done {
     Accepted(Vec<(u64, Result<Sequence, Refusal>)>, usize, Option<Room>),
     Released(Result<u64, Refusal>),
-    Found(u64, Result<Vec<Found>, Refusal>),
+    /// Of a subscription, after a sequence.
+    Found(u64, Sequence, Result<Vec<Found>, Refusal>),
 }
 
 /// A subscription, and whose messages it is to.
@@ -76,6 +79,8 @@ pub(super) struct Exchange {
     found: VecDeque<Found>,
     looks: VecDeque<(u64, Sequence)>,
     is_looking: bool,
+    /// The store cannot be read for now.
+    paused: bool,
     refused: Vec<Refused>,
     end: Option<Status>,
 }
@@ -103,6 +108,7 @@ impl Exchange {
             found: VecDeque::new(),
             looks: VecDeque::new(),
             is_looking: false,
+            paused: false,
             refused: Vec::new(),
             end: None,
         }
@@ -137,7 +143,7 @@ impl Exchange {
             if answer != ExchangeResponse::default() {
                 return Some(Ok(answer));
             }
-            if !self.found.is_empty() {
+            if !self.found.is_empty() && !self.paused {
                 continue;
             }
             tokio::select! {
@@ -151,6 +157,7 @@ impl Exchange {
                         return Some(Ok(answer));
                     }
                 }
+                () = tokio::time::sleep(TRY_AGAIN), if self.paused => self.paused = false,
                 () = self.inbox.came.notified(), if self.incoming.is_some() => {}
                 () = self.mailbox.draining.cancelled(), if self.incoming.is_some() => {
                     self.over(Some(status::of(Refusal::Draining)));
@@ -231,7 +238,10 @@ impl Exchange {
 
     /// Looks for what was there before a subscription, if none does so already.
     fn look(&mut self) {
-        if self.is_looking || !self.found.is_empty() {
+        let again = self.inbox.look_again();
+        self.paused &= again.is_empty();
+        self.looks.extend(again);
+        if self.is_looking || self.paused || !self.found.is_empty() {
             return;
         }
         let Some((number, after)) = self.looks.pop_front() else { return };
@@ -240,7 +250,7 @@ impl Exchange {
         let (mailbox, from, which) = (self.mailbox.clone(), from.clone(), subscription.which.clone());
         self.running.push(Box::pin(async move {
             let found = find(&mailbox, &from, &which, after).await;
-            Done::Found(number, found.map_err(Refusal::from))
+            Done::Found(number, after, found.map_err(Refusal::from))
         }));
     }
 
@@ -262,8 +272,14 @@ impl Exchange {
             Done::Released(result) => {
                 answer.refused.extend(result.err().map(|refusal| refused(0, &refusal)));
             }
-            Done::Found(number, Ok(page)) => self.found(number, page),
-            Done::Found(number, Err(refusal)) => {
+            Done::Found(number, _, Ok(page)) => self.found(number, page),
+            // It looks again when the store is back.
+            Done::Found(number, after, Err(Refusal::Store(StoreError::Unavailable(_)))) => {
+                self.is_looking = false;
+                self.paused = true;
+                self.looks.push_front((number, after));
+            }
+            Done::Found(number, _, Err(refusal)) => {
                 self.is_looking = false;
                 self.inbox.looked(number);
                 answer.refused.push(refused(0, &refusal));
@@ -287,7 +303,11 @@ impl Exchange {
     /// Puts what waits into an answer, as much as it takes.
     async fn hand_out(&mut self, answer: &mut ExchangeResponse) -> Result<(), Status> {
         let mut bytes = 0;
-        while answer.received.len() < ANSWER_MESSAGES && bytes < ANSWER_BYTES && self.incoming.is_some() {
+        while answer.received.len() < ANSWER_MESSAGES
+            && bytes < ANSWER_BYTES
+            && self.incoming.is_some()
+            && !self.paused
+        {
             let ticket = match self.found.pop_front() {
                 Some(message) => Ticket { message, payload: None },
                 None => match self.inbox.take().map_err(|_| status::too_slow())? {
@@ -295,9 +315,18 @@ impl Exchange {
                     None => break,
                 },
             };
-            if let Some(received) = received(&self.mailbox, ticket).await? {
-                bytes += received.payload.len();
-                answer.received.push(received);
+            match received(&self.mailbox, &ticket).await {
+                Ok(Some(received)) => {
+                    bytes += received.payload.len();
+                    answer.received.push(received);
+                }
+                Ok(None) => {}
+                // It keeps its turn.
+                Err(StoreError::Unavailable(_)) => {
+                    self.paused = true;
+                    self.found.push_front(ticket.message);
+                }
+                Err(error) => return Err(status::of(error.into())),
             }
         }
         self.look();
@@ -335,20 +364,24 @@ async fn find(
     after: Sequence,
 ) -> petnet_storage::Result<Vec<Found>> {
     match which {
-        Which::Id(id) => mailbox.engine.held(from, id).await,
+        Which::Id(id) => {
+            let mut held = mailbox.engine.held(from, id).await?;
+            held.retain(|found| found.sequence > after);
+            Ok(held)
+        }
         Which::Topic(topic) => mailbox.engine.topic(from, topic, after, PAGE).await,
     }
 }
 
 /// The message of a ticket; `None`: it ended, or a newer one has its id, which comes for itself.
-async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>, Status> {
+async fn received(mailbox: &Mailbox, ticket: &Ticket) -> petnet_storage::Result<Option<Received>> {
     let Ticket { message, payload } = ticket;
     let payload = match payload {
-        Some(payload) => payload,
+        Some(payload) => payload.clone(),
         None if message.len > LARGEST => bytes::Bytes::new(),
         None => {
             let read = async {
-                match mailbox.engine.open_found(&message).await? {
+                match mailbox.engine.open_found(message).await? {
                     Some(held) => held.payload.whole().await.map(Some),
                     None => Ok(None),
                 }
@@ -357,11 +390,17 @@ async fn received(mailbox: &Mailbox, ticket: Ticket) -> Result<Option<Received>,
                 Ok(Some(payload)) => payload,
                 // Damaged: who asks for it is told.
                 Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Gone { .. }) => return Ok(None),
-                Err(error) => return Err(status::of(error.into())),
+                Err(error) => return Err(error),
             }
         }
     };
     let Found { sender, id, sequence, len } = message;
     let sender_id = name(sender.as_ref());
-    Ok(Some(Received { message_id: id.as_str().to_owned(), sender_id, payload, sequence: sequence.0, len }))
+    Ok(Some(Received {
+        message_id: id.as_str().to_owned(),
+        sender_id,
+        payload,
+        sequence: sequence.0,
+        len: *len,
+    }))
 }

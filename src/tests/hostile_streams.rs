@@ -46,9 +46,9 @@ async fn real(observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
         send_ttl: None,
         ..StoreOptions::new("/data")
     };
-    let (engine, report) = Store::open(options, observer(hub.clone())).unwrap();
+    let (engine, _) = Store::open(options, observer(hub.clone())).unwrap();
     let all = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
-    let gateway = Gateway::start_with_engine(settings, all, hub, engine.clone(), report).await.unwrap();
+    let gateway = Gateway::start_with_engine(settings, all, hub, engine.clone()).await.unwrap();
     Real { gateway, engine, disk }
 }
 

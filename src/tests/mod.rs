@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet_storage::{Engine, IdReuse, Incarnation, IndexFound, OpenReport};
+use petnet_storage::{Engine, IdReuse, Incarnation};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -66,6 +66,8 @@ fn settings(name: &str) -> Settings {
         retry_cap: Duration::from_millis(500),
         max_waiting: 1000,
         max_subscriptions: 100,
+        #[cfg(feature = "redis")]
+        redis: None,
     }
 }
 
@@ -110,19 +112,8 @@ impl Running {
     }
 
     async fn with(engine: Arc<FakeEngine>, hub: Arc<Hub>, settings: Settings, parties: Parties) -> Self {
-        let report = OpenReport {
-            incarnation: Incarnation { started_ms: 1, random: 1 },
-            pending: 0,
-            mailbox: 0,
-            dead_letters: 0,
-            replayed: 0,
-            torn_bytes: 0,
-            damaged: 0,
-            index: IndexFound::New,
-            took: Duration::ZERO,
-        };
         let as_trait: Arc<dyn Engine> = engine.clone();
-        let gateway = Gateway::start_with_engine(settings, parties, hub, as_trait, report).await.unwrap();
+        let gateway = Gateway::start_with_engine(settings, parties, hub, as_trait).await.unwrap();
         let addr = gateway.local_addr();
         Self { gateway, engine, addr }
     }

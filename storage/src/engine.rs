@@ -38,6 +38,13 @@ pub trait Observer: Send + Sync + 'static {
     fn pending(&self, peer: &PartyId, sequence: Sequence, len: u64);
     /// A message became a dead letter.
     fn died(&self, letter: &DeadLetter);
+    /// News may have been lost: whoever waits for a message looks for itself.
+    fn missed(&self) {}
+    /// Whether messages for this peer can be delivered by this process.
+    fn serves(&self, peer: &PartyId) -> bool {
+        let _ = peer;
+        true
+    }
 }
 
 /// An [`Observer`] that looks away.
@@ -57,6 +64,8 @@ pub enum StoreState {
     Serving,
     /// A sync has been running for seconds: callers wait, within their own deadlines. Passes when it comes back.
     Stalled,
+    /// Redis cannot be reached or takes nothing, and why. Passes by itself.
+    Unavailable(Arc<str>),
     /// A write or sync failed: accepts nothing until the process is started anew. Final.
     Poisoned(Arc<str>),
     /// [`Engine::close`] was called. Final.
@@ -290,6 +299,7 @@ impl fmt::Debug for dyn Engine {
 pub(crate) fn state_error(state: &StoreState) -> Option<StoreError> {
     match state {
         StoreState::Serving | StoreState::Stalled => None,
+        StoreState::Unavailable(why) => Some(StoreError::Unavailable(why.clone())),
         StoreState::Poisoned(why) => Some(StoreError::Poisoned(why.clone())),
         StoreState::Closed => Some(StoreError::Closed),
     }

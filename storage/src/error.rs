@@ -25,6 +25,12 @@ pub enum StoreError {
     /// The store is closing or closed.
     #[error("the store is closed")]
     Closed,
+    /// Redis took nothing, or cannot be reached. Passing, and nothing was kept.
+    #[error("Redis takes nothing for the time being: {0}; nothing was kept, try again later")]
+    Unavailable(Arc<str>),
+    /// Redis stopped answering while it had the request.
+    #[error("it is not known what became of it, Redis stopped answering meanwhile: {0}; try again")]
+    InDoubt(Arc<str>),
     /// The same message id was used before with other bytes and `MESSAGE_ID_REUSE=reject` is set.
     #[error("message id {id:?} is held already with other bytes")]
     Conflict {
@@ -91,6 +97,14 @@ pub enum OpenError {
         path: PathBuf,
         /// Why it failed.
         source: std::io::Error,
+    },
+    /// The store in Redis cannot be used.
+    #[error("cannot use Redis at {url}: {why}")]
+    Redis {
+        /// Where, without what is secret.
+        url: String,
+        /// Why.
+        why: String,
     },
     /// Reading the log failed with an error of the disk (not damage).
     #[error(transparent)]

@@ -60,6 +60,8 @@ mod queued;
 mod reader;
 mod recent;
 mod recovery;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod replay;
 mod reply;
 mod reuse;

@@ -1,0 +1,65 @@
+//! The settings of the Redis engine. `REDIS_URL` may hold a password: it is never repeated.
+
+use std::path::Path;
+use std::time::Duration;
+
+use petnet_storage::PartyId;
+use petnet_storage::redis::{RedisOptions, RedisTls};
+
+use super::{Checker, values};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Checker<'_> {
+    /// What the engine needs; `None`: the embedded store is meant.
+    pub(super) fn redis(&mut self, party: Option<&PartyId>) -> Option<RedisOptions> {
+        let given = self.raw.get("REDIS_URL")?.clone();
+        // Checked also when nobody knows yet whose mailbox it is.
+        let nobody = PartyId::new("nobody").ok()?;
+        let options = RedisOptions::new(&given.value, party.cloned().unwrap_or(nobody));
+        let mut options = match options {
+            Ok(options) => options,
+            Err(why) => {
+                self.mistakes
+                    .push(format!("{}: {why} (the value is not shown, it may hold a password)", given.place));
+                return None;
+            }
+        };
+        let yes_or_no = [("0", false), ("1", true), ("false", false), ("true", true)];
+        options.wait_replicas = self.value("REDIS_WAIT_REPLICAS", 0, |text| match text.parse() {
+            Ok(found) if found <= 100 => Ok(found),
+            _ => Err("expected a whole number from 0 to 100".into()),
+        });
+        options.timeout = self
+            .value("REDIS_TIMEOUT", SECOND, |text| values::duration_within(text, SECOND / 10, 60 * SECOND));
+        options.allow_volatile =
+            self.value("REDIS_ALLOW_VOLATILE", false, |text| values::choice(text, &yes_or_no));
+        options.tls = self.value("REDIS_PEM_PATH", RedisTls::default(), |text| certificates(Path::new(text)));
+        options.strict = self.is_production();
+        Some(options)
+    }
+
+    /// A name of the environment that begins with `prod`.
+    pub(super) fn is_production(&self) -> bool {
+        self.raw.get("ENV").is_some_and(|env| env.value.to_ascii_lowercase().starts_with("prod"))
+    }
+}
+
+/// `ca.crt`, and where Redis demands a certificate `client.crt` and `client.key`.
+fn certificates(folder: &Path) -> Result<RedisTls, String> {
+    let read = |name: &str| match std::fs::read(folder.join(name)) {
+        Ok(pem) => Ok(Some(pem)),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(format!("cannot read {name} in it: {why}")),
+    };
+    let (ca, certificate, key) = (read("ca.crt")?, read("client.crt")?, read("client.key")?);
+    let client = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("it holds only one of client.crt and client.key; both are needed, or none".into()),
+    };
+    if ca.is_none() && client.is_none() {
+        return Err("it holds neither ca.crt nor client.crt and client.key".into());
+    }
+    Ok(RedisTls { ca, client })
+}

@@ -1,0 +1,34 @@
+-- A gateway begins to work with this server. The incarnation is drawn anew for every server process and every promotion: a
+-- server that came back with older data must not give out a number twice.
+-- ARGV: the server's process and replication id, 16 random hexadecimal digits. Gives incarnation and time (ms).
+local epoch, random = ARGV[1], ARGV[2]
+local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving')
+if state[1] and state[1] ~= '1' then
+  return redis.error_reply('PETNETFORMAT the data has format ' .. state[1] .. ', written by a newer version')
+end
+if state[5] then
+  return redis.error_reply('PETNETMOVING a migration into this Redis is not finished: run it again, or delete the keys of this party')
+end
+local now = now_ms()
+if state[2] == epoch then return { state[3], text(now) } end
+-- The first write: allowed when memory is full.
+redis.call('DEL', P .. 'numbers')
+local started = now
+if state[3] then started = math.max(now, tonumber(string.sub(state[3], 1, 16), 16) + 1) end
+local incarnation = string.format('%016x', started) .. random
+local seq = tonumber(state[4] or '0')
+redis.call('HSET', P .. 'state', 'format', '1', 'epoch', epoch, 'incarnation', incarnation)
+redis.call('HSETNX', P .. 'state', 'time', '1000000000')
+redis.call('HSETNX', P .. 'state', 'used', '0')
+-- Those of which nothing is pending are needed no more.
+local lowest = seq + 1
+for _, peer in ipairs(redis.call('SMEMBERS', P .. 'peers')) do
+  local first = redis.call('ZRANGE', P .. 'pend:' .. peer, 0, 0)[1]
+  if first then lowest = math.min(lowest, tonumber(first)) end
+end
+local all = redis.call('ZRANGE', P .. 'incarnations', 0, -1, 'WITHSCORES')
+for i = 1, #all - 2, 2 do
+  if tonumber(all[i + 3]) < lowest then redis.call('ZREM', P .. 'incarnations', all[i]) end
+end
+redis.call('ZADD', P .. 'incarnations', seq, incarnation)
+return { incarnation, text(now) }

@@ -1,0 +1,175 @@
+-- What all scripts share; it stands before each of them. docs/redis.md draws the keys and the record.
+--
+-- KEYS[1] is the beginning of all keys of the party, 'petnet:{PARTY}:'. Its braces keep them in one slot of a cluster.
+-- A script reads and checks before its first write: Redis rolls nothing back. Its first write tells whether it may write
+-- at all (read-only, no memory left, replicas missing); where it must go on without memory, that is a deletion.
+local P = KEYS[1]
+
+-- Bytes of a record that hold everything but the payload, at most.
+local HEAD = 88 + 18 + 128 + 1024 + 32
+-- Bytes that a message counts for besides its content.
+local OVERHEAD = 400
+local CHUNK = 262144
+local MAX_RANGES = 65536
+local MAX_INCARNATIONS = 4096
+local NO_INCARNATION = string.rep('0', 32)
+local NO_NUMBER = string.rep('0', 16)
+
+-- Zero is added for the sake of -0.
+local function text(n) return string.format('%.0f', n + 0) end
+local function record_key(seq) return P .. 'm:' .. seq end
+local function body_key(token) return P .. 'body:' .. token end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Parts of what the gateway made of a message: checksum, class, kind, length, party, id, then content or token.
+local function parse(made)
+  if #made < 18 then return nil end
+  local class, kind, len, party_len, id_len = struct.unpack('>BBI8HH', made, 5)
+  local rest = 19 + party_len + id_len
+  local m = { class = class, kind = kind, len = len, rest = rest }
+  m.party = string.sub(made, 19, 18 + party_len)
+  m.id = string.sub(made, 19 + party_len, rest - 1)
+  if kind == 1 then m.token = string.sub(made, rest, rest + 31) end
+  m.field = m.party .. '\0' .. m.id
+  m.cost = len + party_len + id_len + OVERHEAD
+  return m
+end
+
+-- The record without its payload; nil when it is gone or damaged.
+local function head(seq)
+  local h = redis.call('GETRANGE', record_key(seq), 0, HEAD - 1)
+  if #h < 106 or string.sub(redis.sha1hex(string.sub(h, 1, 80)), 1, 8) ~= string.sub(h, 81, 88) then
+    return nil
+  end
+  local m = parse(string.sub(h, 89))
+  m.number = string.sub(h, 17, 32)
+  m.time = tonumber(string.sub(h, 33, 48), 16)
+  m.incarnation = string.sub(h, 49, 80)
+  return m
+end
+
+local function record(seq, number, time, incarnation, made)
+  local facts = string.format('%016x', seq) .. number .. string.format('%016x', time) .. incarnation
+  return facts .. string.sub(redis.sha1hex(facts), 1, 8) .. made
+end
+
+local function is_expired(m, ttl, now) return ttl > 0 and m.time + ttl <= now end
+
+local freed = 0
+-- Takes the record away, and what it holds.
+local function drop(seq, m)
+  if m then
+    freed = freed + m.cost
+    if m.kind == 1 then redis.call('UNLINK', body_key(m.token)) end
+  end
+  redis.call('UNLINK', record_key(seq))
+end
+
+local events = {}
+-- type: a arrived, p pending, d delivered, o dropped, r released.
+local function note(type, seq, m)
+  events[#events + 1] = struct.pack('>c1I8I8BHH', type, seq, m.len, m.class, #m.party, #m.id) .. m.party .. m.id
+end
+
+-- Tells all gateways what happened; without events only that news flow.
+local function publish()
+  local n
+  if #events > 0 then
+    n = redis.call('HINCRBY', P .. 'state', 'news', 1)
+  else
+    n = tonumber(redis.call('HGET', P .. 'state', 'news') or '0')
+  end
+  redis.call('PUBLISH', P .. 'news', struct.pack('>I8', n) .. table.concat(events))
+end
+
+local function settle_space()
+  if freed ~= 0 then redis.call('HINCRBY', P .. 'state', 'used', text(-freed)) end
+end
+
+-- Ends a pending message; true when it was one.
+local function end_pending(peer, seq, type)
+  if redis.call('ZREM', P .. 'pend:' .. peer, seq) == 0 then return false end
+  local m = head(seq)
+  if m then
+    if redis.call('HGET', P .. 'out', m.field) == seq then redis.call('HDEL', P .. 'out', m.field) end
+    redis.call('HINCRBY', P .. 'sizes', peer, text(-m.len))
+    if type then note(type, tonumber(seq), m) end
+  end
+  drop(seq, m)
+  return true
+end
+
+-- Ends a message in the mailbox; true when it was one.
+local function end_mail(seq, m, type)
+  if redis.call('ZREM', P .. 'mail', seq) == 0 then return false end
+  if m then
+    if redis.call('HGET', P .. 'in', m.field) == seq then redis.call('HDEL', P .. 'in', m.field) end
+    if type then note(type, tonumber(seq), m) end
+  end
+  drop(seq, m)
+  return true
+end
+
+local function drop_letter(seq)
+  if redis.call('ZREM', P .. 'dead', seq) == 0 then return nil end
+  local m = head(seq)
+  redis.call('HDEL', P .. 'why', seq)
+  if m then
+    if redis.call('HGET', P .. 'letters', m.field) == seq then redis.call('HDEL', P .. 'letters', m.field) end
+    redis.call('HINCRBY', P .. 'state', 'dead_bytes', text(-m.len))
+  end
+  return m or {}
+end
+
+-- Makes a pending message a dead letter; the oldest letters go beyond the bound. Gives how many went.
+local function bury(peer, seq, why, max_bytes)
+  if redis.call('ZREM', P .. 'pend:' .. peer, seq) == 0 then return nil end
+  local m = head(seq)
+  if m then
+    if redis.call('HGET', P .. 'out', m.field) == seq then redis.call('HDEL', P .. 'out', m.field) end
+    redis.call('HINCRBY', P .. 'sizes', peer, text(-m.len))
+    redis.call('HSET', P .. 'letters', m.field, seq)
+    redis.call('HINCRBY', P .. 'state', 'dead_bytes', text(m.len))
+  end
+  redis.call('ZADD', P .. 'dead', seq, seq)
+  redis.call('HSET', P .. 'why', seq, why .. '\0' .. peer)
+  local gone = 0
+  while max_bytes > 0 and tonumber(redis.call('HGET', P .. 'state', 'dead_bytes') or '0') > max_bytes do
+    local oldest = redis.call('ZRANGE', P .. 'dead', 0, 0)[1]
+    if not oldest then break end
+    local h = head(oldest)
+    drop_letter(oldest)
+    drop(oldest, h)
+    gone = gone + 1
+  end
+  return gone
+end
+
+-- Fields of an id in the index of the mailbox: of any sender ('*') or of one ('=' and its name).
+local function fields_of(from, id)
+  if string.sub(from, 1, 1) == '=' then return { string.sub(from, 2) .. '\0' .. id } end
+  local fields = {}
+  for i, sender in ipairs(redis.call('SMEMBERS', P .. 'senders')) do fields[i] = sender .. '\0' .. id end
+  return fields
+end
+
+-- What is in the mailbox under an id, newest first, each with its sequence; expired ones are not there any more.
+local function found(from, id, ttl)
+  local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+  local all = {}
+  for _, field in ipairs(fields_of(from, id)) do
+    local seq = redis.call('HGET', P .. 'in', field)
+    local m = seq and head(seq)
+    -- A damaged one is found: its reader is told.
+    local is_there = m and not is_expired(m, ttl, now)
+    if seq and (is_there or (not m and redis.call('EXISTS', record_key(seq)) == 1)) then
+      all[#all + 1] = { seq = seq, n = tonumber(seq), m = m }
+    end
+  end
+  table.sort(all, function(a, b) return a.n > b.n end)
+  return all
+end

@@ -1,0 +1,35 @@
+-- Pending messages for delivery. ARGV: peer, SEND_TTL, bytes of all records at most, sequences.
+-- Gives record and low-water mark of each, or nothing for one that is pending no more; fewer than asked for when they
+-- would be too much.
+local peer, send_ttl, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+local pend, lows, all = P .. 'pend:' .. peer, {}, {}
+
+-- Numbers rise with the order within an incarnation: the lowest that is pending is that of the first message.
+local function low_water(m, number)
+  local inc = m.incarnation
+  if not lows[inc] then
+    local from = redis.call('ZSCORE', P .. 'incarnations', inc)
+    local first = from and redis.call('ZRANGEBYSCORE', pend, '(' .. from, '+inf', 'LIMIT', 0, 1)[1]
+    local lowest = first and head(first)
+    -- Of one that is not known, or damaged in front of it, nothing is said.
+    lows[inc] = lowest and lowest.incarnation == inc and lowest.number or NO_NUMBER
+  end
+  return lows[inc]
+end
+
+for i = 4, #ARGV do
+  local seq = ARGV[i]
+  local entry = ''
+  if redis.call('ZSCORE', pend, seq) then
+    local m = head(seq)
+    if not m or not is_expired(m, send_ttl, now) then
+      local whole = redis.call('GET', record_key(seq)) or ''
+      room = room - #whole
+      if room < 0 and i > 4 then break end
+      entry = { whole, m and low_water(m) or NO_NUMBER }
+    end
+  end
+  all[#all + 1] = entry
+end
+return all

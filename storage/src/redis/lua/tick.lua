@@ -1,0 +1,107 @@
+-- The heartbeat of a gateway: who is there, who delivers to which peer, service time, expiry, and figures.
+-- ARGV: gateway, its label, seconds since its last one, MESSAGE_TTL, SEND_TTL, DEAD_LETTER_MAX_BYTES, ms after which a silent
+-- gateway counts as gone, messages to expire at most, 1 when it leaves, then the peers that it can deliver to.
+local me, label, elapsed = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local message_ttl, send_ttl, dead_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local silence, budget, leaves = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1'
+local now = now_ms()
+local FORGET = 3600 * 1000
+
+-- The first write: allowed when memory is full.
+redis.call('HDEL', P .. 'gateways', me)
+local live, names = {}, {}
+local all = redis.call('HGETALL', P .. 'gateways')
+for i = 1, #all, 2 do
+  local lines = {}
+  for line in string.gmatch(all[i + 1], '[^\n]+') do lines[#lines + 1] = line end
+  local seen = tonumber(lines[1])
+  if now - seen > FORGET then
+    redis.call('HDEL', P .. 'gateways', all[i])
+    redis.call('HDEL', P .. 'ops', all[i])
+  elseif now - seen <= silence then
+    local wants = {}
+    for j = 3, #lines do wants[lines[j]] = true end
+    live[all[i]] = wants
+    names[#names + 1] = all[i]
+  end
+end
+if not leaves then
+  local wants, lines = {}, { text(now), label }
+  for i = 10, #ARGV do
+    wants[ARGV[i]] = true
+    lines[#lines + 1] = ARGV[i]
+  end
+  live[me] = wants
+  names[#names + 1] = me
+  redis.call('HSET', P .. 'gateways', me, table.concat(lines, '\n'))
+end
+table.sort(names)
+
+-- One gateway keeps the time.
+local keeper = redis.call('HGET', P .. 'state', 'keeper')
+if keeper == me and leaves then
+  redis.call('HDEL', P .. 'state', 'keeper')
+elseif not leaves and (keeper == me or not keeper or not live[keeper]) then
+  redis.call('HSET', P .. 'state', 'keeper', me)
+  redis.call('HINCRBY', P .. 'state', 'time', elapsed)
+end
+
+-- Each peer has one gateway that delivers to it: chosen among the live ones that know the peer.
+local peers, owners, counts = redis.call('SMEMBERS', P .. 'peers'), {}, {}
+table.sort(peers)
+for i, peer in ipairs(peers) do
+  local able = {}
+  for _, name in ipairs(names) do
+    if live[name][peer] then able[#able + 1] = name end
+  end
+  local owner = redis.call('HGET', P .. 'leases', peer)
+  local chosen = able[(i - 1) % math.max(#able, 1) + 1]
+  local stays = owner and owner ~= me and live[owner] and live[owner][peer]
+  if not stays and chosen ~= owner then
+    if chosen then
+      redis.call('HSET', P .. 'leases', peer, chosen)
+    else
+      redis.call('HDEL', P .. 'leases', peer)
+    end
+    owner = chosen
+  end
+  owners[i] = owner or ''
+end
+
+-- Expiry, in service time.
+local time = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+local died, gone = {}, 0
+local function expired(key, ttl, act)
+  while ttl > 0 and budget > 0 do
+    local oldest, readable = redis.call('ZRANGE', key, 0, 9), nil
+    for _, seq in ipairs(oldest) do
+      readable = head(seq)
+      if readable then break end
+    end
+    -- A damaged one goes with the first readable one behind it.
+    if not readable or not is_expired(readable, ttl, time) then return end
+    budget = budget - 1
+    act(oldest[1], head(oldest[1]))
+  end
+end
+if not leaves then
+  expired(P .. 'mail', message_ttl, function(seq, m) end_mail(seq, m) end)
+  for _, peer in ipairs(peers) do
+    expired(P .. 'pend:' .. peer, send_ttl, function(seq, m)
+      gone = gone + (bury(peer, seq, '0', dead_max) or 0)
+      died[#died + 1] = { seq, peer, m and m.id or '', m and text(m.len) or '0' }
+    end)
+  end
+end
+settle_space()
+publish()
+for i, peer in ipairs(peers) do
+  counts[i] = {
+    peer, owners[i], redis.call('ZCARD', P .. 'pend:' .. peer), redis.call('HGET', P .. 'sizes', peer) or '0',
+  }
+end
+local state = redis.call('HMGET', P .. 'state', 'time', 'used', 'repeated', 'news', 'incarnation')
+return {
+  counts, died, gone, budget, redis.call('ZCARD', P .. 'mail'), redis.call('ZCARD', P .. 'dead'),
+  state[1], state[2] or '0', state[3] or '0', state[4] or '0', text(now), state[5] or '',
+}

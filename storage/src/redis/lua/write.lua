@@ -1,0 +1,216 @@
+-- Takes messages: accepted ones and arrivals. One call is one operation of one gateway, and its results are kept under the
+-- gateway's name until its next one: sent again, it changes nothing and gives the same.
+--
+-- ARGV: gateway, number of the operation, latest time for it (ms of Redis's clock), incarnation, MESSAGE_TTL, SEND_TTL (s),
+-- STORE_MAX_BYTES, reject (0 or 1), then two per message: what the gateway made of it, and the delivery's identity
+-- (incarnation, number, number + 1, low-water mark; 32 and 3 x 16 hexadecimal digits), or nothing, or 'dead' and a sequence.
+local me, op, latest, incarnation = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local message_ttl, send_ttl, max_bytes, reject = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
+local count = (#ARGV - 8) / 2
+
+local last = redis.call('HGET', P .. 'ops', me)
+if last then
+  local space = string.find(last, ' ', 1, true)
+  local n = tonumber(string.sub(last, 1, space - 1))
+  if n == op then return string.sub(last, space + 1) end
+  if n > op then return redis.error_reply('PETNETLATE operation ' .. text(op) .. ' is over') end
+end
+if now_ms() > latest then return redis.error_reply('PETNETLATE the operation came after its time') end
+local state = redis.call('HMGET', P .. 'state', 'incarnation', 'time', 'used')
+if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
+local now, used = tonumber(state[2]), tonumber(state[3] or '0')
+
+-- The first write.
+redis.call('HSET', P .. 'ops', me, text(op) .. ' !')
+local seq = redis.call('HINCRBY', P .. 'state', 'seq', count) - count
+local repeated, came = 0, {}
+
+local function is_known(marks, had, inc, n)
+  local mark = redis.call('HGET', marks, inc)
+  if mark and n < mark then return true, mark end
+  local range = redis.call('ZRANGEBYLEX', had, '[' .. n, '+', 'LIMIT', 0, 2)
+  local first = range[1]
+  -- Members are 'end:start'; the first whose end is not below n.
+  if first and string.sub(first, 18) <= n and n < string.sub(first, 1, 16) then return true, mark end
+  return false, mark, first, range[2]
+end
+
+-- A delivery's place in the memory of what the sender delivered.
+local function remember(sender, who, inc, n, after, low, mark, first, second)
+  local had = P .. 'had:' .. inc .. ':' .. who
+  local start, finish = n, after
+  if first and string.sub(first, 1, 16) == n then
+    start = string.sub(first, 18)
+    redis.call('ZREM', had, first)
+    first = second
+  end
+  if first and string.sub(first, 18) == after then
+    finish = string.sub(first, 1, 16)
+    redis.call('ZREM', had, first)
+  end
+  redis.call('ZADD', had, 0, finish .. ':' .. start)
+  if low > (mark or '') then
+    redis.call('ZREMRANGEBYLEX', had, '-', '(' .. low .. ';')
+    local next = redis.call('ZRANGE', had, 0, 0)[1]
+    if next and string.sub(next, 18) <= low then
+      low = string.sub(next, 1, 16)
+      redis.call('ZREM', had, next)
+    end
+    redis.call('HSET', P .. 'marks:' .. who, inc, low)
+  elseif not mark then
+    redis.call('HSET', P .. 'marks:' .. who, inc, NO_NUMBER)
+  end
+  if not came['s' .. who .. inc] then
+    came['s' .. who .. inc] = true
+    local seen = P .. 'seen:' .. who
+    redis.call('ZADD', seen, seq, inc)
+    while redis.call('ZCARD', seen) > MAX_INCARNATIONS do
+      local oldest = redis.call('ZRANGE', seen, 0, 0)[1]
+      redis.call('ZREM', seen, oldest)
+      redis.call('HDEL', P .. 'marks:' .. who, oldest)
+      redis.call('UNLINK', P .. 'had:' .. oldest .. ':' .. who)
+    end
+  end
+end
+
+-- Whether a message may take the place of the one that is held: nil, or the result.
+local function reused(old, made, m)
+  local held = head(old)
+  if not held then return nil end
+  if held.len ~= m.len or held.kind ~= m.kind then return 'C' end
+  -- Large ones are compared by the gateway.
+  if m.kind == 1 then return 'H' .. old end
+  local same = string.sub(redis.call('GET', record_key(old)), 88 + held.rest) == string.sub(made, m.rest)
+  return same and 'S' .. old or 'C'
+end
+
+local function lacks_room(m)
+  return max_bytes > 0 and used - freed + m.cost > max_bytes
+end
+
+local function is_whole(m)
+  return m.kind == 0 or redis.call('HLEN', body_key(m.token)) == math.ceil(m.len / CHUNK)
+end
+
+local function keep(seq, number, inc, made, m)
+  if m.kind == 1 then redis.call('PERSIST', body_key(m.token)) end
+  redis.call('SET', record_key(seq), record(tonumber(seq), number, now, inc, made))
+  used = used + m.cost
+  freed = freed - m.cost
+end
+
+local function accept(n, made, m)
+  local old = redis.call('HGET', P .. 'out', m.field)
+  if old and reject then
+    local result = reused(old, made, m)
+    if result then return result end
+  end
+  if lacks_room(m) then return 'F' .. text(used) end
+  if not is_whole(m) then return 'G' end
+  local seq = text(n)
+  local number = redis.call('HINCRBY', P .. 'numbers', m.party, 1)
+  keep(seq, string.format('%016x', number), incarnation, made, m)
+  if old then end_pending(m.party, old) end
+  redis.call('ZADD', P .. 'pend:' .. m.party, n, seq)
+  redis.call('HSET', P .. 'out', m.field, seq)
+  redis.call('HINCRBY', P .. 'sizes', m.party, text(m.len))
+  if not came['p' .. m.party] then
+    came['p' .. m.party] = true
+    redis.call('SADD', P .. 'peers', m.party)
+  end
+  note('p', n, m)
+  return 'N' .. seq
+end
+
+local function store(n, made, m, identity)
+  -- A sender that did not say its name is not one whose name is empty.
+  local who = m.party
+  local inc, number, known, mark, first, second = NO_INCARNATION, NO_NUMBER
+  local after, low
+  if identity ~= '' then
+    inc, number = string.sub(identity, 1, 32), string.sub(identity, 33, 48)
+    after, low = string.sub(identity, 49, 64), string.sub(identity, 65, 80)
+    local had = P .. 'had:' .. inc .. ':' .. who
+    known, mark, first, second = is_known(P .. 'marks:' .. who, had, inc, number)
+    if known then
+      repeated = repeated + 1
+      return 'R'
+    end
+    local grows = (first and string.sub(first, 1, 16) == number) or (first and string.sub(first, 18) == after)
+    if not grows and redis.call('ZCARD', had) >= MAX_RANGES then return 'X' end
+  end
+  local old = redis.call('HGET', P .. 'in', m.field)
+  local held = old and head(old)
+  if held and identity ~= '' and held.number ~= NO_NUMBER
+    and (held.incarnation > inc or (held.incarnation == inc and held.number > number)) then
+    remember(m.party, who, inc, number, after, low, mark, first, second)
+    return 'O'
+  end
+  if held and reject and not is_expired(held, message_ttl, now) then
+    local result = reused(old, made, m)
+    if result then
+      if string.sub(result, 1, 1) == 'S' and identity ~= '' then
+        remember(m.party, who, inc, number, after, low, mark, first, second)
+      end
+      return result
+    end
+  end
+  if lacks_room(m) then return 'F' .. text(used) end
+  if not is_whole(m) then return 'G' end
+  local seq = text(n)
+  keep(seq, number, inc, made, m)
+  if old then end_mail(old, held) end
+  redis.call('ZADD', P .. 'mail', n, seq)
+  redis.call('HSET', P .. 'in', m.field, seq)
+  if not came['m' .. who] then
+    came['m' .. who] = true
+    redis.call('SADD', P .. 'senders', m.party)
+  end
+  if identity ~= '' then remember(m.party, who, inc, number, after, low, mark, first, second) end
+  note('a', n, m)
+  return 'N' .. seq
+end
+
+-- A dead letter is accepted anew.
+local function revive(n, letter)
+  if not redis.call('ZSCORE', P .. 'dead', letter) then return 'U' end
+  local whole = redis.call('GET', record_key(letter))
+  local made = whole and string.sub(whole, 89)
+  local m = made and parse(made)
+  if not m then return 'G' end
+  freed = freed + m.cost
+  local result = accept(n, made, m)
+  local kind = string.sub(result, 1, 1)
+  if kind ~= 'N' and kind ~= 'S' then
+    freed = freed - m.cost
+    return result
+  end
+  drop_letter(letter)
+  redis.call('UNLINK', record_key(letter))
+  if kind == 'S' then
+    freed = freed - m.cost
+    drop(letter, m)
+  end
+  return result
+end
+
+local results = {}
+for i = 1, count do
+  local made, identity = ARGV[7 + 2 * i], ARGV[8 + 2 * i]
+  if string.sub(identity, 1, 4) == 'dead' then
+    results[i] = revive(seq + i, string.sub(identity, 5))
+  else
+    local m = parse(made)
+    if m.class == 0 then
+      results[i] = accept(seq + i, made, m)
+    else
+      results[i] = store(seq + i, made, m, identity)
+    end
+  end
+end
+settle_space()
+if repeated > 0 then redis.call('HINCRBY', P .. 'state', 'repeated', repeated) end
+local answer = table.concat(results, ' ')
+redis.call('HSET', P .. 'ops', me, text(op) .. ' ' .. answer)
+if #events > 0 then publish() end
+return answer

@@ -1,0 +1,182 @@
+//! News of what any gateway of the party did, as its scripts publish them.
+//!
+//! Each carries a number that rises by one; heartbeats carry the last one. A gap means that news were lost on their way (a
+//! broken connection, a reader that was too slow): then the observer is told to look for itself. Nothing depends on news but
+//! speed.
+//!
+//! ```text
+//! number 8, then per event: type 1 (a arrived, p pending, d delivered, o dropped, r released)
+//!                           sequence 8  length 8  class 1  party length 2  id length 2  party  id     big-endian
+//! ```
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::mpsc;
+
+use super::connect::Pushes;
+use super::inner::Inner;
+use super::pieces::Kept;
+use crate::frame::Class;
+use crate::log::lock;
+use crate::message::{MessageId, PartyId, Sequence};
+use crate::past::End;
+use crate::payload::Held;
+
+/// News that may wait for their reader; those that find no room are missed, which is noticed.
+const WAITING: usize = 4096;
+
+/// What came over the ear of a session.
+#[derive(Debug)]
+pub(super) enum Heard {
+    News(Bytes),
+    /// Nothing more will come.
+    Silence,
+}
+
+/// One event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    kind: u8,
+    sequence: u64,
+    len: u64,
+    class: Class,
+    party: Option<PartyId>,
+    id: MessageId,
+}
+
+/// An ear for one session: what a connection is to push to, and where it can be heard.
+pub(super) fn ear() -> (Pushes, mpsc::Receiver<Heard>) {
+    let (tell, heard) = mpsc::channel(WAITING);
+    let pushes = move |push: PushInfo| {
+        let news = match (push.kind, push.data.into_iter().nth(1)) {
+            (PushKind::Message, Some(Value::BulkString(bytes))) => Heard::News(bytes.into()),
+            (PushKind::Disconnection, _) => Heard::Silence,
+            _ => return,
+        };
+        // Full: the gap will be noticed.
+        drop(tell.try_send(news));
+    };
+    (Box::new(pushes), heard)
+}
+
+/// The number of some news, and their events. `None`: not what a script publishes.
+pub(super) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
+    let number = bytes.try_get_u64().ok()?;
+    let mut events = Vec::new();
+    while !bytes.is_empty() {
+        let kind = bytes.try_get_u8().ok()?;
+        let (sequence, len) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
+        let class = Class::from_byte(bytes.try_get_u8().ok()?).ok()?;
+        let (party_len, id_len) = (bytes.try_get_u16().ok()? as usize, bytes.try_get_u16().ok()? as usize);
+        if bytes.len() < party_len + id_len {
+            return None;
+        }
+        let text = |bytes: Bytes| std::str::from_utf8(&bytes).map(str::to_owned).ok();
+        let party = text(bytes.split_to(party_len))?;
+        let party = if party.is_empty() { None } else { Some(PartyId::new(party).ok()?) };
+        let id = MessageId::new(text(bytes.split_to(id_len))?).ok()?;
+        events.push(Event { kind, sequence, len, class, party, id });
+    }
+    Some((number, events))
+}
+
+/// What a reader of news has heard so far in a session.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    last: Option<u64>,
+}
+
+impl Reader {
+    /// Passes news on.
+    pub(super) fn take(&mut self, inner: &Arc<Inner>, bytes: Bytes) {
+        let Some((number, events)) = decode(bytes) else {
+            tracing::warn!("news that cannot be understood; looking for what is there");
+            inner.observer.0.missed();
+            return;
+        };
+        let expected = self.last.map(|last| last + u64::from(!events.is_empty()));
+        self.last = Some(number);
+        if expected.is_some_and(|expected| expected != number) {
+            tracing::debug!(number, "news were missed; looking for what is there");
+            inner.observer.0.missed();
+            inner.look_at_pending();
+        }
+        for event in events {
+            inner.tell(event);
+        }
+    }
+}
+
+impl Inner {
+    fn tell(self: &Arc<Self>, event: Event) {
+        let Event { kind, sequence, len, class, party, id } = event;
+        let end = match kind {
+            b'a' => {
+                let payload = Kept::somewhere(self, sequence, id.clone(), len);
+                let held = Held { sender: party, id, sequence: Sequence(sequence), payload };
+                return self.observer.0.arrived(&held);
+            }
+            b'p' => {
+                let Some(peer) = party else { return };
+                if self.delivers_to(&peer) {
+                    self.observer.0.pending(&peer, Sequence(sequence), len);
+                } else if !lock(&self.leases).is_owned(&peer) {
+                    // Nobody delivers to it yet.
+                    self.beat.notify_one();
+                }
+                return;
+            }
+            b'd' => End::Delivered,
+            b'o' => End::Dropped,
+            b'r' => End::Released,
+            _ => return,
+        };
+        let key = self.key(class, party.as_ref().map_or("", PartyId::as_str), &id);
+        lock(&self.past).note(key, sequence, end);
+    }
+
+    /// Hints that all that is pending for our peers should be looked at.
+    pub(super) fn look_at_pending(&self) {
+        let mine = lock(&self.leases).mine();
+        for peer in mine {
+            self.hint(&peer);
+        }
+    }
+
+    /// The same for one peer, in both lanes.
+    pub(super) fn hint(&self, peer: &PartyId) {
+        for len in [0, u64::MAX] {
+            self.observer.0.pending(peer, Sequence(0), len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+
+    use super::*;
+
+    #[test]
+    fn news_are_read_whole_or_not_at_all() {
+        let mut bytes = BytesMut::new();
+        bytes.put_u64(7);
+        bytes.put_u8(b'a');
+        bytes.put_u64(12);
+        bytes.put_u64(3);
+        bytes.put_u8(1);
+        bytes.put_u16(1);
+        bytes.put_u16(2);
+        bytes.put_slice(b"bid");
+        let bytes = bytes.freeze();
+        let (number, events) = decode(bytes.clone()).unwrap();
+        assert_eq!((number, events.len()), (7, 1));
+        assert_eq!((events[0].sequence, events[0].id.as_str()), (12, "id"));
+        for len in (0..bytes.len()).filter(|len| *len != 8) {
+            assert_eq!(decode(bytes.slice(..len)), None, "cut to {len}");
+        }
+        assert!(decode(bytes.slice(..8)).unwrap().1.is_empty());
+    }
+}

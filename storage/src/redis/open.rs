@@ -1,0 +1,112 @@
+//! Opening and closing the Redis store.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::durability::Durability;
+use super::engine::RedisStore;
+use super::inner::{Inner, Shown};
+use super::keeper::Keeper;
+use super::lane::{Item, Lane};
+use super::leases::{Leases, SILENCE};
+use super::options::{RedisOptions, seconds};
+use super::scripts::SCRIPTS;
+use super::session::Way;
+use super::sessions::Sessions;
+use crate::engine::{Engine, Observer};
+use crate::error::OpenError;
+use crate::format::random_u64;
+use crate::log::lock;
+use crate::past::Past;
+
+/// What opening found; its text is the one line a start prints.
+#[derive(Debug, Clone)]
+pub struct RedisReport {
+    /// The server.
+    pub node: String,
+    /// What "accepted" means there.
+    pub durability: Durability,
+}
+
+impl fmt::Display for RedisReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis at {}; {}", self.node, self.durability)
+    }
+}
+
+impl RedisStore {
+    /// Connects, and returns when there is a session. Waits for a Redis that is not there yet, within `start_wait`.
+    pub async fn open(
+        options: RedisOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(Arc<dyn Engine>, RedisReport), OpenError> {
+        let url = options.url.to_string();
+        let refused = |why: String| OpenError::Redis { url: url.clone(), why };
+        let random = || random_u64().map_err(|why| refused(format!("no random numbers: {why}")));
+        let inner = Arc::new(Inner {
+            prefix: options.prefix(),
+            name: format!("{:016x}", random()?),
+            sessions: Sessions::new(options.timeout),
+            observer: Shown(observer),
+            leases: Mutex::new(Leases::default()),
+            past: Mutex::new(Past::default()),
+            stats: Mutex::default(),
+            uploads: Mutex::new(HashSet::new()),
+            tokens: AtomicU64::new(0),
+            key_secret: (random()?, random()?),
+            beat: Notify::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            options,
+        });
+        let lane = Arc::new(Lane::start(&inner));
+        let (started, start) = oneshot::channel();
+        inner.tasks.spawn(Keeper::new(inner.clone(), lane.clone(), started).run());
+        let store = Self { inner, lane };
+        match start.await {
+            Ok(Ok(session)) => {
+                let report =
+                    RedisReport { node: session.node.to_string(), durability: session.durability.clone() };
+                Ok((Arc::new(store), report))
+            }
+            Ok(Err(why)) => {
+                store.inner.stop.cancel();
+                Err(refused(why.why().to_owned()))
+            }
+            Err(_) => Err(refused("the task that connects ended".into())),
+        }
+    }
+
+    /// Lets what is queued end, and tells the other gateways at once.
+    pub(super) async fn leave(&self) {
+        let inner = &self.inner;
+        let limit = inner.options.timeout;
+        // Behind everything that is queued. Those who wait for that are answered in any case.
+        drop(timeout(limit, self.lane.write(Item::Probe)).await);
+        inner.stop.cancel();
+        if let Ok(session) = inner.sessions.get(Instant::now() + Duration::from_millis(1)).await {
+            let options = &inner.options;
+            let leaving = session.script::<redis::Value>(Way::Write, &SCRIPTS.tick, |call| {
+                call.arg(&inner.name).arg(&options.label).arg(0);
+                call.arg(seconds(options.message_ttl))
+                    .arg(seconds(options.send_ttl))
+                    .arg(options.dead_letter_bytes);
+                call.arg(SILENCE.as_millis() as u64).arg(0).arg(1);
+            });
+            if let Err(fault) = leaving.await {
+                tracing::debug!(%fault, "the other gateways were not told that this one leaves");
+            }
+            session.end("closed");
+        }
+        lock(&inner.leases).clear();
+        inner.sessions.close();
+    }
+}

@@ -1,0 +1,193 @@
+//! What Redis keeps of a message: facts that a script adds, then what the gateway made of it.
+//!
+//! ```text
+//! sequence 16  number 16  service time 16  incarnation 32  check 8     hexadecimal digits, by the script
+//! CRC-32 4  class 1  kind 1  length 8  party length 2  id length 2     big-endian, by the gateway
+//! party, id, then the payload, or of a large message the 32 digits that name its chunks
+//! ```
+//!
+//! `check` is the beginning of the SHA-1 of the digits before it, the CRC covers everything behind itself. Invariant: a
+//! record that does not check out, or does not stand where its sequence says, is damaged and gives no bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::frame::Class;
+use crate::message::{Incarnation, MessageId, PartyId};
+
+/// Digits that scripts write before what the gateway made.
+const FACTS: usize = 88;
+/// Bytes before party, id and content.
+const FIXED: usize = 18;
+/// Payload bytes of one chunk of a large message; the scripts know it, too.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+/// Messages up to this length are kept whole.
+pub(super) const WHOLE_BYTES: usize = 512 << 10;
+/// Name of the chunks of a large message.
+pub(super) const TOKEN_BYTES: usize = 32;
+
+/// Where the content is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// In the record.
+    Whole(Bytes),
+    /// In chunks under this name, of so many bytes together.
+    Chunks { token: String, len: u64 },
+}
+
+impl Content {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Chunks { len, .. } => *len,
+        }
+    }
+}
+
+/// What the gateway makes of a message.
+pub(super) fn make(class: Class, party: &str, id: &str, content: &Content) -> Bytes {
+    let (kind, tail): (u8, &[u8]) = match content {
+        Content::Whole(bytes) => (0, bytes),
+        Content::Chunks { token, .. } => (1, token.as_bytes()),
+    };
+    let mut made = BytesMut::with_capacity(FIXED + party.len() + id.len() + tail.len());
+    made.put_u32(0);
+    made.put_u8(class as u8);
+    made.put_u8(kind);
+    made.put_u64(content.len());
+    made.put_u16(party.len() as u16);
+    made.put_u16(id.len() as u16);
+    made.put_slice(party.as_bytes());
+    made.put_slice(id.as_bytes());
+    made.put_slice(tail);
+    let crc = crc32fast::hash(&made[4..]);
+    made[..4].copy_from_slice(&crc.to_be_bytes());
+    made.freeze()
+}
+
+/// A record that checks out.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) sequence: u64,
+    pub(super) number: u64,
+    pub(super) incarnation: Incarnation,
+    /// Receiver or sender; `None`: the sender did not say.
+    pub(super) party: Option<PartyId>,
+    pub(super) id: MessageId,
+    pub(super) content: Content,
+}
+
+/// Reads the record of `sequence`. The error says what is wrong with it.
+pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str> {
+    if bytes.is_empty() {
+        return Err("it is missing");
+    }
+    if bytes.len() < FACTS + FIXED {
+        return Err("it is too short");
+    }
+    let (facts, made) = (bytes.slice(..FACTS), bytes.slice(FACTS..));
+    let check = sha1_smol::Sha1::from(&facts[..80]).digest().to_string();
+    if check.as_bytes()[..8] != facts[80..] {
+        return Err("its facts do not match their checksum");
+    }
+    if crc32fast::hash(&made[4..]).to_be_bytes() != made[..4] {
+        return Err("its content does not match its checksum");
+    }
+    let hex = |range: std::ops::Range<usize>| {
+        let digits = std::str::from_utf8(&facts[range]).map_err(|_| "its facts are no numbers")?;
+        u64::from_str_radix(digits, 16).map_err(|_| "its facts are no numbers")
+    };
+    if hex(0..16)? != sequence {
+        return Err("it stands in the place of another one");
+    }
+    let wide =
+        |at: usize, len: usize| made[at..at + len].iter().fold(0u64, |all, b| all << 8 | u64::from(*b));
+    let class = Class::from_byte(made[4]).map_err(|_| "its class is not known")?;
+    let (len, party_len, id_len) = (wide(6, 8), wide(14, 2) as usize, wide(16, 2) as usize);
+    let (id_at, tail_at) = (FIXED + party_len, FIXED + party_len + id_len);
+    if made.len() < tail_at {
+        return Err("it is too short");
+    }
+    let text = |from: usize, to: usize| std::str::from_utf8(&made[from..to]).map_err(|_| "it holds no text");
+    let party = match class {
+        Class::IncomingUnnamed => None,
+        _ => Some(PartyId::new(text(FIXED, id_at)?).map_err(|_| "its party is none")?),
+    };
+    let id = MessageId::new(text(id_at, tail_at)?).map_err(|_| "its id is none")?;
+    let tail = made.slice(tail_at..);
+    let content = match made[5] {
+        0 if tail.len() as u64 == len => Content::Whole(tail),
+        1 if tail.len() == TOKEN_BYTES => {
+            Content::Chunks { token: String::from_utf8_lossy(&tail).into_owned(), len }
+        }
+        _ => return Err("its length is wrong"),
+    };
+    Ok(Record {
+        sequence,
+        number: hex(16..32)?,
+        incarnation: Incarnation { started_ms: hex(48..64)?, random: hex(64..80)? },
+        party,
+        id,
+        content,
+    })
+}
+
+/// A chunk as it is kept: its checksum (over name, place and content), then the content.
+pub(super) fn chunk(token: &str, number: u64, content: &[u8]) -> Bytes {
+    let mut kept = BytesMut::with_capacity(4 + content.len());
+    kept.put_u32(chunk_crc(token, number, content));
+    kept.put_slice(content);
+    kept.freeze()
+}
+
+/// The content of a chunk; `None`: it is damaged.
+pub(super) fn chunk_content(token: &str, number: u64, kept: &Bytes) -> Option<Bytes> {
+    let content = kept.len().checked_sub(4).map(|_| kept.slice(4..))?;
+    (chunk_crc(token, number, &content).to_be_bytes() == kept[..4]).then_some(content)
+}
+
+fn chunk_crc(token: &str, number: u64, content: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(token.as_bytes());
+    crc.update(&number.to_be_bytes());
+    crc.update(content);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(made: &Bytes) -> Bytes {
+        let facts = format!("{:016x}{:016x}{:016x}{:016x}{:016x}", 7, 3, 1_000_000_000, 5, 9);
+        let check = sha1_smol::Sha1::from(&facts).digest().to_string();
+        [facts.as_bytes(), &check.as_bytes()[..8], made].concat().into()
+    }
+
+    #[test]
+    fn what_was_made_is_read_back_and_no_flipped_bit_passes() {
+        let content = Content::Whole(Bytes::from_static(b"payload"));
+        let bytes = whole(&make(Class::Incoming, "party_a", "job:1", &content));
+        let record = read(7, &bytes).unwrap();
+        assert_eq!((record.number, record.incarnation.random), (3, 9));
+        assert_eq!((record.party.unwrap().as_str(), record.id.as_str()), ("party_a", "job:1"));
+        assert_eq!(record.content, content);
+        assert!(read(8, &bytes).is_err(), "it is not that of another place");
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(read(7, &flipped.into()).is_err(), "bit {at}");
+        }
+        for len in 0..bytes.len() {
+            assert!(read(7, &bytes.slice(..len)).is_err(), "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_belongs_to_its_place() {
+        let kept = chunk("a", 1, b"content");
+        assert_eq!(chunk_content("a", 1, &kept).unwrap(), "content");
+        assert_eq!(chunk_content("a", 2, &kept), None);
+        assert_eq!(chunk_content("b", 1, &kept), None);
+        assert_eq!(chunk_content("a", 1, &Bytes::from_static(b"xy")), None);
+    }
+}
