@@ -22,6 +22,7 @@ use std::time::Duration;
 use petnet_storage::{IdReuse, PartyId};
 
 pub use raw::{RawSettings, SETTINGS, Setting};
+pub(crate) use values::lifetime;
 pub use values::{duration, size};
 
 use self::files::Files;

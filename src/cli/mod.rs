@@ -8,6 +8,7 @@ mod client;
 mod crashtest;
 mod doctor;
 mod local;
+mod migrate;
 mod progress;
 mod quickstart;
 mod recv;
@@ -30,9 +31,9 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed; verify: damage found; certs show: not valid; doctor: something is broken; crashtest: something was lost, or nothing was proved
+  1  it failed; verify: damage found; migrate: not everything moved; certs show: not valid; doctor: something is broken; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
-  3  serve, verify, repair: could not start (port or data folder in use, disk error)
+  3  serve, verify, repair, migrate: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
   5  recv: no such message in time
 
@@ -54,6 +55,7 @@ enum Sub {
     Quickstart(quickstart::Quickstart),
     Verify(verify::Verify),
     Repair(repair::Repair),
+    Migrate(migrate::Migrate),
     Crashtest(crashtest::Crashtest),
     Certs(certs::Certs),
     Doctor(doctor::Doctor),
@@ -98,6 +100,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Quickstart(quickstart) => reported(block_on(quickstart.run())),
         Sub::Verify(verify) => reported(block_on(verify.run())),
         Sub::Repair(repair) => reported(block_on(repair.run())),
+        Sub::Migrate(migrate) => reported(block_on(migrate.run())),
         Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
         Sub::Certs(certs) => certs.run(),
         Sub::Doctor(doctor) => reported(block_on(doctor.run())),

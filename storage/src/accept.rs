@@ -236,7 +236,7 @@ impl Intake {
     }
 
     /// Room on the disk, in the queue and in the index.
-    async fn admit(&self, draft: &Draft<'_>) -> Result<(OwnedSemaphorePermit, u64)> {
+    pub(crate) async fn admit(&self, draft: &Draft<'_>) -> Result<(OwnedSemaphorePermit, u64)> {
         // What it brings to the queue.
         let len = draft.bytes();
         let permit = self.room_in_queue(draft.lane(), len as u64).await?;

@@ -72,6 +72,20 @@ impl Numbers {
     }
 }
 
+/// The same numbers in ranges that neither overlap nor touch.
+fn disjoint(ranges: &[(u64, u64)]) -> BTreeMap<u64, u64> {
+    let mut sorted: Vec<_> = ranges.iter().copied().filter(|(first, end)| first < end).collect();
+    sorted.sort_unstable();
+    let mut all: Vec<(u64, u64)> = Vec::with_capacity(sorted.len());
+    for (first, end) in sorted {
+        match all.last_mut() {
+            Some(last) if first <= last.1 => last.1 = last.1.max(end),
+            _ => all.push((first, end)),
+        }
+    }
+    all.into_iter().collect()
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct SenderMemory {
     next_ordinal: u32,
@@ -79,6 +93,17 @@ struct SenderMemory {
     /// The incarnation that started last. Not written down: it is among the others.
     newest: Option<Incarnation>,
     incarnations: HashMap<Incarnation, Numbers>,
+}
+
+/// What is remembered of an incarnation of a sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Index of the party.
+    pub(crate) sender: u16,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) low_water: u64,
+    /// First number, and one past the last.
+    pub(crate) ranges: Vec<(u64, u64)>,
 }
 
 /// The memory, by sender (index of the party in the store's table).
@@ -158,6 +183,45 @@ impl Delivered {
         numbers.touched = clock;
         numbers.add(identity.number);
         numbers.raise(identity.low_water);
+    }
+
+    /// Keeps what another store remembers of an incarnation; those that come later count as heard of later.
+    pub(crate) fn remember(
+        &mut self,
+        sender: u16,
+        incarnation: Incarnation,
+        low_water: u64,
+        ranges: &[(u64, u64)],
+    ) {
+        self.ordinal(sender, incarnation);
+        let memory = self.senders.entry(sender).or_default();
+        memory.clock += 1;
+        if let Some(numbers) = memory.incarnations.get_mut(&incarnation) {
+            numbers.touched = memory.clock;
+            numbers.low_water = 0;
+            numbers.ranges = disjoint(ranges);
+            numbers.raise(low_water);
+        }
+    }
+
+    /// The low-water mark of an incarnation.
+    pub(crate) fn low_water(&self, sender: u16, incarnation: Incarnation) -> u64 {
+        let known = self.senders.get(&sender).and_then(|s| s.incarnations.get(&incarnation));
+        known.map_or(0, |numbers| numbers.low_water)
+    }
+
+    /// All that is remembered. Of one sender, what was heard of last comes last.
+    pub(crate) fn all(&self) -> Vec<Known> {
+        let mut all = Vec::new();
+        for (sender, memory) in &self.senders {
+            for (incarnation, numbers) in &memory.incarnations {
+                let ranges = numbers.ranges.iter().map(|(first, end)| (*first, *end)).collect();
+                let (sender, incarnation, low_water) = (*sender, *incarnation, numbers.low_water);
+                all.push((numbers.touched, Known { sender, incarnation, low_water, ranges }));
+            }
+        }
+        all.sort_unstable_by_key(|(touched, known)| (known.sender, *touched, known.incarnation));
+        all.into_iter().map(|(_, known)| known).collect()
     }
 
     /// Appends the whole memory to a checkpoint.
@@ -263,6 +327,19 @@ mod tests {
             memory.ordinal(2, Incarnation { started_ms, random: 0 });
         }
         assert_eq!(memory.senders[&2].incarnations.len(), MAX_INCARNATIONS);
+    }
+
+    #[test]
+    fn what_another_store_remembers_is_kept_as_it_is_whatever_was_there() {
+        let mut memory = Delivered::default();
+        memory.add(1, &identity(5, 2), 1);
+        memory.add(1, &identity(8, 2), 1);
+        memory.remember(1, identity(0, 0).incarnation, 3, &[(7, 9), (4, 6), (9, 10), (5, 6)]);
+        let known: Vec<_> = (0..12).filter(|n| memory.has(1, &identity(*n, 0))).collect();
+        assert_eq!(known, [0, 1, 2, 4, 5, 7, 8, 9]);
+        let (incarnation, ranges) = (identity(0, 0).incarnation, vec![(4, 6), (7, 10)]);
+        assert_eq!(memory.all(), [Known { sender: 1, incarnation, low_water: 3, ranges }]);
+        assert_eq!(memory.low_water(1, identity(0, 0).incarnation), 3);
     }
 
     #[test]

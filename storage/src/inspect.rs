@@ -28,7 +28,9 @@ use crate::disk_overlay::{Counts, Overlay};
 use crate::error::OpenError;
 use crate::format::{Format, open_io, read};
 use crate::log::Log;
+use crate::moving;
 use crate::options::StoreOptions;
+use crate::recovery::ReadBack;
 use contents::Contents;
 use survey::Survey;
 
@@ -47,6 +49,8 @@ struct Looked {
     survey: Survey,
     contents: Contents,
     format: Format,
+    /// As a start without an index finds it.
+    found: ReadBack,
 }
 
 impl Inspector {
@@ -91,13 +95,14 @@ impl Inspector {
     }
 
     /// Locks the folder without making a lock file: a folder that has none was never opened, or is a copy.
-    fn lock(&self) -> Result<Option<Arc<dyn DiskFile>>, InspectError> {
+    pub(crate) fn lock(&self) -> Result<Option<Arc<dyn DiskFile>>, InspectError> {
         let dir = self.data_dir.as_path();
         let no_store = |what: &str| InspectError::NoStore { path: dir.into(), what: what.into() };
         let names = self.disk.list(dir).map_err(|e| no_store(&e.to_string()))?;
         if !names.iter().any(|n| n == "FORMAT" || n == "log") {
             return Err(no_store("it has no file FORMAT"));
         }
+        moving::refuse(&*self.disk, dir)?;
         if !names.iter().any(|n| n == "LOCK") {
             return Ok(None);
         }
@@ -107,6 +112,17 @@ impl Inspector {
             return Ok(Some(file));
         }
         Err(OpenError::InUse { path: dir.to_owned(), lock }.into())
+    }
+
+    /// The folder.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// What an inspection finds, and the log read back, on a view that keeps its changes to itself. Does not lock. Blocks.
+    pub(crate) fn read_back(&self) -> Result<(Inspection, Format, ReadBack), InspectError> {
+        let Looked { inspection, found, format, .. } = self.look()?;
+        Ok((inspection, format, found))
     }
 
     fn look(&self) -> Result<Looked, InspectError> {
@@ -128,7 +144,7 @@ impl Inspector {
         }
         let slots = crate::checkpoint::Checkpoint::slots(&*self.disk, dir, format.store_id)
             .map_err(open_io("read the checkpoint in", dir))?;
-        let contents = Contents::read(&options(dir, view(&mended, None)), format, &survey)?;
+        let (contents, found) = Contents::read(&options(dir, view(&mended, None)), format, &survey)?;
         let (index, missing) = self.index(&mended, format, &survey)?;
         let mut inspection = report::inspection(&survey, &contents, dir);
         inspection.checkpoints = slots.map(|slot| match slot {
@@ -146,7 +162,7 @@ impl Inspector {
         inspection.index = index;
         inspection.missing_messages = missing;
         inspection.unreadable_bytes = self.counts.unreadable.load(Ordering::Relaxed);
-        Ok(Looked { inspection, survey, contents, format })
+        Ok(Looked { inspection, survey, contents, format, found })
     }
 
     /// Holds the index on disk against the log: what it says, and how many of its messages the log has not.

@@ -8,6 +8,7 @@
 //! store -> recovery -> inventory, replay, verify -> scan -> frame           (open)
 //! keeper -> checkpoint, cold, compact                                       (housekeeping)
 //! inspect -> scan, recovery, disk_overlay                                   (verify and repair, with no store open)
+//! transfer -> inspect (source); store, accept, settle (target)              (to another engine, or from one)
 //! all   -> state -> account, cache, delivered                               (index in memory, pure)
 //! ```
 //!
@@ -49,6 +50,7 @@ mod letters;
 mod log;
 mod many;
 mod message;
+mod moving;
 mod operations;
 mod options;
 mod parties;
@@ -76,6 +78,7 @@ mod store;
 mod stored;
 mod topics;
 mod track;
+pub mod transfer;
 mod turnover;
 mod upload;
 mod verify;

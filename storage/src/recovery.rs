@@ -22,6 +22,7 @@ use crate::frame::Place;
 use crate::inventory::{self, Inventory};
 use crate::log::Log;
 use crate::message::Incarnation;
+use crate::moving;
 use crate::options::{IndexFound, StoreOptions};
 use crate::replay::Replay;
 use crate::segment::{LANES, Lane, LogFile, PAGE};
@@ -68,6 +69,7 @@ impl From<OpenError> for Failure {
 /// Opens the store in the folder.
 pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
     let folder_lock = lock_folder(&*options.disk, &options.data_dir)?;
+    moving::refuse(&*options.disk, &options.data_dir)?;
     recover_locked(options, &folder_lock)
 }
 

@@ -224,7 +224,7 @@ impl StreamUpload {
     }
 
     /// Everything is queued, or with `reject` on the disk. `None`: there is so little that it is no large message.
-    async fn finish(&mut self) -> Result<Option<Streamed>> {
+    pub(crate) async fn finish(&mut self) -> Result<Option<Streamed>> {
         self.may_go_on()?;
         if self.written.is_none() {
             return Ok(None);
@@ -249,7 +249,8 @@ impl StreamUpload {
         result
     }
 
-    fn rest(&mut self) -> Bytes {
+    /// What there is of a message that is no large one.
+    pub(crate) fn rest(&mut self) -> Bytes {
         self.partial.split().freeze()
     }
 

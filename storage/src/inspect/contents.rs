@@ -49,8 +49,12 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Reads the whole log into memory, as a start without an index does.
-    pub(super) fn read(options: &StoreOptions, format: Format, survey: &Survey) -> Result<Self, OpenError> {
+    /// Reads the whole log into memory, as a start without an index does; also what that gave.
+    pub(super) fn read(
+        options: &StoreOptions,
+        format: Format,
+        survey: &Survey,
+    ) -> Result<(Self, ReadBack), OpenError> {
         let found = read_back(options, format).map_err(opened)?;
         let mut contents = Self::default();
         for (key, entry) in &found.state.live {
@@ -75,7 +79,7 @@ impl Contents {
         let ids = survey.segments.keys().filter(|id| !found.state.accounts.contains_key(id));
         contents.given_back = ids.copied().collect();
         contents.lost_segments = lost_segments(&found, survey);
-        Ok(contents)
+        Ok((contents, found))
     }
 
     /// Takes a live message into account, and what it needs.

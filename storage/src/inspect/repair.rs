@@ -36,7 +36,7 @@ pub(super) fn repair(inspector: &Inspector) -> Result<Repaired, InspectError> {
         Some(held) => held,
         None => lock_folder(&**disk, dir)?,
     };
-    let Looked { inspection: before, survey, contents, format } = inspector.look()?;
+    let Looked { inspection: before, survey, contents, format, .. } = inspector.look()?;
     if before.is_well() {
         return Ok(Repaired { before, after: None, copies: Vec::new() });
     }

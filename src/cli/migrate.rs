@@ -1,0 +1,278 @@
+//! `petnet migrate`: moves everything of a stopped gateway's store to another store, and compares the two.
+//!
+//! Invariants: the old store is not changed; the new one can be used only once both agree.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use petnet_storage::transfer::{
+    FolderSource, FolderTarget, Progress, Report, Source, Step, Tally, Target, TransferError, run,
+};
+use petnet_storage::{PartyId, StoreOptions};
+
+use super::local::say;
+use super::verify::{inspector, refused};
+use super::{Exit, progress};
+use crate::config::lifetime;
+
+/// How the URL of a Redis store begins.
+const REDIS: [&str; 4] = ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://"];
+
+/// Move everything of a stopped gateway to another store.
+///
+/// Pending messages, mailbox, dead letters and the memory of what was delivered go from a data folder to another one or to
+/// Redis, or back, with their ids, order, age and delivery identities. The old store is not changed. The new one must be
+/// empty; it can be used once everything was read back and compared. Can be cut off at any moment: the same command goes
+/// on where it was. Both must be stopped, and afterwards only the new one may be started: never both.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  petnet migrate --from /var/lib/petnet --to redis://localhost:6379 --party party_a
+  petnet migrate --from redis://localhost:6379 --to /var/lib/petnet-new --party party_a
+  petnet migrate --from /var/lib/petnet --to /mnt/larger/petnet
+
+Exit codes:
+  0  everything moved, and both ends agree
+  1  not everything: what is damaged in the old store stayed there and is named; or it was cut off, or both ends differ
+  2  wrong arguments, nothing to move from, or the new store is not empty
+  3  could not begin: a gateway is running on one of them, a newer version wrote it, or the disk gives errors")]
+pub(crate) struct Migrate {
+    /// The old store: a data folder, or the URL of a Redis
+    #[arg(long, value_name = "DIR|URL")]
+    from: End,
+    /// The new store: an empty or missing folder, or the URL of a Redis
+    #[arg(long, value_name = "DIR|URL")]
+    to: End,
+    /// Whose store it is; needed where one end is a Redis
+    #[arg(long, value_name = "ID")]
+    party: Option<PartyId>,
+    /// Mailbox messages older than this are over and stay behind: the gateway's `MESSAGE_TTL`. By default all move, and the
+    /// gateway ends those that are over
+    #[arg(long, value_name = "TIME", value_parser = at_most)]
+    message_ttl: Option<Duration>,
+}
+
+/// One end of the move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    Folder(PathBuf),
+    Redis(String),
+}
+
+impl FromStr for End {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("must be a folder or a URL".into());
+        }
+        if REDIS.iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(Self::Redis(text.into()));
+        }
+        if text.contains("://") {
+            return Err(format!("is neither a folder nor a URL that begins with {}", REDIS.join(", ")));
+        }
+        Ok(Self::Folder(text.into()))
+    }
+}
+
+/// Without the password.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Redis(url) => {
+                let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+                let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+                write!(f, "{scheme}://{place}")
+            }
+        }
+    }
+}
+
+/// Both faces of a party's store in Redis.
+struct RedisStore {
+    source: Arc<dyn Source>,
+    target: Arc<dyn Target>,
+}
+
+impl Migrate {
+    pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        if let Some(wrong) = self.wrong() {
+            eprintln!("petnet migrate: {wrong}");
+            return Ok(Exit::WrongSettings);
+        }
+        // Both open until the end: they are locked.
+        let reading = format!("reading {}", self.from);
+        let source = match progress::shown(|| reading.clone(), self.open_source()).await? {
+            Ok(source) => source,
+            Err(why) => return Ok(stopped(&why)),
+        };
+        let target = self.open_target().await?;
+        let at = Mutex::new(None);
+        let note = |now: Progress| *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        let shown =
+            || at.lock().unwrap_or_else(PoisonError::into_inner).map_or_else(|| "opening".into(), line);
+        let done = progress::shown(shown, run(&*source, &*target, &note)).await;
+        Ok(match done {
+            Ok(report) => self.said(&report),
+            Err(why) => stopped(&why),
+        })
+    }
+
+    /// What is wrong with the arguments.
+    fn wrong(&self) -> Option<String> {
+        let is_redis = |end: &End| matches!(end, End::Redis(_));
+        if self.from == self.to {
+            return Some(format!("{} is both --from and --to", self.from));
+        }
+        let needs_party = self.party.is_none() && (is_redis(&self.from) || is_redis(&self.to));
+        needs_party.then(|| "give --party: several parties may have their stores in one Redis".into())
+    }
+
+    async fn open_source(&self) -> anyhow::Result<Result<Arc<dyn Source>, TransferError>> {
+        let path = match &self.from {
+            End::Folder(path) => path.clone(),
+            End::Redis(url) => return Ok(Ok(open_redis(url, self.party.as_ref()).await?.source)),
+        };
+        let (inspector, scratch) = inspector(path)?;
+        let ttl = self.message_ttl;
+        let opened = tokio::task::spawn_blocking(move || {
+            let _scratch = scratch;
+            FolderSource::open(&inspector, ttl)
+        });
+        let opened = opened.await.context("the work was cut off; this is a bug")?;
+        Ok(opened.map(|source| Arc::new(source) as Arc<dyn Source>))
+    }
+
+    async fn open_target(&self) -> anyhow::Result<Arc<dyn Target>> {
+        Ok(match &self.to {
+            End::Folder(path) => Arc::new(FolderTarget::new(StoreOptions::new(whole(path)?))),
+            End::Redis(url) => open_redis(url, self.party.as_ref()).await?.target,
+        })
+    }
+
+    /// Says what was done.
+    fn said(&self, report: &Report) -> Exit {
+        if report.resumed.again {
+            say("An earlier migration was cut off; this one went on with it.");
+        }
+        say(&table(report));
+        for lost in report.unreadable.iter().map(ToString::to_string).chain(report.damage.iter().cloned()) {
+            eprintln!("petnet migrate: damaged in {}: {lost}", self.from);
+        }
+        for difference in &report.differences {
+            eprintln!("petnet migrate: {difference}");
+        }
+        if !report.finished {
+            eprintln!(
+                "petnet migrate: the two ends differ in {} places. {} cannot be used; keep {}, and report this as a bug",
+                report.differing, self.to, self.from
+            );
+            return Exit::Failed;
+        }
+        say(&format!(
+            "\n{} is ready. Never start a gateway on {} again: two stores of one party would each deliver, and each forget what the other has. It was not changed; keep it until the new one has proved itself.",
+            self.to, self.from
+        ));
+        if report.is_whole() {
+            return Exit::Ok;
+        }
+        eprintln!(
+            "petnet migrate: {} messages could not be read, and {} places are damaged (see above); all else was moved",
+            report.unreadable.len(),
+            report.damage.len()
+        );
+        Exit::Failed
+    }
+}
+
+/// Opens the store that a party has, or is to have, in a Redis.
+async fn open_redis(url: &str, _party: Option<&PartyId>) -> anyhow::Result<RedisStore> {
+    let end = End::Redis(url.to_owned());
+    std::future::ready(()).await;
+    bail!("cannot open {end}: the Redis store is not built yet")
+}
+
+/// A relative path, too, has a parent that way.
+fn whole(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
+}
+
+fn at_most(text: &str) -> Result<Duration, String> {
+    lifetime(text)?.ok_or_else(|| "leave it out: then all messages move".into())
+}
+
+/// Says why it did not go on.
+fn stopped(why: &TransferError) -> Exit {
+    if let TransferError::Inspect(why) = why {
+        return refused("migrate", why);
+    }
+    eprintln!("petnet migrate: {why}");
+    match why {
+        TransferError::Refused { .. } => Exit::WrongSettings,
+        TransferError::Open(_) | TransferError::Inspect(_) => Exit::CouldNotStart,
+        TransferError::Unfit { .. } => Exit::Failed,
+        TransferError::Store(_) => {
+            eprintln!(
+                "The old store was not changed. Once the cause is gone, the same command goes on where it was."
+            );
+            Exit::Failed
+        }
+    }
+}
+
+/// How far it is.
+fn line(now: Progress) -> String {
+    let doing = match now.step {
+        Step::Moving => "moving",
+        Step::Comparing => "comparing",
+    };
+    format!(
+        "{doing}: {} of {} messages, {} of {}",
+        now.messages,
+        now.of_messages,
+        progress::bytes(now.bytes),
+        progress::bytes(now.of_bytes)
+    )
+}
+
+fn table(report: &Report) -> String {
+    let mut lines =
+        vec![format!("{:<12} {:>10} {:>10} {:>16} {:>16}", "", "messages", "size", "checksum: old", "new")];
+    let kinds = [
+        ("pending", report.source.pending, report.target.pending),
+        ("mailbox", report.source.mailbox, report.target.mailbox),
+        ("dead letters", report.source.dead, report.target.dead),
+    ];
+    for (kind, old, new) in kinds {
+        let Tally { messages, bytes, checksum } = old;
+        lines.push(format!(
+            "{kind:<12} {messages:>10} {:>10} {checksum:016x} {:016x}",
+            progress::bytes(bytes),
+            new.checksum
+        ));
+    }
+    lines.push(format!("Remembered: deliveries of {} starts of peers.", report.remembered));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_a_folder_or_a_redis_and_shows_no_password() {
+        let end = |text: &str| text.parse::<End>();
+        assert_eq!(end("/var/lib/petnet"), Ok(End::Folder("/var/lib/petnet".into())));
+        for scheme in REDIS {
+            let redis = end(&format!("{scheme}user:se@cret@host:6379/1")).expect("a Redis");
+            assert_eq!(redis.to_string(), format!("{scheme}host:6379/1"));
+        }
+        assert!(end("http://host").is_err() && end("").is_err());
+    }
+}
