@@ -93,6 +93,19 @@ fn a_server_ends_with_the_test_that_started_it() {
     }
 }
 
+/// The same, where no program is found.
+#[test]
+fn a_missing_program_fails_the_test_and_says_what_to_install() {
+    let output = Command::new(std::env::current_exe().expect("has a path"))
+        .args(["what_was_written_is_there_after_a_kill_and_a_restart", "--exact", "--nocapture"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .expect("runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(!output.status.success() && said.contains("apt-get install redis-server"), "{said}");
+}
+
 #[test]
 fn a_stalled_server_answers_when_it_goes_on() {
     let server = RedisServer::start(Options::default());

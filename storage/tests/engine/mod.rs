@@ -18,14 +18,20 @@ pub mod topics;
 pub mod tracking;
 pub mod uploads;
 
+/// No test takes longer, on a slow machine either.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(180);
+
 /// Makes tests of functions of a bench.
 macro_rules! tests_on {
     ($bench:ty; $($module:ident: $($name:ident)*;)*) => {
         $(mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let bench = <$bench as crate::Bench>::new().await;
-                crate::suite::$module::$name(&bench).await;
+                let test = async {
+                    let bench = <$bench as crate::Bench>::new().await;
+                    crate::suite::$module::$name(&bench).await;
+                };
+                tokio::time::timeout(crate::suite::DEADLINE, test).await.expect("nothing hangs");
             })*
         })*
     };
