@@ -79,7 +79,9 @@ impl Gateway {
         // Before the store: opening a large one only to find the port in use would be a waste.
         let listener = listen(settings.listen_addr)?;
         let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
-        let (engine, found) = store::open(&settings, hub.clone()).await?;
+        let (engine, found) =
+            store::open(&settings, listener.local_addr().unwrap_or(settings.listen_addr), hub.clone())
+                .await?;
         Self::assemble(settings, parties, hub, engine, found, listener).await
     }
 

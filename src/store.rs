@@ -1,18 +1,20 @@
 //! Which engine keeps the messages: the embedded one, or Redis where `REDIS_URL` names one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use petnet_storage::{Engine, Observer, OpenError, Store, StoreOptions};
 
 use crate::config::Settings;
 
-/// Opens the store; gives it with the line that says what was found.
+/// Opens the store of a gateway that listens on `addr`; gives it with the line that says what was found.
 pub(crate) async fn open(
     settings: &Settings,
+    addr: SocketAddr,
     observer: Arc<dyn Observer>,
 ) -> Result<(Arc<dyn Engine>, String), OpenError> {
     #[cfg(feature = "redis")]
-    if let Some(options) = redis(settings) {
+    if let Some(options) = redis(settings, addr) {
         let url = options.url.to_string();
         let (engine, report) = petnet_storage::redis::RedisStore::open(options, observer).await?;
         for loss in &report.durability.losses {
@@ -38,10 +40,10 @@ pub(crate) async fn open(
 
 /// Options of the Redis engine, if it is to be used.
 #[cfg(feature = "redis")]
-pub(crate) fn redis(settings: &Settings) -> Option<petnet_storage::redis::RedisOptions> {
+pub(crate) fn redis(settings: &Settings, addr: SocketAddr) -> Option<petnet_storage::redis::RedisOptions> {
     let options = settings.redis.clone()?;
     Some(petnet_storage::redis::RedisOptions {
-        label: format!("{} on {}", settings.listen_addr, host()),
+        label: format!("{addr} on {}", host()),
         message_ttl: settings.message_ttl,
         send_ttl: settings.send_ttl,
         max_bytes: settings.store_max_bytes,

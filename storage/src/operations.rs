@@ -220,8 +220,13 @@ impl Engine for Store {
                 return Ok(Some(Held { sender, id, sequence, payload: Payload::Whole(payload) }));
             }
         }
-        let (found, cached) = (found.clone(), self.reader().cached_sequence(found.sequence));
-        if let Some(loaded) = cached {
+        // The cache may keep one longer than it is held.
+        let held = match self.reader().find_in_memory(&keys) {
+            InMemory::Found(_, entry) => Some(entry).filter(|entry| entry.sequence == found.sequence.0),
+            _ => None,
+        };
+        let (found, cached) = (found.clone(), held.and_then(|entry| self.reader().cached(&entry)));
+        if let Some(loaded) = cached.filter(|loaded| loaded.id == found.id) {
             let (sender, sequence) = (found.sender, found.sequence);
             return Ok(Some(Held {
                 sender,

@@ -257,12 +257,6 @@ impl Reader<'_> {
         Some(Loaded { id: cached.id, payload: cached.payload })
     }
 
-    /// The same by its sequence.
-    pub(crate) fn cached_sequence(self, sequence: Sequence) -> Option<Loaded> {
-        let cached = lock(&self.shared.state).cache.get(sequence.0)?;
-        Some(Loaded { id: cached.id, payload: cached.payload })
-    }
-
     /// A message's id. Blocks.
     pub(crate) fn id(self, entry: &Entry) -> Result<MessageId> {
         let frame = self.frame(entry)?;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{arrival, clocked, id, identity, open, options, party, payload, pending, until, upload};
+use common::{arrival, clocked, id, identity, open, party, payload, pending, until, upload};
 use petnet_storage::{Engine, FromSender, IdReuse, Outcome, Sequence, StoreError, StoreOptions};
 use sim_disk::SimDisk;
 
@@ -183,22 +182,6 @@ async fn with_reject_what_a_caller_who_went_away_left_queued_counts() {
     assert!(matches!(second, Err(StoreError::Conflict { .. })), "{second:?}");
 }
 
-/// Messages of one stream, in its order: the last one is the one that counts.
-#[tokio::test]
-async fn the_last_of_many_under_an_id_wins_whatever_their_sizes() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (engine, _) = open(options(dir.path()));
-    let b = party("party_b");
-    let many =
-        vec![(b.clone(), id("m"), payload(1, 2 * MIB)), (b.clone(), id("m"), Bytes::from_static(b"last"))];
-    for accepted in engine.accept_many(many).await.await {
-        accepted.expect("accepts");
-    }
-    let left = pending(&engine, "party_b").await;
-    assert_eq!(left.len(), 1);
-    assert_eq!(left[0].1.len(), 4, "the older one came to stand in place of the newer one");
-}
-
 /// A message that a peer may have waits for room on a full disk. Meanwhile readers look, and give space back.
 #[tokio::test]
 async fn on_a_full_disk_topics_are_found_and_released() {
@@ -231,15 +214,6 @@ async fn on_a_full_disk_topics_are_found_and_released() {
     assert_eq!(found.as_ref().map(Vec::len).ok(), Some(3), "found: {found:?}");
     assert_eq!(released.as_ref().ok(), Some(&3), "released: {released:?}");
     assert!(known.is_ok(), "known: {known:?}");
-}
-
-/// What a peer says of its message's length, or a client in its first piece.
-#[tokio::test]
-async fn a_length_beyond_reason_is_refused_and_is_no_panic() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (engine, _) = open(StoreOptions { max_bytes: 64 << 20, ..options(dir.path()) });
-    let room = tokio::spawn(async move { engine.begin(Some(u64::MAX)).map(drop) }).await;
-    assert!(matches!(room, Ok(Err(StoreError::Full { .. }))), "{room:?}");
 }
 
 /// Loading many while the few that are left in old segments move forward, and those segments are given back.
@@ -278,53 +252,4 @@ async fn what_moves_in_the_log_is_loaded_undamaged() {
         engine.settle_delivered(&b, &kept).await.expect("settles");
     }
     assert_eq!(engine.stats().damaged, 0);
-}
-
-/// Each fits by itself, and there was room for each when it began. They must not both end with nothing, again and again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_uploads_that_fit_one_by_one_one_gets_through() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let (options, clock) = clocked(dir.path());
-    let options =
-        StoreOptions { max_bytes: 24 << 20, housekeeping_every: Duration::from_millis(5), ..options };
-    let (engine, _) = open(options);
-    let len = 14 * MIB;
-    let b = party("party_b");
-    // Control: one alone.
-    let alone = upload(&engine, &payload(9, len), MIB).await.expect("fits");
-    let sequence = alone.accept(&b, &id("alone")).await.expect("fits");
-    engine.settle(&b, sequence, Outcome::Delivered).await.expect("settles");
-    let mut outcomes = Vec::new();
-    for round in 0..5 {
-        until("there is room for one", async || {
-            drop(engine.accept(&b, &id("tick"), payload(round, 10)).await);
-            clock.advance(Duration::from_secs(1));
-            engine.begin(Some(len as u64)).is_ok()
-        })
-        .await;
-        let mut both = Vec::new();
-        for n in 0..2 {
-            if let Ok(upload) = engine.begin(Some(len as u64)) {
-                both.push((n, upload));
-            }
-        }
-        for at in (0..len).step_by(MIB) {
-            let mut going_on = Vec::new();
-            for (n, mut upload) in both {
-                let pushed = upload.push(payload(at as u64, MIB)).await;
-                let synced = upload.flush().await;
-                match pushed.and(synced) {
-                    Ok(()) => going_on.push((n, upload)),
-                    Err(error) => outcomes.push(format!("round {round}: {n} at {} MiB: {error}", at / MIB)),
-                }
-            }
-            both = going_on;
-        }
-        for (n, upload) in both {
-            if upload.accept(&b, &id(n.to_string())).await.is_ok() {
-                return;
-            }
-        }
-    }
-    panic!("{outcomes:#?}");
 }

@@ -32,6 +32,17 @@ use crate::payload::{Found, Held, Outgoing, Upload};
 pub struct RedisStore {
     pub(super) inner: Arc<Inner>,
     pub(super) lane: Arc<Lane>,
+    pub(super) life: Arc<Life>,
+}
+
+/// When the last handle of a store goes, so do its tasks.
+#[derive(Debug)]
+pub(super) struct Life(pub(super) Arc<Inner>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+    }
 }
 
 /// How much room a start of a large message needs.

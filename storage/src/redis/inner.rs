@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use redis::{Cmd, FromRedisValue};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +45,8 @@ pub(super) struct Inner {
     pub(super) key_secret: (u64, u64),
     /// Asks for a heartbeat now.
     pub(super) beat: Notify,
+    /// How many there were.
+    pub(super) beats: watch::Sender<u64>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }

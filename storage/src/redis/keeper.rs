@@ -125,9 +125,6 @@ impl Keeper {
             tracing::info!(node = %session.node, "connected to Redis");
         }
         self.inner.sessions.up(session.clone());
-        if let Some(started) = self.started.take() {
-            drop(started.send(Ok(session.clone())));
-        }
         // Before its first heartbeat: whoever waits looks again, now that news come.
         self.inner.observer.0.missed();
         let inner = self.inner.clone();
@@ -140,7 +137,7 @@ impl Keeper {
         session.ended().await
     }
 
-    async fn beat(&mut self, session: &Session) {
+    async fn beat(&mut self, session: &Arc<Session>) {
         let mut timer = interval_at(Instant::now(), BEAT);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inner = self.inner.clone();
@@ -152,7 +149,13 @@ impl Keeper {
             loop {
                 match self.heartbeat(session).await {
                     Ok(true) => {}
-                    Ok(false) => break,
+                    Ok(false) => {
+                        if let Some(started) = self.started.take() {
+                            drop(started.send(Ok(session.clone())));
+                        }
+                        self.inner.beats.send_modify(|count| *count += 1);
+                        break;
+                    }
                     Err(fault) => {
                         tracing::debug!(%fault, "a heartbeat failed");
                         if session.is_over() {
@@ -184,6 +187,7 @@ impl Keeper {
         let options = &inner.options;
         let now = options.clock.elapsed().as_secs();
         let elapsed = now.saturating_sub(self.reported);
+        let mood = if *inner.beats.borrow() == 0 { "first" } else { "usual" };
         // Should the answer be lost, the seconds are, too: nothing expires early.
         self.reported = now;
         let asked = Instant::now();
@@ -193,7 +197,7 @@ impl Keeper {
                 call.arg(seconds(options.message_ttl))
                     .arg(seconds(options.send_ttl))
                     .arg(options.dead_letter_bytes);
-                call.arg(SILENCE.as_millis() as u64).arg(EXPIRE_AT_ONCE).arg(0);
+                call.arg(SILENCE.as_millis() as u64).arg(EXPIRE_AT_ONCE).arg(mood);
                 self.wanted.iter().for_each(|peer| {
                     call.arg(peer.as_str());
                 });

@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::durability::Durability;
-use super::engine::RedisStore;
+use super::engine::{Life, RedisStore};
 use super::inner::{Inner, Shown};
 use super::keeper::Keeper;
 use super::lane::{Item, Lane};
@@ -63,6 +63,7 @@ impl RedisStore {
             tokens: AtomicU64::new(0),
             key_secret: (random()?, random()?),
             beat: Notify::new(),
+            beats: watch::Sender::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             options,
@@ -70,7 +71,7 @@ impl RedisStore {
         let lane = Arc::new(Lane::start(&inner));
         let (started, start) = oneshot::channel();
         inner.tasks.spawn(Keeper::new(inner.clone(), lane.clone(), started).run());
-        let store = Self { inner, lane };
+        let store = Self { life: Arc::new(Life(inner.clone())), inner, lane };
         match start.await {
             Ok(Ok(session)) => {
                 let report =
@@ -83,6 +84,15 @@ impl RedisStore {
             }
             Err(_) => Err(refused("the task that connects ended".into())),
         }
+    }
+
+    /// Agrees with the other gateways, now.
+    pub(super) async fn agree(&self) {
+        let inner = &self.inner;
+        let mut beats = inner.beats.subscribe();
+        let before = *beats.borrow_and_update();
+        inner.beat.notify_one();
+        drop(timeout(inner.options.timeout, beats.wait_for(|count| *count > before)).await);
     }
 
     /// Lets what is queued end, and tells the other gateways at once.
@@ -99,7 +109,7 @@ impl RedisStore {
                 call.arg(seconds(options.message_ttl))
                     .arg(seconds(options.send_ttl))
                     .arg(options.dead_letter_bytes);
-                call.arg(SILENCE.as_millis() as u64).arg(0).arg(1);
+                call.arg(SILENCE.as_millis() as u64).arg(0).arg("leaves");
             });
             if let Err(fault) = leaving.await {
                 tracing::debug!(%fault, "the other gateways were not told that this one leaves");

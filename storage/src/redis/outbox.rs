@@ -23,6 +23,18 @@ impl RedisStore {
         seconds(self.inner.options.send_ttl)
     }
 
+    /// Whether this gateway delivers to a peer. Where nobody does yet, that is agreed on first.
+    async fn has(&self, peer: &PartyId) -> bool {
+        // The first time may have begun before the peer had messages.
+        for _ in 0..2 {
+            if self.inner.delivers_to(peer) || lock(&self.inner.leases).is_owned(peer) {
+                break;
+            }
+            self.agree().await;
+        }
+        self.inner.delivers_to(peer)
+    }
+
     /// Nothing for a peer that another gateway delivers to.
     pub(super) async fn list_pending(
         &self,
@@ -30,7 +42,7 @@ impl RedisStore {
         after: Sequence,
         limit: usize,
     ) -> Result<Vec<Pending>> {
-        if !self.inner.delivers_to(peer) {
+        if !self.has(peer).await {
             return Ok(Vec::new());
         }
         let all: Vec<(u64, u64, u64, String)> = self
@@ -56,7 +68,7 @@ impl RedisStore {
         let mut loaded = Vec::with_capacity(sequences.len());
         while loaded.len() < sequences.len() {
             let wanted = &sequences[loaded.len()..];
-            if !self.inner.delivers_to(peer) {
+            if !self.has(peer).await {
                 loaded.extend(wanted.iter().map(|_| Ok(None)));
                 break;
             }

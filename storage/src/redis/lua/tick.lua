@@ -1,9 +1,9 @@
 -- The heartbeat of a gateway: who is there, who delivers to which peer, service time, expiry, and figures.
 -- ARGV: gateway, its label, seconds since its last one, MESSAGE_TTL, SEND_TTL, DEAD_LETTER_MAX_BYTES, ms after which a silent
--- gateway counts as gone, messages to expire at most, 1 when it leaves, then the peers that it can deliver to.
+-- gateway counts as gone, messages to expire at most, its mood (leaves, first, or usual), then the peers that it can deliver to.
 local me, label, elapsed = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local message_ttl, send_ttl, dead_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local silence, budget, leaves = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == '1'
+local silence, budget, leaves = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == 'leaves'
 local now = now_ms()
 local FORGET = 3600 * 1000
 
@@ -15,7 +15,9 @@ for i = 1, #all, 2 do
   local lines = {}
   for line in string.gmatch(all[i + 1], '[^\n]+') do lines[#lines + 1] = line end
   local seen = tonumber(lines[1])
-  if now - seen > FORGET then
+  -- Whoever had our place and starts anew has died.
+  local is_predecessor = ARGV[9] == 'first' and lines[2] == label
+  if now - seen > FORGET or is_predecessor then
     redis.call('HDEL', P .. 'gateways', all[i])
     redis.call('HDEL', P .. 'ops', all[i])
   elseif now - seen <= silence then

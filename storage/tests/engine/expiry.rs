@@ -1,0 +1,85 @@
+//! Messages expire, in service time: that during which the gateway was up.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use petnet_storage::{FromSender, Sequence, Tracked};
+
+use super::bench::{Bench, End, Settings};
+use crate::common::{arrival, id, party, pending, read};
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub async fn messages_expire_in_service_time_only<B: Bench>(bench: &B) {
+    let settings = Settings { message_ttl: Some(secs(100)), ..Settings::default() };
+    let store = bench.open(&settings).await;
+    store.store(arrival("party_a", "m", "x".into(), None)).await.expect("stores");
+    bench.advance(secs(60));
+    let store = bench.reopen(store, &settings, End::Closed).await.that_found(0, 1, 0);
+    bench.advance(secs(39));
+    assert_eq!(read(&store, "m").await, Some("x".into()), "time off does not count");
+    bench.advance(secs(2));
+    assert_eq!(read(&store, "m").await, None);
+}
+
+pub async fn expired_messages_are_nowhere(bench: &impl Bench) {
+    let settings = Settings { message_ttl: Some(secs(100)), ..Settings::default() };
+    let store = bench.open(&settings).await;
+    let any = FromSender::Any;
+    for len in [1, 100_000] {
+        let name = len.to_string();
+        store.store(arrival("party_a", &name, vec![7; len].into(), None)).await.expect("stores");
+    }
+    bench.settle_down(&store).await;
+    bench.advance(secs(50));
+    store.store(arrival("party_a", "later", "x".into(), None)).await.expect("stores");
+    let found = store.topic(&any, "1", Sequence(0), 10).await.expect("looks");
+    assert_eq!(found.len(), 2);
+    bench.advance(secs(51));
+    for found in found {
+        assert!(store.open_found(&found).await.expect("opens").is_none());
+        assert!(store.open(&any, &found.id).await.expect("opens").is_none());
+        assert_eq!(store.held(&any, &found.id).await.expect("looks"), []);
+        assert_eq!(store.track_received(&any, &found.id).await.expect("tracks"), Tracked::Unknown);
+        assert!(!store.release(&any, &found.id).await.expect("releases"));
+    }
+    let left = store.topic(&any, "", Sequence(0), 10).await.expect("looks");
+    assert_eq!(left.iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["later"]);
+    assert_eq!(store.release_topic(&any, "1").await.expect("releases"), 0);
+    store.store(arrival("party_a", "1", "new".into(), None)).await.expect("stores");
+    assert_eq!(read(&store, "1").await, Some("new".into()), "its id is free");
+}
+
+pub async fn what_is_pending_says_how_long_it_has<B: Bench>(bench: &B) {
+    let settings = Settings { send_ttl: Some(secs(1000)), ..Settings::default() };
+    let mut store = bench.open(&settings).await;
+    let b = party("party_b");
+    let left = async |store: &std::sync::Arc<dyn petnet_storage::Engine>| {
+        let list = store.pending(&b, Sequence(0), 10).await.expect("lists");
+        list.into_iter().map(|pending| pending.expires_in).collect::<Vec<_>>()
+    };
+    store.accept(&b, &id("m"), Bytes::new()).await.expect("accepts");
+    bench.advance(secs(300));
+    store.accept(&b, &id("n"), Bytes::new()).await.expect("accepts");
+    assert_eq!(left(&store).await, [Some(700), Some(1000)]);
+    store = bench.reopen(store, &settings, End::Closed).await.that_found(2, 0, 0);
+    bench.advance(secs(100));
+    assert_eq!(left(&store).await, [Some(600), Some(900)]);
+}
+
+pub async fn nothing_expires_without_a_limit<B: Bench>(bench: &B) {
+    let settings = Settings { send_ttl: None, message_ttl: None, ..Settings::default() };
+    let mut store = bench.open(&settings).await;
+    let b = party("party_b");
+    store.accept(&b, &id("m"), "out".into()).await.expect("accepts");
+    store.store(arrival("party_a", "m", "in".into(), None)).await.expect("stores");
+    for end in B::ENDS {
+        bench.advance(secs(1_000_000_000));
+        assert_eq!(store.pending(&b, Sequence(0), 1).await.expect("lists")[0].expires_in, None);
+        assert_eq!(pending(&store, "party_b").await, [("m".to_owned(), Bytes::from("out"))]);
+        assert_eq!(read(&store, "m").await, Some("in".into()));
+        store = bench.reopen(store, &settings, *end).await.that_found(1, 1, 0);
+    }
+}
