@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,11 +29,17 @@ use crate::message::{
 use crate::payload::{Found, Held, Outgoing, Upload};
 
 /// A store that keeps its messages in Redis, with other gateways of its party. See [the module](crate::redis).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RedisStore {
     pub(super) inner: Arc<Inner>,
     pub(super) lane: Arc<Lane>,
-    pub(super) life: Arc<Life>,
+    pub(super) _life: Arc<Life>,
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RedisStore({})", self.inner.options.url)
+    }
 }
 
 /// When the last handle of a store goes, so do its tasks.
@@ -45,8 +52,8 @@ impl Drop for Life {
     }
 }
 
-/// How much room a start of a large message needs.
-const FULL: &str = "release or deliver messages, or raise STORE_MAX_BYTES";
+/// What to do about a quota that is used up.
+pub(super) const FULL: &str = "release or deliver messages, or raise STORE_MAX_BYTES";
 
 impl RedisStore {
     /// A message as it is queued; large ones are sent in chunks before.
@@ -140,27 +147,42 @@ impl RedisStore {
         Kept::of(&self.inner, &held).is_same(&Kept::of(&self.inner, &mine)).await
     }
 
+    /// Queues what a peer delivers.
+    async fn queue_arrival(&self, arrival: &Arrival, content: &Content) -> Result<Queued> {
+        let sender = arrival.sender.as_ref();
+        let (class, name) = sender.map_or((Class::IncomingUnnamed, ""), |s| (Class::Incoming, s.as_str()));
+        let made = record::make(class, name, arrival.id.as_str(), content);
+        self.lane.queue(Item::Message { made, identity: identity_text(arrival.identity) }).await
+    }
+
+    async fn stored(
+        &self,
+        queued: Queued,
+        id: &MessageId,
+        content: &Content,
+        token: Option<Token>,
+    ) -> Result<Stored> {
+        match self.outcome(queued, token).await? {
+            Outcome::New(sequence) => Ok(Stored::New(Sequence(sequence))),
+            Outcome::Repeated | Outcome::Same(_) => Ok(Stored::Repeated),
+            Outcome::Stale => Ok(Stored::Stale),
+            Outcome::Compare(held) if self.is_held(held, content).await? => Ok(Stored::Repeated),
+            other => Err(self.refusal(other, id)),
+        }
+    }
+
+    /// Keeps what is in `content`, as [`accept_content`](Self::accept_content) does.
     pub(super) async fn store_content(
         &self,
-        arrival: &Arrival,
+        arrival: Arrival,
         content: Content,
         token: Option<Token>,
     ) -> Result<Stored> {
-        let (class, sender) =
-            arrival.sender.as_ref().map_or((Class::IncomingUnnamed, ""), |s| (Class::Incoming, s.as_str()));
-        let made = record::make(class, sender, arrival.id.as_str(), &content);
-        let identity = identity_text(arrival.identity);
-        let (store, id) = (self.clone(), arrival.id.clone());
+        let store = self.clone();
         let has_chunks = token.is_some();
         let storing = async move {
-            let queued = store.lane.queue(Item::Message { made, identity }).await?;
-            match store.outcome(queued, token).await? {
-                Outcome::New(sequence) => Ok(Stored::New(Sequence(sequence))),
-                Outcome::Repeated | Outcome::Same(_) => Ok(Stored::Repeated),
-                Outcome::Stale => Ok(Stored::Stale),
-                Outcome::Compare(held) if store.is_held(held, &content).await? => Ok(Stored::Repeated),
-                other => Err(store.refusal(other, &id)),
-            }
+            let queued = store.queue_arrival(&arrival, &content).await?;
+            store.stored(queued, &arrival.id, &content, token).await
         };
         if has_chunks { tokio::spawn(storing).await.map_err(|_| StoreError::Closed)? } else { storing.await }
     }
@@ -185,7 +207,24 @@ impl Engine for RedisStore {
 
     async fn store(&self, arrival: Arrival) -> Result<Stored> {
         let (content, token) = self.content(arrival.payload.clone()).await?;
-        self.store_content(&arrival, content, token).await
+        self.store_content(arrival, content, token).await
+    }
+
+    async fn store_many(&self, arrivals: Vec<Arrival>) -> Vec<Result<Stored>> {
+        let mut waiting = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            if arrival.payload.len() > WHOLE_BYTES {
+                // Its place in the order is taken when it is kept.
+                waiting.push(futures_util::future::Either::Left(ready(self.store(arrival).await)));
+                continue;
+            }
+            let content = Content::Whole(arrival.payload.clone());
+            let queued = self.queue_arrival(&arrival, &content).await;
+            waiting.push(futures_util::future::Either::Right(async move {
+                self.stored(queued?, &arrival.id, &content, None).await
+            }));
+        }
+        join_all(waiting).await
     }
 
     async fn accept_many(&self, messages: Vec<(PartyId, MessageId, Bytes)>) -> Accepting {
@@ -212,11 +251,9 @@ impl Engine for RedisStore {
         if let StoreState::Closed = *self.state().borrow() {
             return Err(StoreError::Closed);
         }
-        let (used, limit) = (lock(&self.inner.stats).used_bytes, self.inner.options.max_bytes);
-        if limit > 0 && used.saturating_add(len.unwrap_or(0)) > limit {
-            return Err(StoreError::Full { used, limit, remedy: FULL });
-        }
-        Ok(Box::new(ChunkUpload::new(self.clone())))
+        let mut upload = ChunkUpload::new(self.clone());
+        upload.reserve(len.unwrap_or(0))?;
+        Ok(Box::new(upload))
     }
 
     async fn knows(&self, sender: &PartyId, identity: &DeliveryIdentity) -> Result<bool> {
@@ -288,7 +325,8 @@ impl Engine for RedisStore {
     }
 
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
-        Ok(lock(&self.inner.stats).pending.iter().map(|pending| pending.peer.clone()).collect())
+        let peers: Vec<String> = self.inner.ask(Way::Read, &SCRIPTS.peers, |_| {}).await?;
+        Ok(peers.into_iter().filter_map(|peer| PartyId::new(peer).ok()).collect())
     }
 
     async fn load(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<Outgoing>> {
@@ -335,7 +373,8 @@ impl Engine for RedisStore {
     }
 
     fn stats(&self) -> StoreStats {
-        lock(&self.inner.stats).clone()
+        let repeated = self.inner.repeated.load(Ordering::Relaxed);
+        StoreStats { repeated, ..lock(&self.inner.stats).clone() }
     }
 
     fn state(&self) -> watch::Receiver<StoreState> {

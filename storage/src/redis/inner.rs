@@ -14,6 +14,7 @@ use super::fault::Fault;
 use super::leases::Leases;
 use super::options::RedisOptions;
 use super::scripts::Script;
+use super::service_clock::ServiceClock;
 use super::session::Way;
 use super::sessions::Sessions;
 use crate::engine::{Observer, StoreStats};
@@ -38,6 +39,13 @@ pub(super) struct Inner {
     pub(super) past: Mutex<Past>,
     /// As of the last heartbeat.
     pub(super) stats: Mutex<StoreStats>,
+    /// Repeated deliveries that changed nothing.
+    pub(super) repeated: AtomicU64,
+    pub(super) service: Arc<ServiceClock>,
+    /// Of peers to which nobody delivered yet when the news came: sequence and length.
+    pub(super) early: Mutex<Vec<(PartyId, u64, u64)>>,
+    /// Bytes of messages that are coming.
+    pub(super) upload_bytes: AtomicU64,
     /// Names of the chunks of messages that are coming.
     pub(super) uploads: Mutex<HashSet<String>>,
     /// Of names of chunks.

@@ -44,8 +44,6 @@ pub(super) struct Keeper {
     connector: Connector,
     /// Tells a start how it went, once.
     started: Option<oneshot::Sender<Result<Arc<Session>, NoSession>>>,
-    /// Seconds of our clock that heartbeats have reported.
-    reported: u64,
     beats: u32,
     wanted: Vec<PartyId>,
     told: Option<Instant>,
@@ -58,17 +56,7 @@ impl Keeper {
         started: oneshot::Sender<Result<Arc<Session>, NoSession>>,
     ) -> Self {
         let connector = Connector::new(&inner.options);
-        let reported = inner.options.clock.elapsed().as_secs();
-        Self {
-            inner,
-            lane,
-            connector,
-            started: Some(started),
-            reported,
-            beats: 0,
-            wanted: Vec::new(),
-            told: None,
-        }
+        Self { inner, lane, connector, started: Some(started), beats: 0, wanted: Vec::new(), told: None }
     }
 
     /// Runs until the store closes.
@@ -85,7 +73,8 @@ impl Keeper {
         let mut pause = FIRST_PAUSE;
         loop {
             let (pushes, heard) = news::ear();
-            match Session::open(&self.inner.options, &self.connector, pushes).await {
+            let service = self.inner.service.clone();
+            match Session::open(&self.inner.options, &self.connector, service, pushes).await {
                 Ok(session) => {
                     pause = FIRST_PAUSE;
                     let session = Arc::new(session);
@@ -185,15 +174,11 @@ impl Keeper {
     async fn heartbeat(&mut self, session: &Session) -> Result<bool, Fault> {
         let inner = &self.inner;
         let options = &inner.options;
-        let now = options.clock.elapsed().as_secs();
-        let elapsed = now.saturating_sub(self.reported);
         let mood = if *inner.beats.borrow() == 0 { "first" } else { "usual" };
-        // Should the answer be lost, the seconds are, too: nothing expires early.
-        self.reported = now;
         let asked = Instant::now();
         let answer: Vec<Value> = session
-            .script(Way::Write, &SCRIPTS.tick, |call| {
-                call.arg(&inner.name).arg(&options.label).arg(elapsed);
+            .script_at(Way::Write, &SCRIPTS.tick, inner.service.report(), |call| {
+                call.arg(&inner.name).arg(&options.label);
                 call.arg(seconds(options.message_ttl))
                     .arg(seconds(options.send_ttl))
                     .arg(options.dead_letter_bytes);
@@ -258,7 +243,6 @@ struct Beat {
     dead: u64,
     time: u64,
     used: u64,
-    repeated: u64,
 }
 
 impl Beat {
@@ -266,7 +250,7 @@ impl Beat {
         fn get<T: FromRedisValue>(value: &Value) -> Option<T> {
             T::from_redis_value_ref(value).ok()
         }
-        let [peers, died, gone, budget, mailbox, dead, time, used, repeated, ..] = answer else {
+        let [peers, died, gone, budget, mailbox, dead, time, used] = answer else {
             return None;
         };
         let peers: Vec<(String, String, u64, u64)> = get(peers)?;
@@ -285,7 +269,6 @@ impl Beat {
             dead: get(dead)?,
             time: get(time)?,
             used: get(used)?,
-            repeated: get(repeated)?,
         })
     }
 }
@@ -310,6 +293,7 @@ impl Inner {
             self.observer.0.died(letter);
         }
         tell_gone(beat.letters_gone);
+        self.tell_early();
         let mut stats = lock(&self.stats);
         let pending = |p: &Peer| PeerPending { peer: p.id.clone(), messages: p.messages, bytes: p.bytes };
         stats.pending = beat.peers.iter().filter(|p| p.messages > 0).map(pending).collect();
@@ -317,7 +301,6 @@ impl Inner {
         stats.dead_letters = beat.dead;
         stats.used_bytes = beat.used;
         stats.quota_bytes = self.options.max_bytes;
-        stats.repeated = beat.repeated;
         stats.service_seconds = beat.time.saturating_sub(FIRST_SECOND);
     }
 }

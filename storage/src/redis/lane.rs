@@ -7,6 +7,7 @@
 //! be with [`StoreError::InDoubt`], and from then on the operation is not tried again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -119,6 +120,8 @@ impl Writer {
             let done = self.carry_out(&batch).await;
             match done {
                 Ok(outcomes) => {
+                    let repeated = outcomes.iter().filter(|outcome| **outcome == Outcome::Repeated).count();
+                    self.inner.repeated.fetch_add(repeated as u64, Ordering::Relaxed);
                     for (job, outcome) in batch.into_iter().zip(outcomes) {
                         // A caller that went away is owed nothing.
                         drop(job.answer.send(Ok(outcome)));

@@ -29,6 +29,7 @@ mod outbox;
 mod pieces;
 mod record;
 mod scripts;
+mod service_clock;
 mod session;
 mod sessions;
 mod upload;

@@ -124,6 +124,11 @@ impl Inner {
                     self.observer.0.pending(&peer, Sequence(sequence), len);
                 } else if !lock(&self.leases).is_owned(&peer) {
                     // Nobody delivers to it yet.
+                    let mut early = lock(&self.early);
+                    if early.len() < WAITING {
+                        early.push((peer, sequence, len));
+                    }
+                    drop(early);
                     self.beat.notify_one();
                 }
                 return;
@@ -135,6 +140,19 @@ impl Inner {
         };
         let key = self.key(class, party.as_ref().map_or("", PartyId::as_str), &id);
         lock(&self.past).note(key, sequence, end);
+    }
+
+    /// Tells of what came before it was agreed who delivers it.
+    pub(super) fn tell_early(&self) {
+        let agreed: Vec<_> = {
+            let (leases, mut early) = (lock(&self.leases), lock(&self.early));
+            early.extract_if(.., |(peer, ..)| leases.is_owned(peer)).collect()
+        };
+        for (peer, sequence, len) in agreed {
+            if self.delivers_to(&peer) {
+                self.observer.0.pending(&peer, Sequence(sequence), len);
+            }
+        }
     }
 
     /// Hints that all that is pending for our peers should be looked at.

@@ -19,6 +19,7 @@ use super::lane::{Item, Lane};
 use super::leases::{Leases, SILENCE};
 use super::options::{RedisOptions, seconds};
 use super::scripts::SCRIPTS;
+use super::service_clock::ServiceClock;
 use super::session::Way;
 use super::sessions::Sessions;
 use crate::engine::{Engine, Observer};
@@ -59,7 +60,11 @@ impl RedisStore {
             leases: Mutex::new(Leases::default()),
             past: Mutex::new(Past::default()),
             stats: Mutex::default(),
+            service: Arc::new(ServiceClock::new(options.clock.clone())),
+            early: Mutex::default(),
+            repeated: AtomicU64::new(0),
             uploads: Mutex::new(HashSet::new()),
+            upload_bytes: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             key_secret: (random()?, random()?),
             beat: Notify::new(),
@@ -71,7 +76,7 @@ impl RedisStore {
         let lane = Arc::new(Lane::start(&inner));
         let (started, start) = oneshot::channel();
         inner.tasks.spawn(Keeper::new(inner.clone(), lane.clone(), started).run());
-        let store = Self { life: Arc::new(Life(inner.clone())), inner, lane };
+        let store = Self { _life: Arc::new(Life(inner.clone())), inner, lane };
         match start.await {
             Ok(Ok(session)) => {
                 let report =
@@ -104,13 +109,18 @@ impl RedisStore {
         inner.stop.cancel();
         if let Ok(session) = inner.sessions.get(Instant::now() + Duration::from_millis(1)).await {
             let options = &inner.options;
-            let leaving = session.script::<redis::Value>(Way::Write, &SCRIPTS.tick, |call| {
-                call.arg(&inner.name).arg(&options.label).arg(0);
-                call.arg(seconds(options.message_ttl))
-                    .arg(seconds(options.send_ttl))
-                    .arg(options.dead_letter_bytes);
-                call.arg(SILENCE.as_millis() as u64).arg(0).arg("leaves");
-            });
+            let leaving = session.script_at::<redis::Value>(
+                Way::Write,
+                &SCRIPTS.tick,
+                inner.service.report(),
+                |call| {
+                    call.arg(&inner.name).arg(&options.label);
+                    call.arg(seconds(options.message_ttl))
+                        .arg(seconds(options.send_ttl))
+                        .arg(options.dead_letter_bytes);
+                    call.arg(SILENCE.as_millis() as u64).arg(0).arg("leaves");
+                },
+            );
             if let Err(fault) = leaving.await {
                 tracing::debug!(%fault, "the other gateways were not told that this one leaves");
             }

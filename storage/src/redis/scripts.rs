@@ -46,6 +46,7 @@ scripts! {
     letters "lua/letters.lua",
     list "lua/list.lua",
     load "lua/load.lua",
+    peers "lua/peers.lua",
     release "lua/release.lua",
     resolve "lua/resolve.lua",
     sent "lua/sent.lua",

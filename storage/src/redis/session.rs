@@ -18,6 +18,7 @@ use super::durability::{Durability, Facts, SETTINGS};
 use super::fault::{Fault, said};
 use super::options::RedisOptions;
 use super::scripts::{SCRIPTS, Script};
+use super::service_clock::ServiceClock;
 use super::url::Node;
 use crate::format::random_u64;
 
@@ -39,6 +40,7 @@ pub(super) struct Session {
     /// 32 hexadecimal digits.
     pub(super) incarnation: String,
     prefix: String,
+    service: Arc<ServiceClock>,
     connections: [MultiplexedConnection; 3],
     /// Where news are pushed.
     ear: MultiplexedConnection,
@@ -54,6 +56,7 @@ impl Session {
     pub(super) async fn open(
         options: &RedisOptions,
         connector: &Connector,
+        service: Arc<ServiceClock>,
         pushes: Pushes,
     ) -> Result<Self, NoSession> {
         let node = connector.primary().await?;
@@ -81,7 +84,7 @@ impl Session {
             .join(":");
         let random = random_u64().map_err(|why| NoSession::Passing(format!("no random numbers: {why}")))?;
         let mut begin = call(&SCRIPTS.begin, &prefix);
-        begin.arg(epoch).arg(format!("{random:016x}"));
+        begin.arg(epoch).arg(format!("{random:016x}")).arg(0);
         let asked = Instant::now();
         let (incarnation, now): (String, u64) =
             within(options.timeout, &node, begin.query_async(&mut control)).await?;
@@ -92,6 +95,7 @@ impl Session {
             durability,
             incarnation,
             prefix,
+            service,
             connections,
             ear,
             clock: (now, asked),
@@ -130,8 +134,20 @@ impl Session {
         script: &Script,
         add: impl Fn(&mut Cmd),
     ) -> Result<T, Fault> {
+        self.script_at(way, script, self.service.unreported(), add).await
+    }
+
+    /// The same, so many seconds after the service time that Redis has.
+    pub(super) async fn script_at<T: FromRedisValue>(
+        &self,
+        way: Way,
+        script: &Script,
+        later: u64,
+        add: impl Fn(&mut Cmd),
+    ) -> Result<T, Fault> {
         let mut command = call(script, &self.prefix);
         add(&mut command);
+        command.arg(later);
         match self.command(way, &command).await {
             // Somebody emptied the server's memory of scripts.
             Err(Fault::NoScript) => {

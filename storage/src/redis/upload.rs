@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinHandle;
 
-use super::engine::RedisStore;
+use super::engine::{FULL, RedisStore};
 use super::inner::Inner;
 use super::keeper::CHUNKS_KEPT;
 use super::record::{self, CHUNK_BYTES, Content, WHOLE_BYTES};
@@ -26,7 +26,6 @@ use crate::payload::Upload;
 const WINDOW: usize = 16;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct ChunkUpload {
     store: RedisStore,
     /// With the first chunk.
@@ -38,6 +37,20 @@ pub(super) struct ChunkUpload {
     partial: BytesMut,
     on_their_way: VecDeque<(u64, JoinHandle<Result<()>>)>,
     failed: Option<StoreError>,
+    /// Bytes that count as used while it comes.
+    reserved: u64,
+}
+
+impl std::fmt::Debug for ChunkUpload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChunkUpload({} bytes)", self.len)
+    }
+}
+
+impl Drop for ChunkUpload {
+    fn drop(&mut self) {
+        self.store.inner.upload_bytes.fetch_sub(self.reserved, Ordering::Relaxed);
+    }
 }
 
 /// The name of chunks that nothing refers to yet; dropped, they are taken away.
@@ -92,7 +105,25 @@ impl ChunkUpload {
             partial: BytesMut::new(),
             on_their_way: VecDeque::new(),
             failed: None,
+            reserved: 0,
         }
+    }
+
+    /// Room for so many bytes of it, those that came included. What the heartbeats say is some seconds old; the script that
+    /// accepts it has the last word.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        let more = bytes.saturating_sub(self.reserved);
+        let inner = &self.store.inner;
+        let coming = inner.upload_bytes.load(Ordering::Relaxed);
+        let (used, limit) = (lock(&inner.stats).used_bytes, inner.options.max_bytes);
+        if limit > 0 && used.saturating_add(coming).saturating_add(more) > limit {
+            return Err(StoreError::Full { used, limit, remedy: FULL });
+        }
+        if limit > 0 {
+            inner.upload_bytes.fetch_add(more, Ordering::Relaxed);
+            self.reserved += more;
+        }
+        Ok(())
     }
 
     /// Sends a chunk. There is room for it.
@@ -127,6 +158,7 @@ impl ChunkUpload {
                 self.partial.extend_from_slice(&more);
                 self.partial.split().freeze()
             };
+            self.reserve((self.chunks + 1) * CHUNK_BYTES as u64)?;
             self.send(&chunk);
         }
         self.len += bytes.len() as u64;
@@ -243,6 +275,6 @@ impl Upload for ChunkUpload {
         let store = self.store.clone();
         let (content, token) = self.finish().await?;
         let arrival = Arrival { sender: sender.cloned(), id: id.clone(), payload: Bytes::new(), identity };
-        store.store_content(&arrival, content, token).await
+        store.store_content(arrival, content, token).await
     }
 }

@@ -80,6 +80,8 @@ impl Opened {
 pub trait Bench: Sized {
     /// Sequences have no gaps.
     const DENSE: bool;
+    /// Every start accepts under an incarnation of its own; else every start of the server does where it keeps its messages.
+    const STARTS_HAVE_NAMES: bool = true;
     /// Everything that it must survive.
     const ENDS: &[End];
 

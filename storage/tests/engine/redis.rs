@@ -19,6 +19,7 @@ pub struct Redis {
 
 impl Bench for Redis {
     const DENSE: bool = false;
+    const STARTS_HAVE_NAMES: bool = false;
     const ENDS: &[End] = &[End::Closed, End::Dropped, End::ServerKilled];
 
     async fn new() -> Self {

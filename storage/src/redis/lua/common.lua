@@ -4,6 +4,8 @@
 -- A script reads and checks before its first write: Redis rolls nothing back. Its first write tells whether it may write
 -- at all (read-only, no memory left, replicas missing); where it must go on without memory, that is a deletion.
 local P = KEYS[1]
+-- The last argument of every script: seconds of service time that the caller has not reported yet.
+local LATER = tonumber(table.remove(ARGV))
 
 -- Bytes of a record that hold everything but the payload, at most.
 local HEAD = 88 + 18 + 128 + 1024 + 32
@@ -19,6 +21,11 @@ local NO_NUMBER = string.rep('0', 16)
 local function text(n) return string.format('%.0f', n + 0) end
 local function record_key(seq) return P .. 'm:' .. seq end
 local function body_key(token) return P .. 'body:' .. token end
+
+-- Seconds of service time, shared by all gateways.
+local function service_time()
+  return tonumber(redis.call('HGET', P .. 'state', 'time') or '0') + LATER
+end
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -159,7 +166,7 @@ end
 
 -- What is in the mailbox under an id, newest first, each with its sequence; expired ones are not there any more.
 local function found(from, id, ttl)
-  local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+  local now = service_time()
   local all = {}
   for _, field in ipairs(fields_of(from, id)) do
     local seq = redis.call('HGET', P .. 'in', field)

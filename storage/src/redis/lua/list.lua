@@ -1,6 +1,6 @@
 -- Pending messages of a peer. ARGV: peer, after, limit, SEND_TTL. Gives sequence, length, seconds left, id of each.
 local peer, send_ttl = ARGV[1], tonumber(ARGV[4])
-local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+local now = service_time()
 local all = {}
 for i, seq in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pend:' .. peer, '(' .. ARGV[2], '+inf', 'LIMIT', 0, ARGV[3])) do
   local m = head(seq)

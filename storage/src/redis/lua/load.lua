@@ -2,7 +2,7 @@
 -- Gives record and low-water mark of each, or nothing for one that is pending no more; fewer than asked for when they
 -- would be too much.
 local peer, send_ttl, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+local now = service_time()
 local pend, lows, all = P .. 'pend:' .. peer, {}, {}
 
 -- Numbers rise with the order within an incarnation: the lowest that is pending is that of the first message.

@@ -1,9 +1,9 @@
 -- The heartbeat of a gateway: who is there, who delivers to which peer, service time, expiry, and figures.
--- ARGV: gateway, its label, seconds since its last one, MESSAGE_TTL, SEND_TTL, DEAD_LETTER_MAX_BYTES, ms after which a silent
+-- ARGV: gateway, its label, MESSAGE_TTL, SEND_TTL, DEAD_LETTER_MAX_BYTES, ms after which a silent
 -- gateway counts as gone, messages to expire at most, its mood (leaves, first, or usual), then the peers that it can deliver to.
-local me, label, elapsed = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local message_ttl, send_ttl, dead_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local silence, budget, leaves = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9] == 'leaves'
+local me, label = ARGV[1], ARGV[2]
+local message_ttl, send_ttl, dead_max = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local silence, budget, leaves = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == 'leaves'
 local now = now_ms()
 local FORGET = 3600 * 1000
 
@@ -16,7 +16,7 @@ for i = 1, #all, 2 do
   for line in string.gmatch(all[i + 1], '[^\n]+') do lines[#lines + 1] = line end
   local seen = tonumber(lines[1])
   -- Whoever had our place and starts anew has died.
-  local is_predecessor = ARGV[9] == 'first' and lines[2] == label
+  local is_predecessor = ARGV[8] == 'first' and lines[2] == label
   if now - seen > FORGET or is_predecessor then
     redis.call('HDEL', P .. 'gateways', all[i])
     redis.call('HDEL', P .. 'ops', all[i])
@@ -29,7 +29,7 @@ for i = 1, #all, 2 do
 end
 if not leaves then
   local wants, lines = {}, { text(now), label }
-  for i = 10, #ARGV do
+  for i = 9, #ARGV do
     wants[ARGV[i]] = true
     lines[#lines + 1] = ARGV[i]
   end
@@ -41,11 +41,13 @@ table.sort(names)
 
 -- One gateway keeps the time.
 local keeper = redis.call('HGET', P .. 'state', 'keeper')
-if keeper == me and leaves then
-  redis.call('HDEL', P .. 'state', 'keeper')
-elseif not leaves and (keeper == me or not keeper or not live[keeper]) then
-  redis.call('HSET', P .. 'state', 'keeper', me)
-  redis.call('HINCRBY', P .. 'state', 'time', elapsed)
+if keeper == me or not keeper or not live[keeper] then
+  if leaves then
+    redis.call('HDEL', P .. 'state', 'keeper')
+  else
+    redis.call('HSET', P .. 'state', 'keeper', me)
+  end
+  redis.call('HINCRBY', P .. 'state', 'time', LATER)
 end
 
 -- Each peer has one gateway that delivers to it: chosen among the live ones that know the peer.
@@ -102,8 +104,8 @@ for i, peer in ipairs(peers) do
     peer, owners[i], redis.call('ZCARD', P .. 'pend:' .. peer), redis.call('HGET', P .. 'sizes', peer) or '0',
   }
 end
-local state = redis.call('HMGET', P .. 'state', 'time', 'used', 'repeated', 'news', 'incarnation')
+local used = redis.call('HGET', P .. 'state', 'used')
 return {
   counts, died, gone, budget, redis.call('ZCARD', P .. 'mail'), redis.call('ZCARD', P .. 'dead'),
-  state[1], state[2] or '0', state[3] or '0', state[4] or '0', text(now), state[5] or '',
+  text(time), used or '0',
 }

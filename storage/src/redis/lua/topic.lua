@@ -2,7 +2,7 @@
 -- Gives the sequence up to which it looked, or nothing when it saw all; then sequence, length, sender, class, id of each.
 local from, prefix, ttl = ARGV[1], ARGV[2], tonumber(ARGV[6])
 local matches, looks = tonumber(ARGV[4]), tonumber(ARGV[5])
-local now = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
+local now = service_time()
 local sequences = redis.call('ZRANGEBYSCORE', P .. 'mail', '(' .. ARGV[3], '+inf', 'LIMIT', 0, looks)
 local all, up_to = {}, ''
 if #sequences == looks then up_to = sequences[looks] end

@@ -16,14 +16,14 @@ if last then
   if n > op then return redis.error_reply('PETNETLATE operation ' .. text(op) .. ' is over') end
 end
 if now_ms() > latest then return redis.error_reply('PETNETLATE the operation came after its time') end
-local state = redis.call('HMGET', P .. 'state', 'incarnation', 'time', 'used')
+local state = redis.call('HMGET', P .. 'state', 'incarnation', 'used')
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
-local now, used = tonumber(state[2]), tonumber(state[3] or '0')
+local now, used = service_time(), tonumber(state[2] or '0')
 
 -- The first write.
 redis.call('HSET', P .. 'ops', me, text(op) .. ' !')
 local seq = redis.call('HINCRBY', P .. 'state', 'seq', count) - count
-local repeated, came = 0, {}
+local came = {}
 
 local function is_known(marks, had, inc, n)
   local mark = redis.call('HGET', marks, inc)
@@ -132,10 +132,7 @@ local function store(n, made, m, identity)
     after, low = string.sub(identity, 49, 64), string.sub(identity, 65, 80)
     local had = P .. 'had:' .. inc .. ':' .. who
     known, mark, first, second = is_known(P .. 'marks:' .. who, had, inc, number)
-    if known then
-      repeated = repeated + 1
-      return 'R'
-    end
+    if known then return 'R' end
     local grows = (first and string.sub(first, 1, 16) == number) or (first and string.sub(first, 18) == after)
     if not grows and redis.call('ZCARD', had) >= MAX_RANGES then return 'X' end
   end
@@ -209,7 +206,6 @@ for i = 1, count do
   end
 end
 settle_space()
-if repeated > 0 then redis.call('HINCRBY', P .. 'state', 'repeated', repeated) end
 local answer = table.concat(results, ' ')
 redis.call('HSET', P .. 'ops', me, text(op) .. ' ' .. answer)
 if #events > 0 then publish() end
