@@ -2,7 +2,6 @@
 #![cfg(feature = "redis")]
 
 mod common;
-#[allow(dead_code, reason = "each test file uses its part")]
 mod transfers;
 
 use std::path::Path;
