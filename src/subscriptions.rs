@@ -4,7 +4,7 @@
 //! holds at most [`TICKETS`] messages, all of them [`ALL_TICKETS`], and of their payloads [`ALL_BYTES`]: further ones are
 //! read from the store when their turn comes, and an inbox that overflows says so instead of losing one.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -67,8 +67,8 @@ struct Waiting {
     newest: HashMap<u64, Sequence>,
     /// Subscriptions that are to look again, and after what.
     look_again: Vec<(u64, Sequence)>,
-    /// By subscription: the newest that its look found, whose news may still be on its way.
-    found: HashMap<u64, HashSet<Sequence>>,
+    /// By subscription: the newest that its looks found, whose news may still be on its way.
+    found: HashMap<u64, BTreeSet<Sequence>>,
 }
 
 /// What came while looks are to be done or under way.
@@ -137,14 +137,21 @@ impl Inbox {
     /// Takes out of what a look has found what came as news, too; the news of the rest is not handed out.
     pub(crate) fn found(&self, subscription: u64, page: &mut Vec<Found>) {
         let mut waiting = self.lock();
-        if let Some(fresh) = waiting.fresh.get(&subscription) {
+        if let Some(fresh) = waiting.fresh.get_mut(&subscription) {
             page.retain(|message| !fresh.came.contains(&message.sequence));
+            // Another look begins where this one did, or between.
+            if fresh.looks > 1 {
+                fresh.came.extend(page.iter().map(|message| message.sequence));
+            }
         }
         if let Some(newest) = page.iter().map(|message| message.sequence).max() {
             waiting.saw(subscription, newest);
         }
-        let newest = page.iter().rev().take(NEWEST).map(|message| message.sequence).collect();
-        waiting.found.insert(subscription, newest);
+        let found = waiting.found.entry(subscription).or_default();
+        found.extend(page.iter().map(|message| message.sequence));
+        while found.len() > NEWEST {
+            found.pop_first();
+        }
     }
 
     /// A subscription has found everything that was there before it.

@@ -16,6 +16,8 @@ mod repair;
 mod send;
 mod serve;
 mod signals;
+#[cfg(feature = "redis")]
+mod status;
 mod streams;
 mod verify;
 
@@ -59,6 +61,8 @@ enum Sub {
     Crashtest(crashtest::Crashtest),
     Certs(certs::Certs),
     Doctor(doctor::Doctor),
+    #[cfg(feature = "redis")]
+    Status(status::Status),
 }
 
 /// How a command ends.
@@ -104,6 +108,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
         Sub::Certs(certs) => certs.run(),
         Sub::Doctor(doctor) => reported(block_on(doctor.run())),
+        #[cfg(feature = "redis")]
+        Sub::Status(status) => reported(block_on(status.run())),
     };
     exit.into()
 }

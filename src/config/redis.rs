@@ -47,7 +47,7 @@ impl Checker<'_> {
 
 /// Options for a URL on a command line; what belongs to it is taken from the environment, as a gateway's.
 pub(crate) fn redis_options(url: &str, party: &PartyId) -> Result<RedisOptions, String> {
-    let names = ["REDIS_TIMEOUT", "REDIS_ALLOW_VOLATILE", "REDIS_PEM_PATH"];
+    let names = ["REDIS_TIMEOUT", "REDIS_ALLOW_VOLATILE", "REDIS_PEM_PATH", "REDIS_WAIT_REPLICAS"];
     let given: Vec<_> = names.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
     let given = given.iter().map(|(name, value)| (*name, value.as_str())).chain([("REDIS_URL", url)]);
     let raw = super::RawSettings::from_values(given);

@@ -294,12 +294,36 @@ fn production_refuses_plaintext() {
     assert!(place.check(&[("ENV", "dev")]).is_ok());
 }
 
+#[cfg(feature = "redis")]
 #[test]
-fn redis_is_refused_and_its_password_not_shown() {
+fn redis_takes_the_place_of_the_data_folder_and_its_password_is_never_shown() {
     let place = Place::new();
-    let mistakes = place.mistakes(&[("REDIS_URL", "redis://:hunter2@host/0")]);
-    assert!(mistakes.len() == 1 && mistakes[0].contains("only the embedded store"), "{mistakes:?}");
-    assert!(!mistakes[0].contains("hunter2"));
+    let nowhere = [("REDIS_URL", "redis://:hunter2@host/1"), ("DATA_DIR", "/no/such/folder")];
+    let checked = place.check(&nowhere).unwrap();
+    let options = checked.settings.redis.clone().unwrap();
+    assert_eq!(
+        (options.url.to_string().as_str(), options.party.as_str()),
+        ("redis://host:6379/1", "party_a")
+    );
+    assert_eq!((options.timeout, options.wait_replicas), (Duration::from_secs(5), 0));
+    assert!(!options.allow_volatile && !options.strict);
+    assert!(!format!("{checked:?}").contains("hunter2"));
+
+    let pem = place.path("certs");
+    fs::write(format!("{pem}/client.crt"), "x").unwrap();
+    let wrong = [
+        ("REDIS_URL", "redis://:hunter2@host:port"),
+        ("REDIS_WAIT_REPLICAS", "101"),
+        ("REDIS_TIMEOUT", "0"),
+        ("REDIS_ALLOW_VOLATILE", "maybe"),
+        ("REDIS_PEM_PATH", pem.as_str()),
+    ];
+    assert!(!place.mistakes(&wrong).iter().any(|mistake| mistake.contains("hunter2")));
+    for (n, (name, _)) in wrong.iter().enumerate() {
+        let url = ("REDIS_URL", if n == 0 { wrong[0].1 } else { "rediss://host" });
+        let mistakes = place.mistakes(&[url, wrong[n]]);
+        assert!(mistakes.len() == 1 && mistakes[0].contains(name), "{mistakes:?}");
+    }
 }
 
 #[test]

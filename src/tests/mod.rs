@@ -11,6 +11,8 @@ mod limits;
 mod link;
 mod mailbox;
 mod raw;
+#[cfg(feature = "redis")]
+mod redis;
 mod shutdown;
 mod tls;
 mod trust;

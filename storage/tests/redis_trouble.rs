@@ -44,11 +44,14 @@ async fn names(store: &Arc<dyn Engine>) -> Vec<String> {
     pending(store, "party_b").await.into_iter().map(|(name, _)| name).collect()
 }
 
+/// Names, and what became of each.
+type Results = Vec<(String, Result<Sequence>)>;
+
 /// Accepts under names that are all different, until told to stop; what became of each.
 fn load(
     store: &Arc<dyn Engine>,
     stop: &tokio_util::sync::CancellationToken,
-) -> Vec<tokio::task::JoinHandle<Vec<(String, Result<Sequence>)>>> {
+) -> Vec<tokio::task::JoinHandle<Results>> {
     let one = |task: usize| {
         let (store, stop) = (store.clone(), stop.clone());
         tokio::spawn(async move {
@@ -69,7 +72,7 @@ fn load(
 }
 
 /// What was accepted is there once; what was refused is not there.
-async fn check(store: &Arc<dyn Engine>, results: Vec<(String, Result<Sequence>)>) {
+async fn check(store: &Arc<dyn Engine>, results: Results) {
     until_serving(store).await;
     let found = names(store).await;
     let once: BTreeSet<_> = found.iter().cloned().collect();
@@ -226,8 +229,8 @@ async fn a_redis_that_lost_its_newest_messages_gives_out_no_identity_twice() {
     let (first, second) = (of(kept).await.expect("is pending"), of(lost).await.expect("is pending"));
     server.kill_and_restart();
     until("it takes messages again", async || accept(&store, "next").await.is_ok()).await;
-    let list = store.pending(&party("party_b"), Sequence(0), 9).await.expect("lists");
-    let next = of(list.last().expect("is pending").sequence).await.expect("is pending");
+    let all = store.pending(&party("party_b"), Sequence(0), 9).await.expect("lists");
+    let next = of(all.last().expect("is pending").sequence).await.expect("is pending");
     assert_eq!(of(kept).await.map(|known| (known.incarnation, known.number)), Some((first.incarnation, 1)));
     assert_ne!((next.incarnation, next.number), (second.incarnation, second.number));
     assert!(next.incarnation > second.incarnation, "newer wins where both came");

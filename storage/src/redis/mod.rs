@@ -33,6 +33,7 @@ mod scripts;
 mod service_clock;
 mod session;
 mod sessions;
+mod status;
 mod upload;
 mod url;
 
@@ -41,4 +42,5 @@ pub use self::engine::RedisStore;
 pub use self::moving::{RedisSource, RedisTarget};
 pub use self::open::RedisReport;
 pub use self::options::{RedisOptions, RedisTls};
+pub use self::status::{GatewayStatus, PeerStatus, RedisStatus};
 pub use self::url::RedisUrl;

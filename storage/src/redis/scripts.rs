@@ -58,6 +58,7 @@ scripts! {
     resolve "lua/resolve.lua",
     sent "lua/sent.lua",
     settle "lua/settle.lua",
+    status "lua/status.lua",
     tick "lua/tick.lua",
     topic "lua/topic.lua",
     write "lua/write.lua",

@@ -96,11 +96,10 @@ impl Session {
     ) -> Result<Self, NoSession> {
         let node = connector.primary().await?;
         let mut control = connector.connect(&node, None).await?;
-        let info = info(&mut control, &node, options.timeout).await?;
-        if info.get("role").is_some_and(|role| role != "master") {
+        let facts = facts(&mut control, &node, options, connector.fails_over()).await?;
+        if facts.info.get("role").is_some_and(|role| role != "master") {
             return Err(NoSession::Passing(format!("{node} is a replica, not a primary")));
         }
-        let facts = facts(&mut control, info, options, connector.fails_over()).await;
         let durability = Durability::of(&facts);
         if let Some(why) = durability.refused(options.strict, options.allow_volatile) {
             return Err(NoSession::Final(format!("{node}: {why}")));
@@ -233,13 +232,13 @@ impl std::fmt::Debug for Session {
     }
 }
 
-fn call(script: &Script, prefix: &str) -> Cmd {
+pub(super) fn call(script: &Script, prefix: &str) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(&script.sha).arg(1).arg(prefix);
     command
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     node: &Node,
     answer: impl Future<Output = RedisResult<T>>,
@@ -268,12 +267,13 @@ async fn info(
 }
 
 /// What is needed to know what "accepted" means.
-async fn facts(
+pub(super) async fn facts(
     control: &mut MultiplexedConnection,
-    info: HashMap<String, String>,
+    node: &Node,
     options: &RedisOptions,
     fails_over: bool,
-) -> Facts {
+) -> Result<Facts, NoSession> {
+    let info = info(control, node, options.timeout).await?;
     let mut facts = Facts { info, wait_replicas: options.wait_replicas, fails_over, ..Facts::default() };
     for name in SETTINGS {
         let mut get = redis::cmd("CONFIG");
@@ -284,5 +284,5 @@ async fn facts(
             Err(_) => facts.config_refused = Some("no answer".into()),
         }
     }
-    facts
+    Ok(facts)
 }

@@ -1,5 +1,5 @@
 //! A store with everything in it, and both ends of a move.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part")]
 
 mod contents;
 
