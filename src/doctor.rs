@@ -5,6 +5,8 @@
 mod certificates;
 mod machine;
 mod peers;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub(crate) use machine::OTHER_FILES;
 

@@ -189,7 +189,7 @@ fn sigterm_and_ctrl_c_end_it_in_order() {
         running.signal(signal);
         let (status, log) = running.end();
         assert_eq!(status.code(), Some(0), "{log}");
-        assert!(log.contains("everything is on disk"), "{log}");
+        assert!(log.contains("everything that was accepted is kept"), "{log}");
     }
 }
 
@@ -211,7 +211,7 @@ fn the_start_line_says_what_there_is() {
     let running = Running::serving(serve);
     running.signal("TERM");
     let (_, log) = running.end();
-    for text in [&*place.address(0), "party_a", "0 pending", "PLAINTEXT", "everything is on disk"] {
+    for text in [&*place.address(0), "party_a", "0 pending", "PLAINTEXT", "everything that was accepted is kept"] {
         assert!(log.contains(text), "no {text:?} in:\n{log}");
     }
 }

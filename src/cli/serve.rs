@@ -109,7 +109,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     Ok(match (poisoned, ended) {
         (Some(_), _) => Exit::Poisoned,
         (None, Ok(Ok(()))) => {
-            info!("stopped; everything is on disk");
+            info!("stopped; everything that was accepted is kept");
             Exit::Ok
         }
         (None, Ok(Err(why))) => {

@@ -189,7 +189,7 @@ pub const SETTINGS: &[Setting] = &[
         "ENV",
         None,
         "NAME",
-        "Name of the environment; one that starts with `prod` refuses to start without TLS",
+        "Name of the environment; one that starts with `prod` refuses to start without TLS, and on a Redis that can lose messages",
     ),
     setting(
         "REDIS_URL",

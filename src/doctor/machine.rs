@@ -26,12 +26,21 @@ pub(crate) const OTHER_FILES: u64 = 256;
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 pub(super) async fn examine(settings: &Settings) -> Vec<Finding> {
-    let folder = existing(&settings.data_dir).to_owned();
-    let looked = tokio::task::spawn_blocking(move || disk(&folder)).await;
-    let mut findings = looked.unwrap_or_else(|_| vec![Finding::bad("the disk could not be looked at", "")]);
+    let mut findings = store(settings).await;
     findings.push(files(settings.limits.connections));
     findings.push(address(settings.listen_addr).await);
     findings
+}
+
+/// Where messages are kept.
+async fn store(settings: &Settings) -> Vec<Finding> {
+    #[cfg(feature = "redis")]
+    if let Some(options) = crate::store::redis(settings, settings.listen_addr) {
+        return super::redis::examine(&options).await;
+    }
+    let folder = existing(&settings.data_dir).to_owned();
+    let looked = tokio::task::spawn_blocking(move || disk(&folder)).await;
+    looked.unwrap_or_else(|_| vec![Finding::bad("the disk could not be looked at", "")])
 }
 
 /// The data folder, or what it would be made in.

@@ -34,9 +34,9 @@ use crate::past::Past;
 use crate::transfer::{Result, TransferError};
 
 /// How long the lock holds when nobody asks for it again.
-const LOCK: Duration = Duration::from_secs(30);
+const LOCK: Duration = Duration::from_secs(10);
 /// Pause between asking.
-const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(3);
 
 /// A party's store in Redis that is locked for a migration.
 #[derive(Debug)]
