@@ -22,6 +22,8 @@ use std::time::Duration;
 use petnet_storage::{IdReuse, PartyId};
 
 pub use raw::{RawSettings, SETTINGS, Setting};
+#[cfg(feature = "redis")]
+pub(crate) use redis::redis_options;
 pub(crate) use values::lifetime;
 pub use values::{duration, size};
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use petnet_storage::transfer::{
     FolderSource, FolderTarget, Progress, Report, Source, Step, Tally, Target, TransferError, run,
 };
@@ -94,12 +94,6 @@ impl fmt::Display for End {
     }
 }
 
-/// Both faces of a party's store in Redis.
-struct RedisStore {
-    source: Arc<dyn Source>,
-    target: Arc<dyn Target>,
-}
-
 impl Migrate {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         if let Some(wrong) = self.wrong() {
@@ -112,7 +106,10 @@ impl Migrate {
             Ok(source) => source,
             Err(why) => return Ok(stopped(&why)),
         };
-        let target = self.open_target().await?;
+        let target = match self.open_target().await? {
+            Ok(target) => target,
+            Err(why) => return Ok(stopped(&why)),
+        };
         let at = Mutex::new(None);
         let note = |now: Progress| *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         let shown =
@@ -137,7 +134,7 @@ impl Migrate {
     async fn open_source(&self) -> anyhow::Result<Result<Arc<dyn Source>, TransferError>> {
         let path = match &self.from {
             End::Folder(path) => path.clone(),
-            End::Redis(url) => return Ok(Ok(open_redis(url, self.party.as_ref()).await?.source)),
+            End::Redis(url) => return redis_source(url, self.party.as_ref()).await,
         };
         let (inspector, scratch) = inspector(path)?;
         let ttl = self.message_ttl;
@@ -149,11 +146,11 @@ impl Migrate {
         Ok(opened.map(|source| Arc::new(source) as Arc<dyn Source>))
     }
 
-    async fn open_target(&self) -> anyhow::Result<Arc<dyn Target>> {
-        Ok(match &self.to {
-            End::Folder(path) => Arc::new(FolderTarget::new(StoreOptions::new(whole(path)?))),
-            End::Redis(url) => open_redis(url, self.party.as_ref()).await?.target,
-        })
+    async fn open_target(&self) -> anyhow::Result<Result<Arc<dyn Target>, TransferError>> {
+        match &self.to {
+            End::Folder(path) => Ok(Ok(Arc::new(FolderTarget::new(StoreOptions::new(whole(path)?))))),
+            End::Redis(url) => redis_target(url, self.party.as_ref()).await,
+        }
     }
 
     /// Says what was done.
@@ -191,11 +188,46 @@ impl Migrate {
     }
 }
 
-/// Opens the store that a party has, or is to have, in a Redis.
-async fn open_redis(url: &str, _party: Option<&PartyId>) -> anyhow::Result<RedisStore> {
-    let end = End::Redis(url.to_owned());
-    std::future::ready(()).await;
-    bail!("cannot open {end}: the Redis store is not built yet")
+/// Options for the store that a party has, or is to have, in a Redis. Certificates and permissions are those of a gateway:
+/// `REDIS_PEM_PATH`, `REDIS_TIMEOUT`, `REDIS_ALLOW_VOLATILE`.
+#[cfg(feature = "redis")]
+fn redis(url: &str, party: Option<&PartyId>) -> anyhow::Result<petnet_storage::redis::RedisOptions> {
+    let party = party.context("give --party")?;
+    crate::config::redis_options(url, party).map_err(anyhow::Error::msg)
+}
+
+#[cfg(feature = "redis")]
+async fn redis_source(
+    url: &str,
+    party: Option<&PartyId>,
+) -> anyhow::Result<Result<Arc<dyn Source>, TransferError>> {
+    let opened = petnet_storage::redis::RedisSource::open(redis(url, party)?).await;
+    Ok(opened.map(|source| Arc::new(source) as Arc<dyn Source>))
+}
+
+#[cfg(feature = "redis")]
+async fn redis_target(
+    url: &str,
+    party: Option<&PartyId>,
+) -> anyhow::Result<Result<Arc<dyn Target>, TransferError>> {
+    let opened = petnet_storage::redis::RedisTarget::open(redis(url, party)?).await;
+    Ok(opened.map(|target| Arc::new(target) as Arc<dyn Target>))
+}
+
+#[cfg(not(feature = "redis"))]
+async fn redis_source(
+    _: &str,
+    _: Option<&PartyId>,
+) -> anyhow::Result<Result<Arc<dyn Source>, TransferError>> {
+    std::future::ready(Err(anyhow::anyhow!("this build has only the embedded store"))).await
+}
+
+#[cfg(not(feature = "redis"))]
+async fn redis_target(
+    _: &str,
+    _: Option<&PartyId>,
+) -> anyhow::Result<Result<Arc<dyn Target>, TransferError>> {
+    std::future::ready(Err(anyhow::anyhow!("this build has only the embedded store"))).await
 }
 
 /// A relative path, too, has a parent that way.

@@ -45,6 +45,17 @@ impl Checker<'_> {
     }
 }
 
+/// Options for a URL on a command line; what belongs to it is taken from the environment, as a gateway's.
+pub(crate) fn redis_options(url: &str, party: &PartyId) -> Result<RedisOptions, String> {
+    let names = ["REDIS_TIMEOUT", "REDIS_ALLOW_VOLATILE", "REDIS_PEM_PATH"];
+    let given: Vec<_> = names.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
+    let given = given.iter().map(|(name, value)| (*name, value.as_str())).chain([("REDIS_URL", url)]);
+    let raw = super::RawSettings::from_values(given);
+    let mut check = Checker { raw: &raw, mistakes: Vec::new(), notices: Vec::new() };
+    let options = check.redis(Some(party));
+    options.filter(|_| check.mistakes.is_empty()).ok_or_else(|| check.mistakes.join("; "))
+}
+
 /// `ca.crt`, and where Redis demands a certificate `client.crt` and `client.key`.
 fn certificates(folder: &Path) -> Result<RedisTls, String> {
     let read = |name: &str| match std::fs::read(folder.join(name)) {

@@ -18,7 +18,7 @@ use crate::shared::Shared;
 use crate::state::{DeadEntry, Death, Entry};
 
 /// Longest reason kept with a dead letter, in bytes.
-const MAX_REASON_BYTES: usize = 1000;
+pub(crate) const MAX_REASON_BYTES: usize = 1000;
 
 /// Queues the record that a message is settled. It rides on the next write after the message's own sync.
 pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, dead_letter: bool) {

@@ -3,7 +3,6 @@
 mod common;
 mod transfers;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +16,7 @@ use petnet_storage::transfer::{
     TransferError, run,
 };
 use petnet_storage::{
-    DeadReason, Engine, FromSender, ManualClock, NoObserver, Outcome, Sequence, Store, StoreError,
-    StoreOptions, Stored,
+    DeadReason, Engine, ManualClock, NoObserver, Outcome, Sequence, Store, StoreError, StoreOptions, Stored,
 };
 use transfers::*;
 
@@ -38,57 +36,6 @@ async fn filled_and_moved(count: u64) -> (tempfile::TempDir, Report) {
 fn opened(dir: &Path) -> Arc<dyn Engine> {
     let clock = Arc::new(ManualClock::default());
     open(StoreOptions { clock, ..options(dir) }).0
-}
-
-/// All pending messages of a peer: what a delivery says, the bytes and the lifetime, and where.
-async fn deliveries(store: &Arc<dyn Engine>, peer: &str) -> Vec<String> {
-    let peer = party(peer);
-    let list = store.pending(&peer, Sequence(0), 10_000).await.expect("lists");
-    let mut lowest = BTreeMap::new();
-    let mut marks = Vec::new();
-    let mut all = Vec::new();
-    for p in list {
-        let message = store.load(&peer, p.sequence).await.expect("loads").expect("is pending");
-        let content = fingerprint(&message.payload.whole().await.expect("reads"));
-        let known = message.identity;
-        let low = lowest.entry(known.incarnation).or_insert(known.number);
-        *low = known.number.min(*low);
-        marks.push((known.incarnation, known.low_water));
-        all.push(format!(
-            "{} {} {content:x} {} {} {} {:?}",
-            p.sequence.0, message.id, p.len, known.incarnation, known.number, p.expires_in
-        ));
-    }
-    for (incarnation, mark) in marks {
-        assert!(mark <= lowest[&incarnation], "the mark {mark} is above a pending number");
-    }
-    all
-}
-
-fn fingerprint(bytes: &[u8]) -> u64 {
-    // FNV-1a: enough to tell payloads of a test apart.
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-async fn mail(store: &Arc<dyn Engine>) -> Vec<String> {
-    let mut all = Vec::new();
-    for found in store.topic(&FromSender::Any, "", Sequence(0), 10_000).await.expect("lists") {
-        let held = store.open_found(&found).await.expect("opens").expect("is there");
-        let content = fingerprint(&held.payload.whole().await.expect("reads"));
-        all.push(format!("{found:?} {content:x}"));
-    }
-    all
-}
-
-/// What a store holds, as its engine says.
-async fn everything(store: &Arc<dyn Engine>) -> Vec<String> {
-    let mut all = mail(store).await;
-    for peer in PEERS {
-        all.extend(deliveries(store, peer).await);
-    }
-    let letters = store.dead_letters(Sequence(0), 10_000).await.expect("lists");
-    all.extend(letters.into_iter().map(|letter| format!("{letter:?}")));
-    all
 }
 
 #[tokio::test]

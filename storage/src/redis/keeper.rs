@@ -19,7 +19,7 @@ use super::leases::{BEAT, SILENCE};
 use super::news::{self, Heard, Reader};
 use super::options::seconds;
 use super::scripts::SCRIPTS;
-use super::session::{Session, Way};
+use super::session::{Purpose, Session, Way};
 use crate::engine::PeerPending;
 use crate::format::random_u64;
 use crate::log::lock;
@@ -74,7 +74,7 @@ impl Keeper {
         loop {
             let (pushes, heard) = news::ear();
             let service = self.inner.service.clone();
-            match Session::open(&self.inner.options, &self.connector, service, pushes).await {
+            match Session::open(&self.inner.options, &self.connector, service, pushes, Purpose::Serve).await {
                 Ok(session) => {
                     pause = FIRST_PAUSE;
                     let session = Arc::new(session);
@@ -313,4 +313,4 @@ pub(super) fn tell_gone(letters: u64) {
 }
 
 /// Where service time begins; the scripts know it, too. Messages that were moved here may be older than the time here.
-const FIRST_SECOND: u64 = 1_000_000_000;
+pub(super) const FIRST_SECOND: u64 = 1_000_000_000;

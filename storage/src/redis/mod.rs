@@ -22,6 +22,7 @@ mod keeper;
 mod lane;
 mod leases;
 mod mailbox;
+mod moving;
 mod news;
 mod open;
 mod options;
@@ -37,6 +38,7 @@ mod url;
 
 pub use self::durability::Durability;
 pub use self::engine::RedisStore;
+pub use self::moving::{RedisSource, RedisTarget};
 pub use self::open::RedisReport;
 pub use self::options::{RedisOptions, RedisTls};
 pub use self::url::RedisUrl;

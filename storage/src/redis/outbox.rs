@@ -187,27 +187,42 @@ fn numbers(sequences: &[Sequence]) -> Vec<u64> {
     sequences.iter().map(|sequence| sequence.0).collect()
 }
 
-/// What a script says of a dead letter: sequence, reason and receiver, id, length.
-type Letter = (u64, Vec<u8>, Vec<u8>, u64);
-
-/// `0` expired, `1` refused, `2` damaged, and the words.
-fn reason_text(reason: &DeadReason) -> String {
-    match reason {
-        DeadReason::Expired => "0".into(),
-        DeadReason::Refused(why) => format!("1{}", why.replace('\0', " ")),
-        DeadReason::Damaged(what) => format!("2{}", what.replace('\0', " ")),
+/// As much of a reason as is kept, as in the embedded store.
+fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(crate::settle::MAX_REASON_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
     }
+    &text[..end]
 }
 
-fn letter((sequence, why, id, len): Letter) -> Option<DeadLetter> {
-    let why = String::from_utf8_lossy(&why);
+/// The reason and the receiver of a dead letter.
+pub(super) fn reason_of(why: &[u8]) -> Option<(DeadReason, PartyId)> {
+    let why = String::from_utf8_lossy(why);
     let (reason, receiver) = why.rsplit_once('\0')?;
     let reason = match reason.split_at_checked(1)? {
         ("0", _) => DeadReason::Expired,
         ("1", text) => DeadReason::Refused(text.into()),
         (_, text) => DeadReason::Damaged(text.into()),
     };
+    Some((reason, PartyId::new(receiver).ok()?))
+}
+
+/// What a script says of a dead letter: sequence, reason and receiver, id, length.
+type Letter = (u64, Vec<u8>, Vec<u8>, u64);
+
+/// `0` expired, `1` refused, `2` damaged, and the words.
+pub(super) fn reason_text(reason: &DeadReason) -> String {
+    match reason {
+        DeadReason::Expired => "0".into(),
+        DeadReason::Refused(why) => format!("1{}", shortened(why)),
+        DeadReason::Damaged(what) => format!("2{}", shortened(what)),
+    }
+}
+
+fn letter((sequence, why, id, len): Letter) -> Option<DeadLetter> {
+    let (reason, receiver) = reason_of(&why)?;
     let id = std::str::from_utf8(&id).ok().and_then(|id| MessageId::new(id).ok());
     let id = id.or_else(|| MessageId::new("(unreadable)").ok())?;
-    Some(DeadLetter { sequence: Sequence(sequence), receiver: PartyId::new(receiver).ok()?, id, len, reason })
+    Some(DeadLetter { sequence: Sequence(sequence), receiver, id, len, reason })
 }

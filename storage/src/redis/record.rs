@@ -70,6 +70,8 @@ pub(super) struct Record {
     pub(super) sequence: u64,
     pub(super) number: u64,
     pub(super) incarnation: Incarnation,
+    /// Service time at which it came, in seconds.
+    pub(super) time: u64,
     /// Receiver or sender; `None`: the sender did not say.
     pub(super) party: Option<PartyId>,
     pub(super) id: MessageId,
@@ -124,6 +126,7 @@ pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str>
     Ok(Record {
         sequence,
         number: hex(16..32)?,
+        time: hex(32..48)?,
         incarnation: Incarnation { started_ms: hex(48..64)?, random: hex(64..80)? },
         party,
         id,

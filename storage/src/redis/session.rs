@@ -33,6 +33,40 @@ pub(super) enum Way {
     Bulk,
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// A gateway is to work with it.
+    Serve,
+    /// Everything is to be moved, by `name`, with no gateway running: one that was heard of within `silence` is.
+    Move { name: &'a str, lock: Duration, silence: Duration },
+}
+
+impl Purpose<'_> {
+    /// The script with which it begins.
+    fn begin(self, prefix: &str, facts: &Facts) -> Result<Cmd, NoSession> {
+        let begin = match self {
+            Self::Serve => {
+                let of = |name: &str| facts.info.get(name).cloned().unwrap_or_default();
+                let random = random_u64();
+                let random = random.map_err(|why| NoSession::Passing(format!("no random numbers: {why}")))?;
+                let mut begin = call(&SCRIPTS.begin, prefix);
+                begin
+                    .arg(format!("{}:{}", of("run_id"), of("master_replid")))
+                    .arg(format!("{random:016x}"))
+                    .arg(0);
+                begin
+            }
+            Self::Move { name, lock, silence } => {
+                let mut begin = call(&SCRIPTS.move_lock, prefix);
+                begin.arg(name).arg(lock.as_millis() as u64).arg(silence.as_millis() as u64).arg(0);
+                begin
+            }
+        };
+        Ok(begin)
+    }
+}
+
 /// See the module.
 pub(super) struct Session {
     pub(super) node: Node,
@@ -58,6 +92,7 @@ impl Session {
         connector: &Connector,
         service: Arc<ServiceClock>,
         pushes: Pushes,
+        purpose: Purpose<'_>,
     ) -> Result<Self, NoSession> {
         let node = connector.primary().await?;
         let mut control = connector.connect(&node, None).await?;
@@ -79,12 +114,7 @@ impl Session {
             load.arg("LOAD").arg(&script.source);
             within(options.timeout, &node, load.query_async::<()>(&mut control)).await?;
         }
-        let epoch = ["run_id", "master_replid"]
-            .map(|name| facts.info.get(name).cloned().unwrap_or_default())
-            .join(":");
-        let random = random_u64().map_err(|why| NoSession::Passing(format!("no random numbers: {why}")))?;
-        let mut begin = call(&SCRIPTS.begin, &prefix);
-        begin.arg(epoch).arg(format!("{random:016x}")).arg(0);
+        let begin = purpose.begin(&prefix, &facts)?;
         let asked = Instant::now();
         let (incarnation, now): (String, u64) =
             within(options.timeout, &node, begin.query_async(&mut control)).await?;

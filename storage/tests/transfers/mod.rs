@@ -1,6 +1,8 @@
 //! A store with everything in it, and both ends of a move.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod contents;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use petnet_storage::{
 };
 
 use crate::common::*;
+
+pub use contents::everything;
 
 pub const LARGE: usize = 700_000;
 pub const PEERS: [&str; 2] = ["party_b", "party_ü"];

@@ -2,7 +2,7 @@
 -- server that came back with older data must not give out a number twice.
 -- ARGV: the server's process and replication id, 16 random hexadecimal digits. Gives incarnation and time (ms).
 local epoch, random = ARGV[1], ARGV[2]
-local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving')
+local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving', 'locked_until')
 if state[1] and state[1] ~= '1' then
   return redis.error_reply('PETNETFORMAT the data has format ' .. state[1] .. ', written by a newer version')
 end
@@ -10,6 +10,9 @@ if state[5] then
   return redis.error_reply('PETNETMOVING a migration into this Redis is not finished: run it again, or delete the keys of this party')
 end
 local now = now_ms()
+if state[6] and tonumber(state[6]) > now then
+  return redis.error_reply('PETNETMOVING a migration works on the store of this party; start again when it has ended')
+end
 if state[2] == epoch then return { state[3], text(now) } end
 -- The first write: allowed when memory is full.
 redis.call('DEL', P .. 'numbers')

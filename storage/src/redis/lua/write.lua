@@ -16,7 +16,10 @@ if last then
   if n > op then return redis.error_reply('PETNETLATE operation ' .. text(op) .. ' is over') end
 end
 if now_ms() > latest then return redis.error_reply('PETNETLATE the operation came after its time') end
-local state = redis.call('HMGET', P .. 'state', 'incarnation', 'used')
+local state = redis.call('HMGET', P .. 'state', 'incarnation', 'used', 'moving', 'locked_until')
+if state[3] or (state[4] and tonumber(state[4]) > now_ms()) then
+  return redis.error_reply('PETNETMOVING a migration works on the store of this party')
+end
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
 local now, used = service_time(), tonumber(state[2] or '0')
 
