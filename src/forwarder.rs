@@ -394,7 +394,12 @@ impl<L: Deliver> Forwarder<L> {
                 self.reach.nothing_learnt(sequence);
             }
             Some(End::Store(error)) => {
-                tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
+                // That Redis is away is said by the store, once, and not for every message.
+                if matches!(error, StoreError::Unavailable(_)) {
+                    tracing::debug!(peer = %self.peer, %error, "the store is away for a delivery");
+                } else {
+                    tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
+                }
                 self.reach.nothing_learnt(sequence);
                 let pause = backoff::pause(work.failures + 1, self.window.retry_cap, backoff::random());
                 self.put_off(work, pause);
