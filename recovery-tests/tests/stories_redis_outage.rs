@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use petnet_recovery_tests::fleet::{Fleet, Victim};
-use petnet_recovery_tests::home::{Home, prefix};
+use petnet_recovery_tests::home::Home;
 use petnet_recovery_tests::ledger::{Answer, Key};
 use petnet_recovery_tests::story::{A, B};
 use petnet_recovery_tests::tools::{Need, have, run};
@@ -126,7 +126,7 @@ async fn a_redis_that_is_gone_for_long_is_found_again() {
     story.ends_well().await;
 }
 
-/// A kill while a sender waits, at moments that fall between a message's coming and its answer.
+/// A stall that is over within `REDIS_TIMEOUT` costs senders its length and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn short_stalls_are_not_noticed() {
     let mut story = before_the_outage(Home::server()).await;
@@ -281,7 +281,6 @@ async fn a_redis_that_ends_because_its_disk_is_full_had_what_was_accepted() {
         server.restart();
     });
     all_goes_on(&mut story, &key, reading).await;
-    assert!(!server.command(&["EXISTS", &format!("{}state", prefix(A))]).text().contains("ERR"));
     story.ends_well().await;
     drop(disk);
 }
