@@ -86,6 +86,8 @@ pub(crate) struct Forwarder<L> {
     running: JoinSet<Vec<(Sequence, End)>>,
     works: HashMap<Id, Vec<Work>>,
     in_flight: HashSet<Sequence>,
+    /// Of them, those that the list had again meanwhile.
+    listed_again: HashSet<Sequence>,
     /// Of usual ones.
     in_flight_bytes: u64,
     /// Larger ones.
@@ -127,6 +129,7 @@ impl<L: Deliver> Forwarder<L> {
             running: JoinSet::new(),
             works: HashMap::new(),
             in_flight: HashSet::new(),
+            listed_again: HashSet::new(),
             in_flight_bytes: 0,
             in_flight_huge: 0,
         }
@@ -208,8 +211,12 @@ impl<L: Deliver> Forwarder<L> {
         }
         for pending in page {
             let Pending { sequence, len, .. } = pending;
-            if self.lane.takes(len) && !self.in_flight.contains(&sequence) && !self.retries.contains(sequence)
-            {
+            if !self.lane.takes(len) || self.retries.contains(sequence) {
+                continue;
+            }
+            if self.in_flight.contains(&sequence) {
+                self.listed_again.insert(sequence);
+            } else {
                 self.fresh.entry(sequence).or_insert(Work { pending, failures: 0 });
             }
         }
@@ -368,6 +375,9 @@ impl<L: Deliver> Forwarder<L> {
         for work in self.works.remove(&id).unwrap_or_default() {
             self.count_out(&work);
             let end = ends.remove(&work.pending.sequence);
+            // It may have been gone for us only, while another gateway delivered to this peer.
+            let was_listed_again = self.listed_again.remove(&work.pending.sequence);
+            self.forgotten |= was_listed_again && matches!(end, Some(End::Gone));
             self.take_end(work, end);
         }
     }
@@ -384,7 +394,12 @@ impl<L: Deliver> Forwarder<L> {
                 self.reach.nothing_learnt(sequence);
             }
             Some(End::Store(error)) => {
-                tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
+                // That Redis is away is said by the store, once, and not for every message.
+                if matches!(error, StoreError::Unavailable(_)) {
+                    tracing::debug!(peer = %self.peer, %error, "the store is away for a delivery");
+                } else {
+                    tracing::warn!(peer = %self.peer, %error, "the store failed a delivery");
+                }
                 self.reach.nothing_learnt(sequence);
                 let pause = backoff::pause(work.failures + 1, self.window.retry_cap, backoff::random());
                 self.put_off(work, pause);

@@ -196,7 +196,9 @@ impl FakeEngine {
     fn check(&self) -> Result<()> {
         match &*self.state.borrow() {
             StoreState::Serving | StoreState::Stalled => Ok(()),
-            StoreState::Unavailable(why) => Err(StoreError::Unavailable(why.clone())),
+            StoreState::Refusing(why) | StoreState::Unavailable(why) => {
+                Err(StoreError::Unavailable(why.clone()))
+            }
             StoreState::Poisoned(why) => Err(StoreError::Poisoned(why.clone())),
             StoreState::Closed => Err(StoreError::Closed),
         }

@@ -108,9 +108,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts writers at the gateway of a party. `name` keeps their ids apart from those of other loads.
+    /// Starts writers at the gateways of a party: each message goes to any of them. `name` keeps their ids apart from those
+    /// of other loads.
     pub fn start(
-        client: &Client,
+        clients: &[Client],
         from: Party,
         name: &str,
         mix: Mix,
@@ -122,7 +123,7 @@ impl Load {
         for writer in 0..mix.writers {
             let name = format!("{name}/{writer}");
             writers.spawn(write(
-                client.clone(),
+                clients.to_vec(),
                 from,
                 name,
                 mix,
@@ -145,7 +146,7 @@ impl Load {
 
 /// One writer: an old id now and then, mostly new ones.
 async fn write(
-    mut client: Client,
+    mut clients: Vec<Client>,
     from: Party,
     name: String,
     mix: Mix,
@@ -165,7 +166,8 @@ async fn write(
         let most = if random.below(mix.large_every) == 0 { mix.large } else { 4 << 10 };
         let len = 40 + random.below(most) as usize;
         let key = Key { from, id: format!("{name}/{number}") };
-        match client.send(&ledger, &key, len).await {
+        let at = if clients.len() > 1 { random.below(clients.len() as u64) as usize } else { 0 };
+        match clients[at].send(&ledger, &key, len).await {
             Answer::Accepted => {}
             // It may still be under way, and must not meet a later attempt of the same id.
             Answer::Unknown(Code::DeadlineExceeded | Code::Cancelled, _) => newest += IDS_IN_USE,

@@ -69,14 +69,26 @@ pub enum Verdict {
     Lost,
     /// Something older came back after the reader had been handed something newer.
     Duplicated,
+    /// Refused, and kept nevertheless.
+    Kept,
     /// Bytes that nobody sent.
     Wrong,
+}
+
+/// What is known of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It may have been accepted or not.
+    Nothing,
+    Accepted,
+    /// For sure: it must never be found.
+    Refused,
 }
 
 #[derive(Debug)]
 struct Attempt {
     len: usize,
-    accepted: bool,
+    told: Told,
 }
 
 #[derive(Debug, Default)]
@@ -84,12 +96,14 @@ struct Record {
     attempts: Vec<Attempt>,
     /// Newest attempt that a reader was handed; attempts count from 1.
     shown: usize,
+    /// The reader needs it no more: from now on nothing may be there.
+    released: bool,
 }
 
 impl Record {
     /// The newest accepted attempt; 0 = none.
     fn promised(&self) -> usize {
-        self.attempts.iter().rposition(|attempt| attempt.accepted).map_or(0, |at| at + 1)
+        self.attempts.iter().rposition(|attempt| attempt.told == Told::Accepted).map_or(0, |at| at + 1)
     }
 }
 
@@ -104,22 +118,57 @@ impl Ledger {
     pub fn begin(&self, key: &Key, len: usize) -> (usize, Bytes) {
         let mut records = self.lock();
         let record = records.entry(key.clone()).or_default();
-        record.attempts.push(Attempt { len, accepted: false });
+        record.attempts.push(Attempt { len, told: Told::Nothing });
         let attempt = record.attempts.len();
         (attempt, payload(key, attempt, len))
     }
 
     /// Notes what the client was told.
     pub fn answered(&self, key: &Key, attempt: usize, answer: &Answer) {
-        if *answer == Answer::Accepted {
-            self.lock().get_mut(key).unwrap().attempts[attempt - 1].accepted = true;
-        }
+        self.lock().get_mut(key).unwrap().attempts[attempt - 1].told = match answer {
+            Answer::Accepted => Told::Accepted,
+            Answer::Refused(..) => Told::Refused,
+            Answer::Unknown(..) => Told::Nothing,
+        };
     }
 
     /// Accepted attempts.
     pub fn accepted(&self) -> u64 {
+        self.count(Told::Accepted)
+    }
+
+    /// Attempts that were refused for sure.
+    pub fn refused(&self) -> u64 {
+        self.count(Told::Refused)
+    }
+
+    /// Attempts of which nobody knows.
+    pub fn unknown(&self) -> u64 {
+        self.count(Told::Nothing)
+    }
+
+    fn count(&self, told: Told) -> u64 {
         let records = self.lock();
-        records.values().flat_map(|record| &record.attempts).filter(|attempt| attempt.accepted).count() as u64
+        records.values().flat_map(|record| &record.attempts).filter(|attempt| attempt.told == told).count()
+            as u64
+    }
+
+    /// Notes that the reader who was handed a message has released it. Not for one of which a later attempt may still
+    /// arrive: see [`may_be_released`](Self::may_be_released).
+    pub fn released(&self, key: &Key) {
+        self.lock().get_mut(key).unwrap().released = true;
+    }
+
+    /// Whether a reader has the last attempt of a message, so that nothing of it can come any more.
+    pub fn may_be_released(&self, key: &Key) -> bool {
+        let records = self.lock();
+        let record = &records[key];
+        record.shown > 0 && record.shown == record.attempts.len() && !record.released
+    }
+
+    /// Whether its reader has released it.
+    pub fn is_released(&self, key: &Key) -> bool {
+        self.lock()[key].released
     }
 
     /// Messages that are promised and that no reader was handed yet.
@@ -155,10 +204,13 @@ impl Ledger {
         };
         let promised = record.promised();
         let Some(found) = found else {
-            return if promised == 0 && record.shown == 0 { Verdict::Absent } else { Verdict::Lost };
+            let may_be_absent = record.released || (promised == 0 && record.shown == 0);
+            return if may_be_absent { Verdict::Absent } else { Verdict::Lost };
         };
         match attempt_of(key, record, found) {
             None => Verdict::Wrong,
+            Some(attempt) if record.attempts[attempt - 1].told == Told::Refused => Verdict::Kept,
+            Some(_) if record.released => Verdict::Duplicated,
             Some(attempt) if attempt < record.shown => Verdict::Duplicated,
             Some(attempt) if attempt < promised => Verdict::Lost,
             Some(attempt) => {
@@ -239,6 +291,26 @@ mod tests {
         assert_eq!(ledger.judge(&key, None), Verdict::Absent);
         assert_eq!(ledger.judge(&key, Some(&sent[0].slice(..99))), Verdict::Wrong);
         assert_eq!(ledger.judge(&key, Some(&sent[0])), Verdict::Whole);
+    }
+
+    #[test]
+    fn what_was_refused_must_not_be_there() {
+        let (ledger, key, sent) = ledger(&[true, false]);
+        ledger.answered(&key, 2, &Answer::Refused(10_002, "no".into()));
+        assert_eq!(ledger.judge(&key, Some(&sent[0])), Verdict::Whole);
+        assert_eq!(ledger.judge(&key, Some(&sent[1])), Verdict::Kept);
+        assert_eq!((ledger.accepted(), ledger.refused(), ledger.unknown()), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_was_released_must_not_come_back() {
+        let (ledger, key, sent) = ledger(&[false, true]);
+        assert!(!ledger.may_be_released(&key), "nobody has it");
+        assert_eq!(ledger.judge(&key, Some(&sent[1])), Verdict::Whole);
+        assert!(ledger.may_be_released(&key));
+        ledger.released(&key);
+        assert_eq!(ledger.judge(&key, None), Verdict::Absent);
+        assert_eq!(ledger.judge(&key, Some(&sent[1])), Verdict::Duplicated);
     }
 
     #[test]

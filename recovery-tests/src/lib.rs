@@ -15,11 +15,15 @@
 //! | [`volume`] | a file system of its own that can be filled, or lose its power |
 //! | [`tools`] | programs that some stories need, and a loud skip where they are missing |
 //! | [`story`] | all of it together |
+//! | [`fleet`] | the same for parties with several gateways and their messages in Redis |
+//! | [`home`] | where a party keeps its messages, and what is there |
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "in tests a panic is the report")]
 
 pub mod clients;
 pub mod counts;
+pub mod fleet;
 pub mod harness;
+pub mod home;
 pub mod ledger;
 pub mod link;
 pub mod random;

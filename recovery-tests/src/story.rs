@@ -86,7 +86,7 @@ impl Story {
         let name = format!("load {}", self.loads);
         let loads = [A, B].map(|party| {
             let client = self.pair.gateway(party).client();
-            Load::start(&client, party, &name, mix, &self.ledger, &mut self.random)
+            Load::start(&[client], party, &name, mix, &self.ledger, &mut self.random)
         });
         Loads(loads.into())
     }
@@ -182,7 +182,7 @@ impl Story {
         });
         let verdicts: Vec<_> = stream::iter(reads).buffer_unordered(READERS).collect().await;
         for verdict in verdicts {
-            self.count(verdict);
+            self.counts.count(verdict);
         }
     }
 
@@ -244,22 +244,13 @@ impl Story {
             if !matches!(verdict, Verdict::Whole | Verdict::Absent) {
                 eprintln!("{verdict:?}: {}", self.ledger.describe(&key, bytes.as_ref()));
             }
-            self.count(verdict);
+            self.counts.count(verdict);
         }
         drop(looks);
         assert_eq!(found.map(|found| found.mailbox), present, "messages held, and of them sent by somebody");
         assert_eq!(found.map(|found| (found.dead_letters, found.damaged)), [(0, 0); 2], "{found:?}");
-        self.counts.accepted = self.ledger.accepted();
+        self.counts.sent(&self.ledger);
         self.counts
-    }
-
-    fn count(&mut self, verdict: Verdict) {
-        match verdict {
-            Verdict::Whole | Verdict::Absent => {}
-            Verdict::Lost => self.counts.lost += 1,
-            Verdict::Duplicated => self.counts.duplicated += 1,
-            Verdict::Wrong => self.counts.wrong += 1,
-        }
     }
 }
 
@@ -270,7 +261,7 @@ impl Default for Story {
 }
 
 /// Reads until there is what was promised.
-async fn until_kept(client: &mut Client, ledger: &Ledger, key: &Key) {
+pub(crate) async fn until_kept(client: &mut Client, ledger: &Ledger, key: &Key) {
     loop {
         // A failed call: its gateway is on its way back.
         let found = client.receive(key, WAIT).await.ok().flatten();
@@ -283,7 +274,7 @@ async fn until_kept(client: &mut Client, ledger: &Ledger, key: &Key) {
 
 /// Loads that run.
 #[derive(Debug)]
-pub struct Loads(Vec<Load>);
+pub struct Loads(pub(crate) Vec<Load>);
 
 impl Loads {
     /// Lets calls under way end, and begins no more.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt};
 use petnet::proto::mailbox::mailbox_client::MailboxClient;
-use petnet::proto::mailbox::{ReceiveRequest, SendPiece};
+use petnet::proto::mailbox::release_request::Which;
+use petnet::proto::mailbox::{ReceiveRequest, ReleaseRequest, SendPiece};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -65,6 +66,13 @@ impl Streams {
         let rest = pieces.map(|payload| SendPiece { payload, ..SendPiece::default() });
         let request = stream::once(async { first }).chain(rest);
         self.calls.send_stream(request).await.map(|accepted| accepted.into_inner().sequence)
+    }
+
+    /// Says that a message is needed no more.
+    pub async fn release(&mut self, key: &Key) -> Result<(), Status> {
+        let which = Some(Which::MessageId(key.id.clone()));
+        let request = ReleaseRequest { which, sender_id: key.from.name().into() };
+        self.calls.release(request).await.map(drop)
     }
 
     /// Waits for a message and reads it in pieces, which `take` is handed one after the other.

@@ -388,3 +388,21 @@ async fn order_per_id_holds_under_random_trouble() {
         bench.stop().await;
     }
 }
+
+/// Another gateway of our party delivered to the peer when the message was to be loaded, so it was gone for us; we took over
+/// before that answer was looked at, and read the list past it. It was never delivered.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_gone_for_us_and_came_back_meanwhile_is_delivered() {
+    let mut bench = Bench::new();
+    let peer = ScriptedPeer::new(|id, before| match before {
+        0 => Verdict::Unreadable(StoreError::Gone { id: id.into() }),
+        _ => Verdict::Delivered,
+    });
+    bench.accept("m", b"x").await;
+    bench.start(&peer);
+    until("the first attempt is under way", async || peer.attempts("m") == 1).await;
+    bench.wakes.pending(Sequence(0), 0);
+    bench.until_settled().await;
+    assert_eq!(peer.attempts("m"), 2);
+    bench.stop().await;
+}

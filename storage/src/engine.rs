@@ -64,7 +64,9 @@ pub enum StoreState {
     Serving,
     /// A sync has been running for seconds: callers wait, within their own deadlines. Passes when it comes back.
     Stalled,
-    /// Redis cannot be reached or takes nothing, and why. Passes by itself.
+    /// Redis takes nothing new (it is full, say), and why; what is there can be read. Passes by itself.
+    Refusing(Arc<str>),
+    /// Redis cannot be reached, and why. Passes by itself.
     Unavailable(Arc<str>),
     /// A write or sync failed: accepts nothing until the process is started anew. Final.
     Poisoned(Arc<str>),
@@ -299,7 +301,9 @@ impl fmt::Debug for dyn Engine {
 pub(crate) fn state_error(state: &StoreState) -> Option<StoreError> {
     match state {
         StoreState::Serving | StoreState::Stalled => None,
-        StoreState::Unavailable(why) => Some(StoreError::Unavailable(why.clone())),
+        StoreState::Refusing(why) | StoreState::Unavailable(why) => {
+            Some(StoreError::Unavailable(why.clone()))
+        }
         StoreState::Poisoned(why) => Some(StoreError::Poisoned(why.clone())),
         StoreState::Closed => Some(StoreError::Closed),
     }

@@ -36,7 +36,10 @@ async fn until_serving(store: &Arc<dyn Engine>) {
 }
 
 async fn until_away(store: &Arc<dyn Engine>) {
-    until("it does not serve", async || matches!(*store.state().borrow(), StoreState::Unavailable(_))).await;
+    until("it does not serve", async || {
+        matches!(*store.state().borrow(), StoreState::Unavailable(_) | StoreState::Refusing(_))
+    })
+    .await;
 }
 
 /// Names of what is pending, each as often as it is there.

@@ -12,6 +12,8 @@ use petnet::proto::health::health_client::HealthClient;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, timeout};
+use tonic_health::pb::health_check_response as standard;
+use tonic_health::pb::health_client::HealthClient as StandardHealth;
 
 use crate::clients::Client;
 use crate::ledger::Party;
@@ -60,6 +62,11 @@ struct Process {
 
 impl Gateway {
     pub(super) fn new(party: Party, port: u16, folder: &Path) -> Self {
+        Self::named(party, party.name(), port, folder)
+    }
+
+    /// One of several of a party: `name` tells its log and its data folder from theirs.
+    pub(crate) fn named(party: Party, name: &str, port: u16, folder: &Path) -> Self {
         let settings = BTreeMap::from([
             ("CONFIG_FILE_PATH", folder.join("party.json").display().to_string()),
             ("PEM_PATH", folder.join("no-certificates").display().to_string()),
@@ -69,8 +76,8 @@ impl Gateway {
             ("RETRY_CAP", "1s".into()),
             ("SHUTDOWN_GRACE", "5s".into()),
         ]);
-        let data = folder.join(party.name());
-        let log = folder.join(format!("{}.log", party.name()));
+        let data = folder.join(name);
+        let log = folder.join(format!("{name}.log"));
         Self { party, port, data, log, settings, wrapper: Vec::new(), process: None }
     }
 
@@ -162,6 +169,29 @@ impl Gateway {
         let took = self.process.as_ref().unwrap().spawned.elapsed();
         let found = until("the start line is in the log", async || found_in(&self.log())).await;
         Found { took, ..found }
+    }
+
+    /// Starts it and waits until it is healthy, whatever it found.
+    pub async fn healthy(&mut self) {
+        self.spawn();
+        let address = self.address();
+        until(&format!("{} at {address} is healthy", self.party.name()), async || {
+            if let Some(status) = self.has_ended() {
+                panic!("{address} ended while starting ({status}):\n{}", self.log_tail());
+            }
+            (self.health().await == Some(standard::ServingStatus::Serving)).then_some(())
+        })
+        .await;
+    }
+
+    /// What the standard health service of gRPC says; `None` without an answer.
+    pub async fn health(&self) -> Option<standard::ServingStatus> {
+        let endpoint = crate::clients::endpoint(&self.address());
+        let ask = async {
+            let channel = endpoint.connect().await.ok()?;
+            StandardHealth::new(channel).check(tonic_health::pb::HealthCheckRequest::default()).await.ok()
+        };
+        timeout(ONE_ASK, ask).await.ok().flatten().map(|answer| answer.into_inner().status())
     }
 
     /// Whether its health says so now.

@@ -207,7 +207,8 @@ impl Connector {
     }
 }
 
-fn no_session(node: &Node, error: &redis::RedisError) -> NoSession {
+/// What a server's refusal, or a broken way to it, means for a session.
+pub(super) fn no_session(node: &Node, error: &redis::RedisError) -> NoSession {
     let why = format!("{node}: {}", said(error));
     let refused = ["NOAUTH", "WRONGPASS", "NOPERM", "invalid password", "invalid username"];
     let is_final = error.kind() == redis::ErrorKind::AuthenticationFailed

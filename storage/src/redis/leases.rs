@@ -44,7 +44,8 @@ impl Leases {
         owners: HashMap<PartyId, String>,
     ) -> Vec<PartyId> {
         let had = std::mem::take(&mut self.mine);
-        let was_in = self.until.is_some_and(|until| asked < until);
+        // Now and not when it was asked: whoever asked in between was told that we do not deliver.
+        let was_in = self.until.is_some_and(|until| Instant::now() < until);
         self.until = Some(asked + OUT);
         self.owned =
             owners.iter().filter(|(_, owner)| !owner.is_empty()).map(|(peer, _)| peer.clone()).collect();
@@ -84,5 +85,19 @@ mod tests {
         tokio::time::advance(OUT).await;
         assert!(!leases.has(&b) && OUT < SILENCE);
         assert_eq!(leases.agreed(Instant::now(), "me", owners(&[("b", "me")])), [b], "it has to look again");
+    }
+
+    /// A failover took nearly as long as a lease: it was over when the answer came to what was asked before, and a delivery
+    /// that had just been turned away was never looked at again.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_over_when_the_answer_came_is_a_new_one() {
+        let b = PartyId::new("b").unwrap();
+        let mut leases = Leases::default();
+        leases.agreed(Instant::now(), "me", owners(&[("b", "me")]));
+        tokio::time::advance(OUT - Duration::from_millis(10)).await;
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert!(!leases.has(&b), "turned away");
+        assert_eq!(leases.agreed(asked, "me", owners(&[("b", "me")])), [b], "it has to look again");
     }
 }

@@ -13,7 +13,7 @@ use redis::{Cmd, FromRedisValue, RedisResult};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Connector, NoSession, Pushes};
+use super::connect::{Connector, NoSession, Pushes, no_session};
 use super::durability::{Durability, Facts, SETTINGS};
 use super::fault::{Fault, said};
 use super::options::RedisOptions;
@@ -245,12 +245,14 @@ pub(super) async fn within<T>(
 ) -> Result<T, NoSession> {
     match timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => {
-            let why = format!("{node}: {}", said(&error));
-            let is_final =
-                why.contains("PETNETFORMAT") || why.contains("PETNETMOVING") || why.contains("WRONGTYPE");
-            Err(if is_final { NoSession::Final(why) } else { NoSession::Passing(why) })
-        }
+        Ok(Err(error)) => Err(match no_session(node, &error) {
+            NoSession::Passing(why)
+                if ["PETNETFORMAT", "PETNETMOVING", "WRONGTYPE"].iter().any(|word| why.contains(word)) =>
+            {
+                NoSession::Final(why)
+            }
+            why => why,
+        }),
         Err(_) => Err(NoSession::Passing(format!("{node} does not answer within {limit:?}"))),
     }
 }

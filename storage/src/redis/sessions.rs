@@ -96,7 +96,8 @@ impl Sessions {
     fn tell(&self) {
         let state = match (&*self.current.borrow(), &*lock(&self.refusing)) {
             (Current::Closed, _) => StoreState::Closed,
-            (Current::Down(why, _), _) | (Current::Up(_), Some(why)) => StoreState::Unavailable(why.clone()),
+            (Current::Down(why, _), _) => StoreState::Unavailable(why.clone()),
+            (Current::Up(_), Some(why)) => StoreState::Refusing(why.clone()),
             (Current::Up(_), None) => StoreState::Serving,
         };
         self.status.send_if_modified(|now| {
