@@ -68,7 +68,7 @@ def served_by(stack, clients):
     for client in clients:
         patiently(lambda: client.recv("nothing", wait_ms=0))
     counts = {}
-    for name in ("party_a_1", "party_a_2"):
+    for name in ("party-a-1", "party-a-2"):
         local = f"0100007F:{stack.port(name):04X}"
         lines = open("/proc/net/tcp").read().splitlines()
         counts[name] = sum(line.split()[1] == local and line.split()[3] == "01" for line in lines)
@@ -77,7 +77,7 @@ def served_by(stack, clients):
 
 def test_it_goes_on_through_the_same_address_when_a_gateway_is_killed(stack, clients):
     stack.start()
-    a, b = clients(stack.port("party_a"), CLIENTS), clients(stack.port("party_b"), 1)
+    a, b = clients(stack.port("party-a"), CLIENTS), clients(stack.port("party-b"), 1)
     assert all(count > 0 for count in served_by(stack, a).values()), "both gateways have clients"
     ids = {}
 
@@ -92,7 +92,7 @@ def test_it_goes_on_through_the_same_address_when_a_gateway_is_killed(stack, cli
     # Accepted by one of the two, and not yet known to be delivered, when it dies.
     last = [f"last/{n}" for n in range(CLIENTS)]
     send_all(a, "party_b", last)
-    for victim in ("party_a_1", "party_a_2"):
+    for victim in ("party-a-1", "party-a-2"):
         stack.gateways[victim].kill()
         exchange(f"without {victim}")
         receive_all(b, last)
@@ -100,7 +100,7 @@ def test_it_goes_on_through_the_same_address_when_a_gateway_is_killed(stack, cli
         receive_all(a, ids["both"])
         stack.gateways[victim].start()
         # The balancer looks once a second, and nothing else says that it knows.
-        until(f"{victim} serves again", lambda: served_by(stack, clients(stack.port("party_a"), 2))[victim] > 0)
+        until(f"{victim} serves again", lambda: served_by(stack, clients(stack.port("party-a"), 2))[victim] > 0)
 
 
 def test_what_it_names_is_there(stack):
@@ -118,6 +118,8 @@ def test_what_it_names_is_there(stack):
             assert (context / service["build"]["dockerfile"]).is_file(), name
             # A gateway is known by it: two that have the same would take each other for one that started anew.
             assert service["hostname"] == name
+        # What RFC 1123 takes for a host.
+        assert re.fullmatch(r"[a-z0-9-]+", name), name
     published = [port for service in stack.services.values() for port in service.get("ports", [])]
     assert published and all(port.startswith("127.0.0.1:") for port in published), "plaintext is for this machine only"
 
