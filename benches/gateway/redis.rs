@@ -4,14 +4,20 @@ mod idle;
 mod sending;
 mod sites;
 
+use std::process::{Command, Stdio};
+
 use anyhow::Result;
 
 use crate::bars::on_worker;
 use crate::cases;
 use crate::report::{Args, Bar, Table, folder, percentile_ms};
 
-/// All of them.
+/// All of them, where there is a Redis.
 pub(crate) async fn run(args: &Args, table: &mut Table) -> Result<()> {
+    if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("gateway: without redis-server there is no case redis");
+        return Ok(());
+    }
     sending::run(args, table).await?;
     ping_pong(args, table).await;
     idle::run(args, table).await

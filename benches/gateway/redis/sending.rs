@@ -12,6 +12,9 @@ use crate::clients::{Client, client};
 use crate::pair::processor_time;
 use crate::report::{Args, Bar, Table, folder, median, median_ratio};
 
+/// A party, and the other one if that is there.
+type Ends<'a> = [Option<&'a Site>; 2];
+
 /// So many senders at the gateways of a party, and what came of it.
 struct Load {
     senders: Vec<Client>,
@@ -20,26 +23,29 @@ struct Load {
     first: usize,
     rates: Vec<f64>,
     count: usize,
-    /// Seconds of gateways, their server, and of this process, which makes the load.
-    used: [f64; 3],
+    /// Seconds of gateways, their server, the other party's side, and of this process, which makes the load; until all is
+    /// delivered.
+    used: [f64; 4],
 }
 
 impl Load {
-    fn new(count: usize, addresses: &[SocketAddr], receiver: Option<SocketAddr>) -> Self {
+    fn new(count: usize, [site, peer]: Ends) -> Self {
+        let addresses = site.iter().flat_map(|site| site.addresses()).collect::<Vec<SocketAddr>>();
         let senders = addresses.iter().cycle().take(count).map(|address| client(*address)).collect();
-        let receiver = receiver.map(client);
-        Self { senders, receiver, first: 0, rates: vec![], count: 0, used: [0.0; 3] }
+        let receiver = peer.map(|peer| client(peer.users[0].address()));
+        Self { senders, receiver, first: 0, rates: vec![], count: 0, used: [0.0; 4] }
     }
 
     /// Sends for a while, then waits until all is delivered. The first round is there to get warm.
-    async fn round(&mut self, site: &Site, time: Duration, is_first: bool) {
-        let (before, senders, first) = (used(site), self.senders.clone(), self.first);
+    async fn round(&mut self, ends: Ends<'_>, time: Duration, is_first: bool) {
+        let (before, senders, first) = (used(ends), self.senders.clone(), self.first);
         let (rate, counts) = on_worker(async move { cases::sends(&senders, first, time).await }).await;
-        let (after, count) = (used(site), counts.iter().sum::<usize>());
+        let count = counts.iter().sum::<usize>();
         self.first += counts.iter().max().unwrap();
         if let Some(mut receiver) = self.receiver.clone() {
             on_worker(async move { cases::receive_last(&mut receiver, first, &counts).await }).await;
         }
+        let after = used(ends);
         if !is_first {
             self.rates.push(rate);
             self.count += count;
@@ -50,17 +56,18 @@ impl Load {
     }
 
     fn words(&self) -> String {
-        let [gateways, redis, load] = self.used.map(|seconds| seconds * 1e6 / self.count as f64);
+        let [gateways, redis, peer, load] = self.used.map(|seconds| seconds * 1e6 / self.count as f64);
         format!(
-            "{:.0}/s (us of processor a message: {gateways:.0} gateway, {redis:.0} Redis, {load:.0} senders)",
+            "{:.0}/s (us of processor a message: {gateways:.0} gateway, {redis:.0} Redis, {peer:.0} at the peer, {load:.0} senders)",
             median(&self.rates)
         )
     }
 }
 
-fn used(site: &Site) -> [f64; 3] {
-    let of_site = site.used();
-    [of_site.users, of_site.redis, processor_time(std::process::id()).as_secs_f64()]
+/// Processor time so far, in seconds.
+fn used([site, peer]: Ends) -> [f64; 4] {
+    let [site, peer] = [site, peer].map(|site| site.map(Site::used).unwrap_or_default());
+    [site.users, site.redis, peer.users + peer.redis, processor_time(std::process::id()).as_secs_f64()]
 }
 
 /// The cases with many senders.
@@ -73,22 +80,18 @@ pub(super) async fn run(args: &Args, table: &mut Table) -> Result<()> {
     let [alone, gone] = sites::parties(&folder.path().join("alone"), 1);
     drop(gone);
     let few = cases::SENDERS;
-    let [one_end, two_end] = [&one_peer, &two_peer].map(|peer| Some(peer.users[0].address()));
-    let mut loads = [
-        (&way, Load::new(few, &way.addresses(), None)),
-        (&alone, Load::new(few, &alone.addresses(), None)),
-        (&one, Load::new(few, &one.addresses(), one_end)),
-        (&two, Load::new(few, &two.addresses(), two_end)),
-        (&one, Load::new(2 * few, &one.addresses(), one_end)),
-        (&two, Load::new(2 * few, &two.addresses(), two_end)),
-    ];
+    let [way, alone] = [[Some(&way), None], [Some(&alone), None]];
+    let [one, two] = [[Some(&one), Some(&one_peer)], [Some(&two), Some(&two_peer)]];
+    let with = |(ends, senders)| (ends, Load::new(senders, ends));
+    let mut loads =
+        [(way, few), (alone, few), (one, few), (two, few), (one, 2 * few), (two, 2 * few)].map(with);
     let time = Duration::from_millis(args.pick(2000, 1000));
     for round in 0..=args.pick(9, 4) {
         let mut first = 0;
-        for (site, load) in &mut loads {
+        for (ends, load) in &mut loads {
             // Ids of a site are not used again.
             load.first = load.first.max(first);
-            load.round(site, time, round == 0).await;
+            load.round(*ends, time, round == 0).await;
             first = load.first;
         }
     }
