@@ -48,9 +48,10 @@ fn a_gateway_on_redis_says_what_accepted_means_and_so_do_status_and_doctor() {
     assert!(out.contains("synced (appendfsync always)") && out.contains("(none)"), "{out}");
 
     let gateway = on_redis(&place, &url);
-    let sent =
-        run(petnet(&["send", "--gateway", &place.address(0), "--to", "party_b", "--id", "m", "-m", "hello"])
-            .stdin(Stdio::null()));
+    fs::write(place.path("payload"), "hello").unwrap();
+    let (at, payload) = (place.address(0), place.path("payload"));
+    let sending = ["send", "--gateway", &at, "--to", "party_b", "--id", "m", payload.to_str().unwrap()];
+    let sent = run(&mut petnet(&sending));
     assert_eq!(sent.0, Some(0), "{}", sent.2);
     let (code, out, _) = status(&url, &[]);
     assert_eq!(code, Some(0), "{out}");

@@ -22,6 +22,7 @@ mod page;
 mod pair;
 mod pending;
 mod plots;
+mod redis;
 #[path = "../../storage/benches/log/report.rs"]
 mod report;
 mod streams;
@@ -104,6 +105,7 @@ async fn measure((name, needs): &Case, options: &Options, table: &mut Table) -> 
         "restart" => pending::restart(args, table).await.map_err(failed)?,
         "memory" => pending::memory(args, table).await.map_err(failed)?,
         "house" => house::house(args, table).await.map_err(failed)?,
+        "redis" => redis::run(args, table).await.map_err(failed)?,
         _ => unreachable!("all cases are above"),
     }
     Ok(())

@@ -13,8 +13,8 @@ pub(crate) const USAGE: &str = "\
 usage: [--quick] [--ways WAY,...] [--write] [CASE]...
        --against ADDR_A ADDR_B [--parties A,B] [--quick]
 
-cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, house, matrix; without
-       any, all of them
+cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, house, redis, matrix;
+       without any, all of them
 ways:  floor, simple, mailbox, exchange, stream
 
 --quick    shorter rounds and less data: for a look, not for a verdict
@@ -28,7 +28,7 @@ ways:  floor, simple, mailbox, exchange, stream
 pub(crate) type Case = (&'static str, &'static [Way]);
 
 /// All cases in the order of a run. The matrix takes what ways there are.
-pub(crate) const CASES: [Case; 14] = [
+pub(crate) const CASES: [Case; 15] = [
     ("pingpong", &[Way::Floor, Way::Simple]),
     ("one", &[Way::Floor, Way::Simple]),
     ("sends", &[Way::Floor, Way::Simple]),
@@ -42,6 +42,7 @@ pub(crate) const CASES: [Case; 14] = [
     ("restart", &[Way::Exchange]),
     ("memory", &[Way::Exchange]),
     ("house", &[Way::Simple, Way::Exchange]),
+    ("redis", &[Way::Simple]),
     ("matrix", &[]),
 ];
 

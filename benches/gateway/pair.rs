@@ -55,7 +55,8 @@ impl Places {
     /// Starts one of them, on what it left behind; returns when it serves.
     pub(crate) fn start(&self, n: usize, settings: &[(&str, &str)]) -> Member {
         let no_certificates = self.parties.with_file_name("no-certificates");
-        Member::gateway(n, self.addresses[n], &self.parties, &no_certificates, settings)
+        let data = self.parties.with_file_name(PARTIES[n]);
+        Member::gateway(n, self.addresses[n], &self.parties, [&data, &no_certificates], settings)
     }
 }
 
@@ -83,7 +84,7 @@ impl Pair {
 
     /// Processor time that both have used up.
     pub(crate) fn processor_time(&self) -> Duration {
-        self.members.iter().map(|member| processor_time(member.process.id())).sum()
+        self.members.iter().map(Member::processor_time).sum()
     }
 
     /// The memory that the larger of them had at most, in MiB.
@@ -116,15 +117,22 @@ pub(crate) fn one_gateway(dir: &Path, certs: &Path, settings: &[(&str, &str)]) -
     let parties =
         format!(r#"{{"{}": {{"petnet": {own}}}, "{}": {{"petnet": {other}}}}}"#, PARTIES[0], PARTIES[1]);
     std::fs::write(&file, parties).unwrap();
-    Member::gateway(0, free_address(), &file, certs, settings)
+    Member::gateway(0, free_address(), &file, [&dir.join(PARTIES[0]), certs], settings)
 }
 
 impl Member {
-    fn gateway(n: usize, address: SocketAddr, file: &Path, certs: &Path, settings: &[(&str, &str)]) -> Self {
+    /// A gateway of a party, by its place in [`PARTIES`], with the party file and the folders of data and certificates.
+    pub(crate) fn gateway(
+        n: usize,
+        address: SocketAddr,
+        file: &Path,
+        [data, certs]: [&Path; 2],
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_petnet"));
         command.arg("serve").arg("--stop-with-stdin").arg("--party").arg(PARTIES[n]);
         command.arg("--config-file-path").arg(file);
-        command.arg("--data-dir").arg(file.with_file_name(PARTIES[n]));
+        command.arg("--data-dir").arg(data);
         command.arg("--listen-addr").arg(address.to_string()).arg("--pem-path").arg(certs);
         command.envs(settings.iter().copied());
         Self::start(command.stderr(Stdio::piped()), address)
@@ -132,6 +140,11 @@ impl Member {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Processor time that it has used up.
+    pub(crate) fn processor_time(&self) -> Duration {
+        processor_time(self.process.id())
     }
 
     /// What it said that its start found.
@@ -149,7 +162,8 @@ impl Member {
         memory(self.process.id(), "VmRSS:")
     }
 
-    fn start(command: &mut Command, address: SocketAddr) -> Self {
+    /// Starts a program that listens; where its standard error is piped it is a gateway, and says when it serves.
+    pub(crate) fn start(command: &mut Command, address: SocketAddr) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = process.stderr.take().map(BufReader::new);
         let mut said = String::new();
@@ -182,7 +196,7 @@ fn number(line: &str, name: &str) -> u64 {
 }
 
 /// User and system time of a process, see proc(5).
-fn processor_time(pid: u32) -> Duration {
+pub(crate) fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields = stat.rsplit_once(") ").unwrap().1.split(' ').collect::<Vec<_>>();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
@@ -197,6 +211,6 @@ fn memory(pid: u32, what: &str) -> f64 {
 }
 
 /// An address on which nothing listens.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -46,9 +46,8 @@ local function parse(made)
   return m
 end
 
--- The record without its payload; nil when it is gone or damaged.
-local function head(seq)
-  local h = redis.call('GETRANGE', record_key(seq), 0, HEAD - 1)
+-- What the first HEAD bytes of a record say; nil when they are damaged.
+local function read_head(h)
   if #h < 106 or string.sub(redis.sha1hex(string.sub(h, 1, 80)), 1, 8) ~= string.sub(h, 81, 88) then
     return nil
   end
@@ -59,6 +58,9 @@ local function head(seq)
   return m
 end
 
+-- The record without its payload; nil when it is gone or damaged.
+local function head(seq) return read_head(redis.call('GETRANGE', record_key(seq), 0, HEAD - 1)) end
+
 local function record(seq, number, time, incarnation, made)
   local facts = string.format('%016x', seq) .. number .. string.format('%016x', time) .. incarnation
   return facts .. string.sub(redis.sha1hex(facts), 1, 8) .. made
@@ -66,14 +68,19 @@ end
 
 local function is_expired(m, ttl, now) return ttl > 0 and m.time + ttl <= now end
 
-local freed = 0
--- Takes the record away, and what it holds.
+-- What a script frees, takes away, and adds to the bytes that are pending for each peer: `settle_space` writes it, once for
+-- all messages. Every script that ends a message calls that before it answers.
+local freed, unlinked, sized = 0, {}, {}
+
+local function add_size(peer, bytes) sized[peer] = (sized[peer] or 0) + bytes end
+
+-- Takes the record away, and what it holds. Nothing in the script reads it again.
 local function drop(seq, m)
   if m then
     freed = freed + m.cost
     if m.kind == 1 then redis.call('UNLINK', body_key(m.token)) end
   end
-  redis.call('UNLINK', record_key(seq))
+  unlinked[#unlinked + 1] = record_key(seq)
 end
 
 local events = {}
@@ -94,6 +101,13 @@ local function publish()
 end
 
 local function settle_space()
+  -- Lua passes only so many arguments at once.
+  for i = 1, #unlinked, 1000 do
+    redis.call('UNLINK', unpack(unlinked, i, math.min(i + 999, #unlinked)))
+  end
+  for peer, bytes in pairs(sized) do
+    if bytes ~= 0 then redis.call('HINCRBY', P .. 'sizes', peer, text(bytes)) end
+  end
   if freed ~= 0 then redis.call('HINCRBY', P .. 'state', 'used', text(-freed)) end
 end
 
@@ -103,7 +117,7 @@ local function end_pending(peer, seq, type)
   local m = head(seq)
   if m then
     if redis.call('HGET', P .. 'out', m.field) == seq then redis.call('HDEL', P .. 'out', m.field) end
-    redis.call('HINCRBY', P .. 'sizes', peer, text(-m.len))
+    add_size(peer, -m.len)
     if type then note(type, tonumber(seq), m) end
   end
   drop(seq, m)
@@ -138,7 +152,7 @@ local function bury(peer, seq, why, max_bytes)
   local m = head(seq)
   if m then
     if redis.call('HGET', P .. 'out', m.field) == seq then redis.call('HDEL', P .. 'out', m.field) end
-    redis.call('HINCRBY', P .. 'sizes', peer, text(-m.len))
+    add_size(peer, -m.len)
     redis.call('HSET', P .. 'letters', m.field, seq)
     redis.call('HINCRBY', P .. 'state', 'dead_bytes', text(m.len))
   end

@@ -22,9 +22,9 @@ for i = 4, #ARGV do
   local seq = ARGV[i]
   local entry = ''
   if redis.call('ZSCORE', pend, seq) then
-    local m = head(seq)
+    local whole = redis.call('GET', record_key(seq)) or ''
+    local m = read_head(string.sub(whole, 1, HEAD))
     if not m or not is_expired(m, send_ttl, now) then
-      local whole = redis.call('GET', record_key(seq)) or ''
       room = room - #whole
       if room < 0 and i > 4 then break end
       entry = { whole, m and low_water(m) or NO_NUMBER }

@@ -16,12 +16,12 @@ if last then
   if n > op then return redis.error_reply('PETNETLATE operation ' .. text(op) .. ' is over') end
 end
 if now_ms() > latest then return redis.error_reply('PETNETLATE the operation came after its time') end
-local state = redis.call('HMGET', P .. 'state', 'incarnation', 'used', 'moving', 'locked_until')
-if state[3] or (state[4] and tonumber(state[4]) > now_ms()) then
+local state = redis.call('HMGET', P .. 'state', 'incarnation', 'used', 'time', 'moving', 'locked_until')
+if state[4] or (state[5] and tonumber(state[5]) > now_ms()) then
   return redis.error_reply('PETNETMOVING a migration works on the store of this party')
 end
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
-local now, used = service_time(), tonumber(state[2] or '0')
+local used, now = tonumber(state[2] or '0'), tonumber(state[3] or '0') + LATER
 
 -- The first write.
 redis.call('HSET', P .. 'ops', me, text(op) .. ' !')
@@ -102,6 +102,20 @@ local function keep(seq, number, inc, made, m)
   freed = freed - m.cost
 end
 
+-- Numbers of deliveries are taken before they are given, at once for all messages to a receiver. Those of refused messages are
+-- given to nobody.
+local wanted, taken, given = {}, {}, {}
+local function next_number(party)
+  if not taken[party] or given[party] == taken[party] then
+    local more = math.max(wanted[party] or 0, 1)
+    wanted[party] = 0
+    taken[party] = redis.call('HINCRBY', P .. 'numbers', party, more)
+    given[party] = taken[party] - more
+  end
+  given[party] = given[party] + 1
+  return string.format('%016x', given[party])
+end
+
 local function accept(n, made, m)
   local old = redis.call('HGET', P .. 'out', m.field)
   if old and reject then
@@ -111,12 +125,11 @@ local function accept(n, made, m)
   if lacks_room(m) then return 'F' .. text(used) end
   if not is_whole(m) then return 'G' end
   local seq = text(n)
-  local number = redis.call('HINCRBY', P .. 'numbers', m.party, 1)
-  keep(seq, string.format('%016x', number), incarnation, made, m)
+  keep(seq, next_number(m.party), incarnation, made, m)
   if old then end_pending(m.party, old) end
   redis.call('ZADD', P .. 'pend:' .. m.party, n, seq)
   redis.call('HSET', P .. 'out', m.field, seq)
-  redis.call('HINCRBY', P .. 'sizes', m.party, text(m.len))
+  add_size(m.party, m.len)
   if not came['p' .. m.party] then
     came['p' .. m.party] = true
     redis.call('SADD', P .. 'peers', m.party)
@@ -194,18 +207,20 @@ local function revive(n, letter)
   return result
 end
 
-local results = {}
+local messages, results = {}, {}
 for i = 1, count do
-  local made, identity = ARGV[7 + 2 * i], ARGV[8 + 2 * i]
+  local m = parse(ARGV[7 + 2 * i])
+  if m and m.class == 0 then wanted[m.party] = (wanted[m.party] or 0) + 1 end
+  messages[i] = m or false
+end
+for i = 1, count do
+  local made, identity, m = ARGV[7 + 2 * i], ARGV[8 + 2 * i], messages[i]
   if string.sub(identity, 1, 4) == 'dead' then
     results[i] = revive(seq + i, string.sub(identity, 5))
+  elseif m.class == 0 then
+    results[i] = accept(seq + i, made, m)
   else
-    local m = parse(made)
-    if m.class == 0 then
-      results[i] = accept(seq + i, made, m)
-    else
-      results[i] = store(seq + i, made, m, identity)
-    end
+    results[i] = store(seq + i, made, m, identity)
   end
 end
 settle_space()
