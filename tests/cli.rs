@@ -49,7 +49,7 @@ fn wrong_settings_are_reported_all_at_once_with_their_places() {
     serve
         .env_remove("PARTY")
         .env("MESSAGE_TTL", "a while")
-        .env("REDIS_URL", "redis://:hunter2@host")
+        .env("REDIS_URL", "redis://:hunter2@host:port")
         .env("LOGGING_STYLE", "loud")
         .args(["--listen-addr", "here", "--max-in-flight", "0"]);
     let (code, out, err) = run(&mut serve);
@@ -61,7 +61,7 @@ fn wrong_settings_are_reported_all_at_once_with_their_places() {
         "--max-in-flight: \"0\": expected a whole number",
         "MESSAGE_TTL: \"a while\": expected seconds",
         "LOGGING_STYLE: \"loud\": expected one of: default, async",
-        "REDIS_URL: this build has only the embedded store",
+        "REDIS_URL: a host is written as",
     ] {
         assert!(err.contains(text), "no {text:?} in:\n{err}");
     }
@@ -211,7 +211,9 @@ fn the_start_line_says_what_there_is() {
     let running = Running::serving(serve);
     running.signal("TERM");
     let (_, log) = running.end();
-    for text in [&*place.address(0), "party_a", "0 pending", "PLAINTEXT", "everything that was accepted is kept"] {
+    for text in
+        [&*place.address(0), "party_a", "0 pending", "PLAINTEXT", "everything that was accepted is kept"]
+    {
         assert!(log.contains(text), "no {text:?} in:\n{log}");
     }
 }

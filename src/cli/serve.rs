@@ -31,7 +31,7 @@ Example:
   petnet serve --party party_a --config-file-path party.json --data-dir ./data --listen-addr 127.0.0.1:1235
 
 Exit codes:
-  0  stopped by a signal, everything on disk
+  0  stopped by a signal, everything accepted is kept
   1  another failure
   2  settings or party file wrong; nothing was started
   3  could not start (port or data folder in use, disk error)

@@ -102,8 +102,8 @@ local function keep(seq, number, inc, made, m)
   freed = freed - m.cost
 end
 
--- Numbers of deliveries are taken before they are given, at once for all messages to a receiver. Those of refused messages are
--- given to nobody.
+-- Numbers of deliveries are taken before they are given, at once for all messages to a receiver; what refused messages left
+-- goes back at the end, so that numbers have no gaps.
 local wanted, taken, given = {}, {}, {}
 local function next_number(party)
   if not taken[party] or given[party] == taken[party] then
@@ -222,6 +222,9 @@ for i = 1, count do
   else
     results[i] = store(seq + i, made, m, identity)
   end
+end
+for party, last in pairs(taken) do
+  if given[party] < last then redis.call('HINCRBY', P .. 'numbers', party, text(given[party] - last)) end
 end
 settle_space()
 local answer = table.concat(results, ' ')
