@@ -13,6 +13,8 @@ pub(crate) async fn open(
     addr: SocketAddr,
     observer: Arc<dyn Observer>,
 ) -> Result<(Arc<dyn Engine>, String), OpenError> {
+    #[cfg(not(feature = "redis"))]
+    let _ = addr;
     #[cfg(feature = "redis")]
     if let Some(options) = redis(settings, addr) {
         let url = options.url.to_string();
