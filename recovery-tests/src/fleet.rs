@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::clients::{Client, Load, Mix};
@@ -26,8 +26,6 @@ use crate::{DEADLINE, until};
 
 /// Reads under way at a time.
 const READERS: usize = 32;
-/// How long one read waits at the gateway.
-const WAIT: Duration = Duration::from_secs(5);
 /// Sends under way at a time when many are sent.
 const SENDERS: usize = 64;
 /// Gateways of a party, at most.
@@ -65,6 +63,8 @@ pub struct Fleet {
     pub counts: Counts,
     /// Every choice of the story comes from here.
     pub random: Random,
+    /// Longest wait for all that is promised. Shorter where losses are allowed: it is over before they are counted.
+    pub patience: Duration,
     batches: u64,
     dir: Option<TempDir>,
 }
@@ -100,7 +100,7 @@ impl Fleet {
         };
         let (a, b) = (side(A, a.0, of_a), side(B, b.0, of_b));
         let (ledger, counts) = Default::default();
-        Self { name, a, b, ledger, counts, random, batches: 0, dir: Some(dir) }
+        Self { name, a, b, ledger, counts, random, patience: DEADLINE, batches: 0, dir: Some(dir) }
     }
 
     /// The folder with everything in it but Redis.
@@ -217,7 +217,7 @@ impl Fleet {
             gateways.iter().map(Gateway::streams).collect::<Vec<_>>()
         });
         let owed: Vec<_> = self.ledger.owed().into_iter().map(|key| (key, self.random.number())).collect();
-        let ledger = &self.ledger;
+        let (ledger, deadline) = (&self.ledger, Instant::now() + self.patience);
         let reads = owed.into_iter().map(|(key, choice)| {
             let at = choice as usize % clients[key.from.other() as usize].len();
             let mut client = clients[key.from.other() as usize][at].clone();
@@ -225,8 +225,8 @@ impl Fleet {
             async move {
                 let arrives = until_kept(&mut client, ledger, &key);
                 // One that does not come in time is judged as it is.
-                timeout(DEADLINE, arrives).await.ok();
-                let found = client.receive(&key, WAIT).await.unwrap();
+                timeout_at(deadline, arrives).await.ok();
+                let found = client.receive(&key, Duration::ZERO).await.unwrap();
                 let verdict = ledger.judge(&key, found.as_ref());
                 if verdict != Verdict::Whole {
                     eprintln!("{verdict:?}: {}", ledger.describe(&key, found.as_ref()));

@@ -70,7 +70,8 @@ async fn a_failover_loses_nothing_that_a_replica_was_waited_for() {
 /// How many are lost is shown, and is not held against it: the start says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_without_waiting_for_replicas_repeats_nothing_and_garbles_nothing() {
-    let story = failed_over_under_load("0").await;
+    let mut story = failed_over_under_load("0").await;
+    story.patience = Duration::from_secs(20);
     let log = story.a.gateways[0].whole_log();
     assert!(
         log.contains("accepted messages can be lost: a failover loses"),

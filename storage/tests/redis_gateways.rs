@@ -26,6 +26,7 @@ async fn gateway(server: &RedisServer, label: &str, observer: Arc<dyn Observer>)
 struct Watcher {
     arrived: Mutex<Vec<Held>>,
     missed: AtomicUsize,
+    hints: AtomicUsize,
     not_served: Option<PartyId>,
 }
 
@@ -33,7 +34,9 @@ impl Observer for Watcher {
     fn arrived(&self, message: &Held) {
         self.arrived.lock().expect("no panic").push(message.clone());
     }
-    fn pending(&self, _: &PartyId, _: Sequence, _: u64) {}
+    fn pending(&self, _: &PartyId, _: Sequence, _: u64) {
+        self.hints.fetch_add(1, Ordering::SeqCst);
+    }
     fn died(&self, _: &DeadLetter) {}
     fn missed(&self) {
         self.missed.fetch_add(1, Ordering::SeqCst);
@@ -172,4 +175,21 @@ async fn whoever_may_have_missed_news_is_told_to_look() {
         watcher.arrived.lock().expect("no panic").iter().any(|held| held.id == id("n"))
     })
     .await;
+}
+
+/// What was accepted when the connections broke was never heard of; the lease outlasted that, so nothing but the next message
+/// led to another look, and a peer to which no more was sent got what was there after the next restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_delivers_looks_again_when_connections_broke_for_less_than_a_lease() {
+    let server = RedisServer::start(Options::default());
+    let watcher = Arc::new(Watcher::default());
+    let one = gateway(&server, "one", watcher.clone()).await;
+    one.accept(&party("party_b"), &id("m"), "x".into()).await.expect("accepts");
+    until("it delivers to the peer", async || listed(&one, "party_b").await == 1).await;
+    for kind in ["pubsub", "normal"] {
+        let (hints, missed) = (watcher.hints.load(Ordering::SeqCst), watcher.missed.load(Ordering::SeqCst));
+        server.command(&["CLIENT", "KILL", "TYPE", kind]);
+        until("news come again", async || watcher.missed.load(Ordering::SeqCst) > missed).await;
+        until("it is told to look", async || watcher.hints.load(Ordering::SeqCst) > hints).await;
+    }
 }

@@ -114,8 +114,10 @@ impl Keeper {
             tracing::info!(node = %session.node, "connected to Redis");
         }
         self.inner.sessions.up(session.clone());
-        // Before its first heartbeat: whoever waits looks again, now that news come.
+        // Before its first heartbeat: whoever waits looks again, now that news come, and so does whoever delivers. A lease
+        // that outlasted the last session is no new one, and nobody else says so.
         self.inner.observer.0.missed();
+        self.inner.look_at_pending();
         let inner = self.inner.clone();
         tokio::select! {
             () = listen(&inner, &session, heard) => {}
