@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use super::{Mailbox, Refusal};
 use crate::calls::Call;
 
+/// Pause before a message that could not be read is read again, unless the store says itself that it is back.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 impl Mailbox {
     /// Finds a message for a client, waiting up to `wait` for it; `None`: not there yet.
     pub(crate) async fn find(
@@ -97,10 +100,25 @@ impl Mailbox {
             }
             match held.read().await {
                 // It ended meanwhile; there may be another one.
-                Err(StoreError::Gone { .. }) => wait = until.saturating_duration_since(Instant::now()),
-                read => return Ok(Some(read.map_err(cannot_look)?)),
+                Err(StoreError::Gone { .. }) => {}
+                // It is there, and Redis went away before it was read.
+                Err(StoreError::Unavailable(why)) => self.until_back(until, why).await?,
+                read => return Ok(Some(read?)),
             }
+            wait = until.saturating_duration_since(Instant::now());
         }
+    }
+
+    /// A moment, or until the store may be back; at `until` there is nothing more to wait for.
+    async fn until_back(&self, until: Instant, why: Arc<str>) -> Result<(), Refusal> {
+        let mut look_again = self.waiters.look_again();
+        let next = until.min(Instant::now() + TRY_AGAIN);
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = self.draining.cancelled() => return Err(Refusal::Draining),
+            Ok(()) = look_again.changed() => {}
+        }
+        if Instant::now() < until { Ok(()) } else { Err(Refusal::CannotLook(why)) }
     }
 }
 

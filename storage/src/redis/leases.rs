@@ -94,7 +94,7 @@ mod tests {
         let b = PartyId::new("b").unwrap();
         let mut leases = Leases::default();
         leases.agreed(Instant::now(), "me", owners(&[("b", "me")]));
-        tokio::time::advance(OUT - Duration::from_millis(10)).await;
+        tokio::time::advance(OUT.saturating_sub(Duration::from_millis(10))).await;
         let asked = Instant::now();
         tokio::time::advance(Duration::from_millis(20)).await;
         assert!(!leases.has(&b), "turned away");
