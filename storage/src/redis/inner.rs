@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) sessions: Sessions,
     pub(super) observer: Shown,
     pub(super) leases: Mutex<Leases>,
+    /// The highest sequence that was heard of.
+    pub(super) newest: AtomicU64,
     /// How messages ended lately.
     pub(super) past: Mutex<Past>,
     /// As of the last heartbeat.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
@@ -74,7 +75,8 @@ impl Keeper {
         loop {
             let (pushes, heard) = news::ear();
             let service = self.inner.service.clone();
-            match Session::open(&self.inner.options, &self.connector, service, pushes, Purpose::Serve).await {
+            let purpose = Purpose::Serve { newest: self.inner.newest.load(Ordering::Relaxed) };
+            match Session::open(&self.inner.options, &self.connector, service, pushes, purpose).await {
                 Ok(session) => {
                     pause = FIRST_PAUSE;
                     let session = Arc::new(session);
