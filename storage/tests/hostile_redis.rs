@@ -74,3 +74,21 @@ async fn a_delivery_from_before_redis_lost_its_newest_messages_ends_no_later_one
     }
 }
 
+/// Nobody could read anything meanwhile, so no message's time went by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_redis_is_no_time_in_which_messages_expire() {
+    let server = RedisServer::start(Options::default());
+    let clock = Arc::new(ManualClock::default());
+    let store = opened(RedisOptions { clock: clock.clone(), ..options(&server) }).await;
+    store.store(arrival("party_a", "m", "x".into(), None)).await.expect("stores");
+    server.kill();
+    until("it is away", async || matches!(*store.state().borrow(), StoreState::Unavailable(_))).await;
+    clock.advance(Duration::from_secs(2 * 3600));
+    server.restart();
+    until("it serves", async || *store.state().borrow() == StoreState::Serving).await;
+    assert_eq!(read(&store, "m").await, Some("x".into()));
+    let service_seconds = store.stats().service_seconds;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(read(&store, "m").await, Some("x".into()), "after a heartbeat ({service_seconds})");
+}
+

@@ -115,6 +115,8 @@ impl Keeper {
         if self.told.take().is_some() {
             tracing::info!(node = %session.node, "connected to Redis");
         }
+        // While nobody could read, no time of a message went by.
+        let _unserved = self.inner.service.report();
         self.inner.sessions.up(session.clone());
         // Before its first heartbeat: whoever waits looks again, now that news come.
         self.inner.observer.0.missed();
