@@ -51,6 +51,21 @@ impl Observer for Looks {
     fn died(&self, _: &DeadLetter) {}
 }
 
+/// What was accepted meanwhile, here or at another gateway, was told to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_delivers_looks_again_when_the_connection_comes_back() {
+    let server = RedisServer::start(Options::default());
+    let looks = Arc::new(Looks::default());
+    let store = RedisStore::open(options(&server), looks.clone()).await.expect("the store opens").0;
+    accept(&store, "m").await.expect("accepts");
+    assert_eq!(names(&store).await, ["m"]);
+    // With a heartbeat of which nothing new came.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let before = looks.0.load(Ordering::SeqCst);
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    until("it is told to look", async || looks.0.load(Ordering::SeqCst) > before).await;
+}
+
 /// What is told of one message must not be taken for another one that was accepted later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_from_before_redis_lost_its_newest_messages_ends_no_later_one() {

@@ -118,8 +118,9 @@ impl Keeper {
         // While nobody could read, no time of a message went by.
         let _unserved = self.inner.service.report();
         self.inner.sessions.up(session.clone());
-        // Before its first heartbeat: whoever waits looks again, now that news come.
+        // Before its first heartbeat: whoever waits looks again, now that news come; and whoever delivers.
         self.inner.observer.0.missed();
+        self.inner.look_at_pending();
         let inner = self.inner.clone();
         tokio::select! {
             () = listen(&inner, &session, heard) => {}

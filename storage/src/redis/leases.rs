@@ -44,7 +44,8 @@ impl Leases {
         owners: HashMap<PartyId, String>,
     ) -> Vec<PartyId> {
         let had = std::mem::take(&mut self.mine);
-        let was_in = self.until.is_some_and(|until| asked < until);
+        // By the time of the answer: in between, whoever asked was told that there is nothing.
+        let was_in = self.until.is_some_and(|until| Instant::now() < until);
         self.until = Some(asked + OUT);
         self.owned =
             owners.iter().filter(|(_, owner)| !owner.is_empty()).map(|(peer, _)| peer.clone()).collect();
@@ -83,6 +84,12 @@ mod tests {
         assert!(leases.agreed(Instant::now(), "me", owners(&[("b", "me")])).is_empty(), "it had it before");
         tokio::time::advance(OUT).await;
         assert!(!leases.has(&b) && OUT < SILENCE);
-        assert_eq!(leases.agreed(Instant::now(), "me", owners(&[("b", "me")])), [b], "it has to look again");
+        assert_eq!(leases.agreed(Instant::now(), "me", owners(&[("b", "me")])), std::slice::from_ref(&b));
+        // It asked in time, and the answer came late: meanwhile it did not deliver, and must look again, too.
+        tokio::time::advance(OUT / 2).await;
+        let asked = Instant::now();
+        tokio::time::advance(OUT / 2).await;
+        assert!(!leases.has(&b));
+        assert_eq!(leases.agreed(asked, "me", owners(&[("b", "me")])), [b], "it has to look again");
     }
 }
