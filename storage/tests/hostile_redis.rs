@@ -107,3 +107,47 @@ async fn an_outage_of_redis_is_no_time_in_which_messages_expire() {
     assert_eq!(read(&store, "m").await, Some("x".into()), "after a heartbeat ({service_seconds})");
 }
 
+/// Whoever is told "refused" sends it again; so nothing of it may be there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_failed_half_way_is_not_called_refused() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(options(&server)).await;
+    // Something in Redis is not what a script expects: it fails after its first writes.
+    server.command(&["SET", &key("peers"), "no set"]);
+    let result = accept(&store, "m").await;
+    let is_kept = server.command(&["EXISTS", &key("m:1")]).text() == "1";
+    assert!(is_kept, "else this test shows nothing");
+    assert!(matches!(result, Err(StoreError::InDoubt(_))), "{result:?}");
+}
+
+/// The note of what became of an operation can get lost: with it, nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_whose_note_is_lost_is_not_called_refused() {
+    let server = RedisServer::start(Options::default());
+    // Its answers wait for a replica that never comes.
+    let waiting = RedisOptions { wait_replicas: 1, label: "same".into(), ..options(&server) };
+    let store = opened(waiting).await;
+    let accepting = {
+        let store = store.clone();
+        tokio::spawn(async move { accept(&store, "m").await })
+    };
+    until("it is there", async || server.command(&["EXISTS", &key("m:1")]).text() == "1").await;
+    // Another gateway of the same name starts: it is taken for the next life of this one.
+    let _other = opened(RedisOptions { label: "same".into(), ..options(&server) }).await;
+    let result = accepting.await.expect("no panic");
+    assert!(matches!(result, Err(StoreError::InDoubt(_))), "{result:?}");
+    let copies = server.command(&["HGET", &key("state"), "seq"]).text();
+    assert_eq!(copies, "1", "it is written once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_leaves_leaves_nothing_of_itself() {
+    let server = RedisServer::start(Options::default());
+    for n in 0..3 {
+        let store = opened(options(&server)).await;
+        accept(&store, &format!("{n}")).await.expect("accepts");
+        store.close().await.expect("closes");
+    }
+    assert_eq!(server.command(&["HLEN", &key("ops")]).text(), "0");
+}
+

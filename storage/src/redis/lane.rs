@@ -35,6 +35,9 @@ const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// Answer about an operation that was not carried out, and will not be.
 const NOT_DONE: &str = "!";
 
+/// Answer about one that ended half-way, or whose note got lost.
+const NOT_KNOWN: &str = "?";
+
 /// What is written.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -177,13 +180,17 @@ impl Writer {
                 Err(Fault::NoScript) => "a script is missing".into(),
                 Err(Fault::WrongServer(why)) => why,
                 Err(Fault::Lost(why)) => {
-                    let (session, answer) = self.resolve(&why, Instant::now() + limit).await?;
-                    if answer != NOT_DONE
-                        && let Some(outcomes) = self.confirmed(session, answer, batch).await?
-                    {
+                    if let Some(outcomes) = self.find_out(&why, batch).await? {
                         return Ok(outcomes);
                     }
                     why
+                }
+                Err(Fault::Failed(why)) => {
+                    if let Some(outcomes) = self.find_out(&why, batch).await? {
+                        return Ok(outcomes);
+                    }
+                    self.inner.sessions.set_refusing(Some(&why));
+                    return Err(StoreError::Unavailable(why));
                 }
             };
             // It was not carried out, and never will be.
@@ -211,6 +218,12 @@ impl Writer {
         answer.await
     }
 
+    /// The results of the operation whose answer is missing; `None`: it was not carried out, and never will be.
+    async fn find_out(&self, why: &Arc<str>, batch: &[Job]) -> Result<Option<Vec<Outcome>>> {
+        let (session, answer) = self.resolve(why, Instant::now() + self.inner.options.timeout).await?;
+        if answer == NOT_DONE { Ok(None) } else { self.confirmed(session, answer, batch).await }
+    }
+
     /// What became of the operation whose answer was lost, and a session that knows.
     async fn resolve(&self, why: &Arc<str>, until: Instant) -> Result<(Arc<Session>, String)> {
         let in_doubt = || StoreError::InDoubt(why.clone());
@@ -220,6 +233,7 @@ impl Writer {
                 call.arg(&self.inner.name).arg(self.op);
             });
             match asked.await {
+                Ok(answer) if answer == NOT_KNOWN => return Err(in_doubt()),
                 Ok(answer) => return Ok((session, answer)),
                 Err(_) if Instant::now() >= until => return Err(in_doubt()),
                 // Redis writes nothing at the moment.

@@ -27,7 +27,10 @@ for i = 1, #all, 2 do
     names[#names + 1] = all[i]
   end
 end
-if not leaves then
+if leaves then
+  redis.call('HDEL', P .. 'ops', me)
+else
+  if ARGV[8] == 'first' then redis.call('HSETNX', P .. 'ops', me, '0 !') end
   local wants, lines = {}, { text(now), label }
   for i = 9, #ARGV do
     wants[ARGV[i]] = true

@@ -23,8 +23,8 @@ end
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
 local now, used = service_time(), tonumber(state[2] or '0')
 
--- The first write.
-redis.call('HSET', P .. 'ops', me, text(op) .. ' !')
+-- The first write. Should this not get to its end, it is not known how far it got.
+redis.call('HSET', P .. 'ops', me, text(op) .. ' ?')
 local seq = redis.call('HINCRBY', P .. 'state', 'seq', count) - count
 local came = {}
 
