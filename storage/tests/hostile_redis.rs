@@ -107,6 +107,33 @@ async fn an_outage_of_redis_is_no_time_in_which_messages_expire() {
     assert_eq!(read(&store, "m").await, Some("x".into()), "after a heartbeat ({service_seconds})");
 }
 
+/// A record whose head is damaged says any length, party and id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_head_of_one_message_hurts_no_other_one() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(options(&server)).await;
+    let b = party("party_b");
+    let letter = accept(&store, "a letter").await.expect("accepts");
+    let refused = Outcome::Dead(DeadReason::Refused("no".into()));
+    assert!(store.settle(&b, letter, refused).await.expect("settles"));
+    let damaged = accept(&store, "damaged").await.expect("accepts");
+    let replaced = accept(&store, "replaced").await.expect("accepts");
+    for sequence in [damaged, replaced] {
+        // The highest byte of the length.
+        server.command(&["SETRANGE", &key(&format!("m:{}", sequence.0)), "94", "\u{7f}"]);
+    }
+    assert!(matches!(store.load(&b, damaged).await, Err(StoreError::Damaged { .. })));
+    let why = Outcome::Dead(DeadReason::Damaged("it".into()));
+    assert!(store.settle(&b, damaged, why).await.expect("settles"));
+    let letters = store.dead_letters(Sequence(0), 9).await.expect("lists");
+    assert_eq!(letters.iter().map(|l| l.sequence).collect::<Vec<_>>(), [letter, damaged]);
+    let many = ["first", "replaced", "last"].map(|name| (b.clone(), id(name), Bytes::from("new"))).to_vec();
+    for result in store.accept_many(many).await.await {
+        result.expect("accepts");
+    }
+    assert_eq!(names(&store).await, ["first", "replaced", "last"]);
+}
+
 /// Whoever is told "refused" sends it again; so nothing of it may be there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_failed_half_way_is_not_called_refused() {
@@ -151,3 +178,20 @@ async fn a_gateway_that_leaves_leaves_nothing_of_itself() {
     assert_eq!(server.command(&["HLEN", &key("ops")]).text(), "0");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_kept_again_after_one_was_damaged() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(RedisOptions { dead_letter_bytes: 3000, ..options(&server) }).await;
+    let b = party("party_b");
+    for n in 0..6 {
+        let sequence = store.accept(&b, &id(format!("{n}")), payload(n, 1000)).await.expect("accepts");
+        let refused = Outcome::Dead(DeadReason::Refused("no".into()));
+        store.settle(&b, sequence, refused).await.expect("settles");
+        if n < 3 {
+            server.command(&["SETRANGE", &key(&format!("m:{}", sequence.0)), "20", "x"]);
+        }
+    }
+    let letters = store.dead_letters(Sequence(0), 9).await.expect("lists");
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id.to_string()).collect();
+    assert_eq!(ids, ["3", "4", "5"]);
+}

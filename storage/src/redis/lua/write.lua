@@ -97,8 +97,7 @@ end
 
 local function keep(seq, number, inc, made, m)
   if m.kind == 1 then redis.call('PERSIST', body_key(m.token)) end
-  redis.call('SET', record_key(seq), record(tonumber(seq), number, now, inc, made))
-  used = used + m.cost
+  redis.call('SET', record_key(seq), record(tonumber(seq), number, now, inc, made, m))
   freed = freed - m.cost
 end
 
@@ -176,7 +175,8 @@ local function revive(n, letter)
   if not redis.call('ZSCORE', P .. 'dead', letter) then return 'U' end
   local whole = redis.call('GET', record_key(letter))
   local made = whole and string.sub(whole, 89)
-  local m = made and parse(made)
+  -- Of a damaged one nothing is guessed.
+  local m = made and head(letter) and parse(made)
   if not m then return 'G' end
   freed = freed + m.cost
   local result = accept(n, made, m)
