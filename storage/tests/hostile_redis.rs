@@ -168,6 +168,23 @@ async fn an_operation_whose_note_is_lost_is_not_called_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_without_its_chunks_is_damaged_and_not_gone() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(options(&server)).await;
+    let b = party("party_b");
+    let sequence = store.accept(&b, &id("m"), payload(1, 700_000)).await.expect("accepts");
+    store.store(arrival("party_a", "m", payload(1, 700_000), None)).await.expect("stores");
+    for body in server.command(&["KEYS", &key("body:*")]).list() {
+        server.command(&["DEL", &body.text()]);
+    }
+    let loaded = store.load(&b, sequence).await.expect("loads").expect("is pending");
+    let whole = loaded.payload.whole().await;
+    assert!(matches!(whole, Err(StoreError::Damaged { .. })), "{whole:?}");
+    let whole = store.read(&FromSender::Any, &id("m")).await;
+    assert!(matches!(whole, Err(StoreError::Damaged { .. })), "{whole:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_leaves_leaves_nothing_of_itself() {
     let server = RedisServer::start(Options::default());
     for n in 0..3 {
