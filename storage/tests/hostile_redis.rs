@@ -184,6 +184,50 @@ async fn a_message_without_its_chunks_is_damaged_and_not_gone() {
     assert!(matches!(whole, Err(StoreError::Damaged { .. })), "{whole:?}");
 }
 
+/// A clock that is set back must not make a dead gateway live for as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_work_of_a_dead_gateway_is_taken_over_after_the_clock_of_redis_was_set_back() {
+    let server = RedisServer::start(Options::default());
+    let one = opened(RedisOptions { label: "one".into(), ..options(&server) }).await;
+    accept(&one, "m").await.expect("accepts");
+    assert_eq!(names(&one).await, ["m"]);
+    let two = opened(RedisOptions { label: "two".into(), ..options(&server) }).await;
+    drop(one);
+    // What it said last is in the future, as it is when the clock was set back by an hour.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let gateways = server
+        .command(&["HGETALL", &key("gateways")])
+        .list()
+        .iter()
+        .map(petnet_redis_servers::Reply::text)
+        .collect::<Vec<_>>();
+    let dead = gateways.chunks(2).find(|pair| pair[1].contains("\none")).expect("it is noted");
+    let (seen, rest) = dead[1].split_once('\n').expect("two lines");
+    let later = seen.parse::<u64>().expect("a time") + 3_600_000;
+    server.command(&["HSET", &key("gateways"), &dead[0], &format!("{later}\n{rest}")]);
+    let since = Instant::now();
+    until("it is taken over", async || names(&two).await == ["m"]).await;
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_messages_in_front_keep_no_others_from_expiring() {
+    let server = RedisServer::start(Options::default());
+    let clock = Arc::new(ManualClock::default());
+    let store = opened(RedisOptions { clock: clock.clone(), ..options(&server) }).await;
+    for n in 0..30 {
+        store.store(arrival("party_a", &format!("{n}"), "x".into(), None)).await.expect("stores");
+    }
+    for n in 1..=12 {
+        server.command(&["SETRANGE", &key(&format!("m:{n}")), "20", "x"]);
+    }
+    for n in 13..=24 {
+        server.command(&["DEL", &key(&format!("m:{n}"))]);
+    }
+    clock.advance(Duration::from_secs(3601));
+    until("all are gone", async || server.command(&["ZCARD", &key("mail")]).text() == "0").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_leaves_leaves_nothing_of_itself() {
     let server = RedisServer::start(Options::default());
