@@ -211,6 +211,15 @@ async fn the_work_of_a_dead_gateway_is_taken_over_after_the_clock_of_redis_was_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_that_fit_together_are_accepted_together() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(RedisOptions { max_bytes: 100 * 1500, ..options(&server) }).await;
+    let many = (0..100).map(|n| (party("party_b"), id(format!("{n:03}")), payload(n, 1000))).collect();
+    let results = store.accept_many(many).await.await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 100, "{:?}", results.last());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damaged_messages_in_front_keep_no_others_from_expiring() {
     let server = RedisServer::start(Options::default());
     let clock = Arc::new(ManualClock::default());

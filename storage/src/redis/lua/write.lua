@@ -107,7 +107,7 @@ local function accept(n, made, m)
     local result = reused(old, made, m)
     if result then return result end
   end
-  if lacks_room(m) then return 'F' .. text(used) end
+  if lacks_room(m) then return 'F' .. text(math.max(used - freed, 0)) end
   if not is_whole(m) then return 'G' end
   local seq = text(n)
   local number = redis.call('HINCRBY', P .. 'numbers', m.party, 1)
@@ -154,7 +154,7 @@ local function store(n, made, m, identity)
       return result
     end
   end
-  if lacks_room(m) then return 'F' .. text(used) end
+  if lacks_room(m) then return 'F' .. text(math.max(used - freed, 0)) end
   if not is_whole(m) then return 'G' end
   local seq = text(n)
   keep(seq, number, inc, made, m)
