@@ -265,3 +265,26 @@ async fn dead_letters_are_kept_again_after_one_was_damaged() {
     let ids: Vec<_> = letters.iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(ids, ["3", "4", "5"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_replicas_that_are_waited_for_it_does_not_serve_and_deliveries_go_on() {
+    let (server, replica) = (RedisServer::start(Options::default()), RedisServer::start(Options::default()));
+    let store = opened(RedisOptions { wait_replicas: 1, ..options(&server) }).await;
+    let result = accept(&store, "in doubt").await;
+    assert!(matches!(result, Err(StoreError::InDoubt(_))), "{result:?}");
+    assert!(
+        matches!(&*store.state().borrow(), StoreState::Unavailable(why) if why.contains("WAIT_REPLICAS"))
+    );
+    let since = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(names(&store).await, ["in doubt"]);
+    }
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "no load waits for the replicas: {:?}",
+        since.elapsed()
+    );
+    replica.command(&["REPLICAOF", "127.0.0.1", &server.port().to_string()]);
+    until("it serves by itself", async || *store.state().borrow() == StoreState::Serving).await;
+    accept(&store, "accepted").await.expect("accepts");
+}

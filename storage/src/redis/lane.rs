@@ -123,6 +123,7 @@ impl Writer {
             let done = self.carry_out(&batch).await;
             match done {
                 Ok(outcomes) => {
+                    self.inner.sessions.set_refusing(None);
                     let repeated = outcomes.iter().filter(|outcome| **outcome == Outcome::Repeated).count();
                     self.inner.repeated.fetch_add(repeated as u64, Ordering::Relaxed);
                     for (job, outcome) in batch.into_iter().zip(outcomes) {
@@ -162,13 +163,10 @@ impl Writer {
             let session = self.inner.sessions.get(until).await?;
             self.op += 1;
             let refusal: Arc<str> = match self.attempt(&session, batch).await {
-                Ok(answer) => {
-                    self.inner.sessions.set_refusing(None);
-                    match self.confirmed(session, answer, batch).await? {
-                        Some(outcomes) => return Ok(outcomes),
-                        None => "a failover took it away".into(),
-                    }
-                }
+                Ok(answer) => match self.confirmed(session, answer, batch).await? {
+                    Some(outcomes) => return Ok(outcomes),
+                    None => "a failover took it away".into(),
+                },
                 Err(Fault::Refused(why)) => {
                     self.inner.sessions.set_refusing(Some(&why));
                     return Err(StoreError::Unavailable(why));
@@ -253,6 +251,7 @@ impl Writer {
         let until = Instant::now() + limit;
         let mut waited = session.wait(Way::Write, replicas, limit / 2).await;
         while !matches!(waited, Ok(true)) {
+            let lacks_replicas = waited.is_ok();
             let why: Arc<str> = match waited {
                 Ok(_) => {
                     format!("{} has it, but not the {replicas} replicas of REDIS_WAIT_REPLICAS", session.node)
@@ -261,6 +260,10 @@ impl Writer {
                 Err(fault) => fault.to_string().into(),
             };
             if Instant::now() >= until {
+                if lacks_replicas {
+                    // Nothing is accepted until they are back.
+                    self.inner.sessions.set_refusing(Some(&why));
+                }
                 return Err(StoreError::InDoubt(why));
             }
             let (session, found) = self.resolve(&why, until).await?;
