@@ -16,6 +16,8 @@ pub(super) enum Fault {
     NoScript,
     /// The operation came after its time; nothing was changed by it.
     Late,
+    /// A script ended with an error, perhaps after it had changed something.
+    Failed(Arc<str>),
     /// No answer: it may have been carried out or not.
     Lost(Arc<str>),
 }
@@ -23,7 +25,9 @@ pub(super) enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::WrongServer(why) | Self::Lost(why) => f.write_str(why),
+            Self::Refused(why) | Self::WrongServer(why) | Self::Failed(why) | Self::Lost(why) => {
+                f.write_str(why)
+            }
             Self::NoScript => f.write_str("a script is missing"),
             Self::Late => f.write_str("the operation came after its time"),
         }
@@ -33,6 +37,9 @@ impl fmt::Display for Fault {
 /// Words in the answer of a server that is not the one to work with. Redis 6 has them in the middle of a script's error.
 const WRONG_SERVER: [&str; 8] =
     ["READONLY", "MOVED ", "ASK ", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "non local key", "PETNETEPOCH"];
+
+/// Words in answers that Redis, or a script of ours, gives only before the first write.
+const REFUSED: [&str; 6] = ["OOM ", "NOREPLICAS", "MISCONF", "BUSY ", "TRYAGAIN", "PETNET"];
 
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
@@ -47,8 +54,10 @@ impl From<RedisError> for Fault {
                     Self::WrongServer(text)
                 } else if has(&["UNBLOCKED"]) {
                     Self::Lost(text)
-                } else {
+                } else if has(&REFUSED) {
                     Self::Refused(text)
+                } else {
+                    Self::Failed(text)
                 }
             }
             _ => Self::Lost(text),
@@ -84,6 +93,8 @@ mod tests {
         assert!(matches!(fault("MISCONF", "Errors writing to the AOF file"), Fault::Refused(_)));
         let redis6 = "Error running script (call to f_1): @user_script:12: -READONLY You can't write against a read only replica.";
         assert!(matches!(fault("ERR", redis6), Fault::WrongServer(_)));
+        assert!(matches!(fault("WRONGTYPE", "Operation against a key"), Fault::Failed(_)));
+        assert!(matches!(fault("NOPERM", "no permission to publish"), Fault::Failed(_)));
         assert_eq!(fault("PETNETLATE", "operation 3 is over"), Fault::Late);
         assert!(matches!(fault("PETNETEPOCH", "another incarnation"), Fault::WrongServer(_)));
         let broken = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));

@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) sessions: Sessions,
     pub(super) observer: Shown,
     pub(super) leases: Mutex<Leases>,
+    /// The highest sequence that was heard of.
+    pub(super) newest: AtomicU64,
     /// How messages ended lately.
     pub(super) past: Mutex<Past>,
     /// As of the last heartbeat.
@@ -91,7 +93,7 @@ impl Inner {
             let session = self.sessions.get(until).await?;
             let why = match session.script(way, script, &add).await {
                 Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(why)) => return Err(StoreError::Unavailable(why)),
+                Err(Fault::Refused(why) | Fault::Failed(why)) => return Err(StoreError::Unavailable(why)),
                 Err(fault) => fault.to_string(),
             };
             if Instant::now() >= until {
@@ -107,7 +109,7 @@ impl Inner {
             let session = self.sessions.get(until).await?;
             let why = match session.command(way, command).await {
                 Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(why)) => return Err(StoreError::Unavailable(why)),
+                Err(Fault::Refused(why) | Fault::Failed(why)) => return Err(StoreError::Unavailable(why)),
                 Err(fault) => fault.to_string(),
             };
             if Instant::now() >= until {
@@ -128,7 +130,7 @@ impl Inner {
             let why = match session.script(Way::Write, script, &add).await {
                 Ok(answer) => return Ok(answer),
                 Err(Fault::Refused(why)) => return Err(StoreError::Unavailable(why)),
-                Err(Fault::Lost(why)) => return Err(StoreError::InDoubt(why)),
+                Err(Fault::Lost(why) | Fault::Failed(why)) => return Err(StoreError::InDoubt(why)),
                 Err(fault) => fault.to_string(),
             };
             if Instant::now() >= until {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
@@ -74,7 +75,8 @@ impl Keeper {
         loop {
             let (pushes, heard) = news::ear();
             let service = self.inner.service.clone();
-            match Session::open(&self.inner.options, &self.connector, service, pushes, Purpose::Serve).await {
+            let purpose = Purpose::Serve { newest: self.inner.newest.load(Ordering::Relaxed) };
+            match Session::open(&self.inner.options, &self.connector, service, pushes, purpose).await {
                 Ok(session) => {
                     pause = FIRST_PAUSE;
                     let session = Arc::new(session);
@@ -113,6 +115,8 @@ impl Keeper {
         if self.told.take().is_some() {
             tracing::info!(node = %session.node, "connected to Redis");
         }
+        // While nobody could read, no time of a message went by.
+        let _unserved = self.inner.service.report();
         self.inner.sessions.up(session.clone());
         // Before its first heartbeat: whoever waits looks again, now that news come, and so does whoever delivers. A lease
         // that outlasted the last session is no new one, and nobody else says so.

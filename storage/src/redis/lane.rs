@@ -35,6 +35,9 @@ const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// Answer about an operation that was not carried out, and will not be.
 const NOT_DONE: &str = "!";
 
+/// Answer about one that ended half-way, or whose note got lost.
+const NOT_KNOWN: &str = "?";
+
 /// What is written.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -120,6 +123,7 @@ impl Writer {
             let done = self.carry_out(&batch).await;
             match done {
                 Ok(outcomes) => {
+                    self.inner.sessions.set_refusing(None);
                     let repeated = outcomes.iter().filter(|outcome| **outcome == Outcome::Repeated).count();
                     self.inner.repeated.fetch_add(repeated as u64, Ordering::Relaxed);
                     for (job, outcome) in batch.into_iter().zip(outcomes) {
@@ -159,13 +163,10 @@ impl Writer {
             let session = self.inner.sessions.get(until).await?;
             self.op += 1;
             let refusal: Arc<str> = match self.attempt(&session, batch).await {
-                Ok(answer) => {
-                    self.inner.sessions.set_refusing(None);
-                    match self.confirmed(session, answer, batch).await? {
-                        Some(outcomes) => return Ok(outcomes),
-                        None => "a failover took it away".into(),
-                    }
-                }
+                Ok(answer) => match self.confirmed(session, answer, batch).await? {
+                    Some(outcomes) => return Ok(outcomes),
+                    None => "a failover took it away".into(),
+                },
                 Err(Fault::Refused(why)) => {
                     self.inner.sessions.set_refusing(Some(&why));
                     return Err(StoreError::Unavailable(why));
@@ -177,13 +178,17 @@ impl Writer {
                 Err(Fault::NoScript) => "a script is missing".into(),
                 Err(Fault::WrongServer(why)) => why,
                 Err(Fault::Lost(why)) => {
-                    let (session, answer) = self.resolve(&why, Instant::now() + limit).await?;
-                    if answer != NOT_DONE
-                        && let Some(outcomes) = self.confirmed(session, answer, batch).await?
-                    {
+                    if let Some(outcomes) = self.find_out(&why, batch).await? {
                         return Ok(outcomes);
                     }
                     why
+                }
+                Err(Fault::Failed(why)) => {
+                    if let Some(outcomes) = self.find_out(&why, batch).await? {
+                        return Ok(outcomes);
+                    }
+                    self.inner.sessions.set_refusing(Some(&why));
+                    return Err(StoreError::Unavailable(why));
                 }
             };
             // It was not carried out, and never will be.
@@ -211,6 +216,12 @@ impl Writer {
         answer.await
     }
 
+    /// The results of the operation whose answer is missing; `None`: it was not carried out, and never will be.
+    async fn find_out(&self, why: &Arc<str>, batch: &[Job]) -> Result<Option<Vec<Outcome>>> {
+        let (session, answer) = self.resolve(why, Instant::now() + self.inner.options.timeout).await?;
+        if answer == NOT_DONE { Ok(None) } else { self.confirmed(session, answer, batch).await }
+    }
+
     /// What became of the operation whose answer was lost, and a session that knows.
     async fn resolve(&self, why: &Arc<str>, until: Instant) -> Result<(Arc<Session>, String)> {
         let in_doubt = || StoreError::InDoubt(why.clone());
@@ -220,6 +231,7 @@ impl Writer {
                 call.arg(&self.inner.name).arg(self.op);
             });
             match asked.await {
+                Ok(answer) if answer == NOT_KNOWN => return Err(in_doubt()),
                 Ok(answer) => return Ok((session, answer)),
                 Err(_) if Instant::now() >= until => return Err(in_doubt()),
                 // Redis writes nothing at the moment.
@@ -239,6 +251,7 @@ impl Writer {
         let until = Instant::now() + limit;
         let mut waited = session.wait(Way::Write, replicas, limit / 2).await;
         while !matches!(waited, Ok(true)) {
+            let lacks_replicas = waited.is_ok();
             let why: Arc<str> = match waited {
                 Ok(_) => {
                     format!("{} has it, but not the {replicas} replicas of REDIS_WAIT_REPLICAS", session.node)
@@ -247,6 +260,10 @@ impl Writer {
                 Err(fault) => fault.to_string().into(),
             };
             if Instant::now() >= until {
+                if lacks_replicas {
+                    // Nothing is accepted until they are back.
+                    self.inner.sessions.set_refusing(Some(&why));
+                }
                 return Err(StoreError::InDoubt(why));
             }
             let (session, found) = self.resolve(&why, until).await?;

@@ -59,6 +59,7 @@ impl Locked {
             sessions: Sessions::new(options.timeout),
             observer: Shown(Arc::new(NoObserver)),
             leases: Mutex::new(Leases::default()),
+            newest: AtomicU64::new(0),
             past: Mutex::new(Past::default()),
             stats: Mutex::default(),
             repeated: AtomicU64::new(0),

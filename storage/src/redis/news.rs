@@ -10,6 +10,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
 use redis::{PushInfo, PushKind, Value};
@@ -112,6 +113,7 @@ impl Reader {
 impl Inner {
     fn tell(self: &Arc<Self>, event: Event) {
         let Event { kind, sequence, len, class, party, id } = event;
+        self.newest.fetch_max(sequence, Ordering::Relaxed);
         let end = match kind {
             b'a' => {
                 let payload = Kept::somewhere(self, sequence, id.clone(), len);

@@ -58,6 +58,7 @@ impl RedisStore {
             sessions: Sessions::new(options.timeout),
             observer: Shown(observer),
             leases: Mutex::new(Leases::default()),
+            newest: AtomicU64::new(0),
             past: Mutex::new(Past::default()),
             stats: Mutex::default(),
             service: Arc::new(ServiceClock::new(options.clock.clone())),

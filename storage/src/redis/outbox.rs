@@ -90,7 +90,9 @@ impl RedisStore {
             })
             .await?;
         // A mark may tell the peer that messages ended; so the replicas must know of their ends, should one take over.
-        let is_sure = self.inner.options.wait_replicas == 0 || self.lane.write(Item::Probe).await.is_ok();
+        // While there are none, deliveries go on, without marks.
+        let is_sure = self.inner.options.wait_replicas == 0
+            || (!self.inner.sessions.is_refusing() && self.lane.write(Item::Probe).await.is_ok());
         let load = |(sequence, value): (&Sequence, redis::Value)| {
             let redis::Value::Array(_) = &value else { return Ok(None) };
             let (bytes, low): (Vec<u8>, String) = redis::from_redis_value(value)

@@ -69,18 +69,34 @@ impl Kept {
         let mut get = redis::cmd("HGET");
         get.arg(&key).arg(number);
         let kept: Option<Vec<u8>> = self.inner.ask_plainly(Way::Bulk, &get).await?;
-        let kept = Bytes::from(kept.ok_or_else(|| self.gone())?);
+        let Some(kept) = kept else { return Err(self.missing(&key, number).await) };
+        let kept = Bytes::from(kept);
         let whole = record::chunk_content(token, number, &kept);
         let begin = number * CHUNK_BYTES as u64;
         let wanted = (self.len - begin).min(CHUNK_BYTES as u64);
         match whole.filter(|bytes| bytes.len() as u64 == wanted) {
             Some(bytes) => Ok(bytes.slice((at - begin) as usize..)),
-            None => Err(StoreError::Damaged {
-                id: self.id.to_string(),
-                segment: format!("{key}, chunk {number}"),
-                offset: begin,
-                what: "it does not match its checksum".into(),
-            }),
+            None => Err(self.damaged(&key, number, "it does not match its checksum")),
+        }
+    }
+
+    fn damaged(&self, key: &str, number: u64, what: &str) -> StoreError {
+        StoreError::Damaged {
+            id: self.id.to_string(),
+            segment: format!("{key}, chunk {number}"),
+            offset: number * CHUNK_BYTES as u64,
+            what: what.into(),
+        }
+    }
+
+    /// Why a chunk is not there: record and chunks end together, so a record without chunks lost them.
+    async fn missing(&self, key: &str, number: u64) -> StoreError {
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(format!("{}m:{}", self.inner.prefix, self.sequence));
+        match self.inner.ask_plainly::<bool>(Way::Bulk, &exists).await {
+            Ok(true) => self.damaged(key, number, "it is missing"),
+            Ok(false) => self.gone(),
+            Err(error) => error,
         }
     }
 }

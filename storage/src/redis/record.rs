@@ -6,7 +6,8 @@
 //! party, id, then the payload, or of a large message the 32 digits that name its chunks
 //! ```
 //!
-//! `check` is the beginning of the SHA-1 of the digits before it, the CRC covers everything behind itself. Invariant: a
+//! `check` is the beginning of the SHA-1 of the digits before it and of what is behind it but the payload; the CRC covers
+//! everything behind itself. Invariant: a
 //! record that does not check out, or does not stand where its sequence says, is damaged and gives no bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -78,6 +79,15 @@ pub(super) struct Record {
     pub(super) content: Content,
 }
 
+/// The checksum of the facts, and of all that the gateway made but the payload: scripts go by both.
+fn check(facts: &[u8], front: &[u8]) -> [u8; 8] {
+    let mut sha1 = sha1_smol::Sha1::from(facts);
+    sha1.update(front);
+    let mut check = [0; 8];
+    check.copy_from_slice(&sha1.digest().to_string().as_bytes()[..8]);
+    check
+}
+
 /// Reads the record of `sequence`. The error says what is wrong with it.
 pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str> {
     if bytes.is_empty() {
@@ -87,10 +97,6 @@ pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str>
         return Err("it is too short");
     }
     let (facts, made) = (bytes.slice(..FACTS), bytes.slice(FACTS..));
-    let check = sha1_smol::Sha1::from(&facts[..80]).digest().to_string();
-    if check.as_bytes()[..8] != facts[80..] {
-        return Err("its facts do not match their checksum");
-    }
     if crc32fast::hash(&made[4..]).to_be_bytes() != made[..4] {
         return Err("its content does not match its checksum");
     }
@@ -98,9 +104,6 @@ pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str>
         let digits = std::str::from_utf8(&facts[range]).map_err(|_| "its facts are no numbers")?;
         u64::from_str_radix(digits, 16).map_err(|_| "its facts are no numbers")
     };
-    if hex(0..16)? != sequence {
-        return Err("it stands in the place of another one");
-    }
     let wide =
         |at: usize, len: usize| made[at..at + len].iter().fold(0u64, |all, b| all << 8 | u64::from(*b));
     let class = Class::from_byte(made[4]).map_err(|_| "its class is not known")?;
@@ -109,7 +112,14 @@ pub(super) fn read(sequence: u64, bytes: &Bytes) -> Result<Record, &'static str>
     if made.len() < tail_at {
         return Err("it is too short");
     }
+    let front = if made[5] == 1 { made.len().min(tail_at + TOKEN_BYTES) } else { tail_at };
+    if check(&facts[..80], &made[..front]) != facts[80..] {
+        return Err("its facts do not match their checksum");
+    }
     let text = |from: usize, to: usize| std::str::from_utf8(&made[from..to]).map_err(|_| "it holds no text");
+    if hex(0..16)? != sequence {
+        return Err("it stands in the place of another one");
+    }
     let party = match class {
         Class::IncomingUnnamed => None,
         _ => Some(PartyId::new(text(FIXED, id_at)?).map_err(|_| "its party is none")?),
@@ -162,8 +172,8 @@ mod tests {
 
     fn whole(made: &Bytes) -> Bytes {
         let facts = format!("{:016x}{:016x}{:016x}{:016x}{:016x}", 7, 3, 1_000_000_000, 5, 9);
-        let check = sha1_smol::Sha1::from(&facts).digest().to_string();
-        [facts.as_bytes(), &check.as_bytes()[..8], made].concat().into()
+        let front = made.len() - b"payload".len();
+        [facts.as_bytes(), &check(facts.as_bytes(), &made[..front]), made].concat().into()
     }
 
     #[test]

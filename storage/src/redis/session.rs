@@ -36,8 +36,8 @@ pub(super) enum Way {
 /// What a session is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose<'a> {
-    /// A gateway is to work with it.
-    Serve,
+    /// A gateway is to work with it that has heard of sequences up to this one.
+    Serve { newest: u64 },
     /// Everything is to be moved, by `name`, with no gateway running: one that was heard of within `silence` is.
     Move { name: &'a str, lock: Duration, silence: Duration },
 }
@@ -46,7 +46,7 @@ impl Purpose<'_> {
     /// The script with which it begins.
     fn begin(self, prefix: &str, facts: &Facts) -> Result<Cmd, NoSession> {
         let begin = match self {
-            Self::Serve => {
+            Self::Serve { newest } => {
                 let of = |name: &str| facts.info.get(name).cloned().unwrap_or_default();
                 let random = random_u64();
                 let random = random.map_err(|why| NoSession::Passing(format!("no random numbers: {why}")))?;
@@ -54,6 +54,7 @@ impl Purpose<'_> {
                 begin
                     .arg(format!("{}:{}", of("run_id"), of("master_replid")))
                     .arg(format!("{random:016x}"))
+                    .arg(newest)
                     .arg(0);
                 begin
             }

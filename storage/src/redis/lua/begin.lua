@@ -1,7 +1,11 @@
 -- A gateway begins to work with this server. The incarnation is drawn anew for every server process and every promotion: a
 -- server that came back with older data must not give out a number twice.
--- ARGV: the server's process and replication id, 16 random hexadecimal digits. Gives incarnation and time (ms).
-local epoch, random = ARGV[1], ARGV[2]
+-- Nor may it give out a sequence twice: what a gateway has under way from before would be taken for another message.
+-- ARGV: the server's process and replication id, 16 random hexadecimal digits, the highest sequence that the gateway heard
+-- of. Gives incarnation and time (ms).
+local epoch, random, heard = ARGV[1], ARGV[2], tonumber(ARGV[3])
+-- More messages than can have got lost at once; sequences go up to 2^53.
+local SKIPPED = 4294967296
 local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving', 'locked_until')
 if state[1] and state[1] ~= '1' then
   return redis.error_reply('PETNETFORMAT the data has format ' .. state[1] .. ', written by a newer version')
@@ -19,8 +23,9 @@ redis.call('DEL', P .. 'numbers')
 local started = now
 if state[3] then started = math.max(now, tonumber(string.sub(state[3], 1, 16), 16) + 1) end
 local incarnation = string.format('%016x', started) .. random
-local seq = tonumber(state[4] or '0')
-redis.call('HSET', P .. 'state', 'format', '1', 'epoch', epoch, 'incarnation', incarnation)
+local seq = math.max(tonumber(state[4] or '0'), heard)
+if seq > 0 then seq = seq + SKIPPED end
+redis.call('HSET', P .. 'state', 'format', '1', 'epoch', epoch, 'incarnation', incarnation, 'seq', text(seq))
 redis.call('HSETNX', P .. 'state', 'time', '1000000000')
 redis.call('HSETNX', P .. 'state', 'used', '0')
 -- Those of which nothing is pending are needed no more.

@@ -46,12 +46,17 @@ local function parse(made)
   return m
 end
 
+-- The checksum of the facts, and of all that the gateway made but the payload.
+local function check(facts, made, m)
+  return string.sub(redis.sha1hex(facts .. string.sub(made, 1, m.rest - 1 + m.kind * 32)), 1, 8)
+end
+
 -- What the first HEAD bytes of a record say; nil when they are damaged.
 local function read_head(h)
-  if #h < 106 or string.sub(redis.sha1hex(string.sub(h, 1, 80)), 1, 8) ~= string.sub(h, 81, 88) then
-    return nil
-  end
-  local m = parse(string.sub(h, 89))
+  if #h < 106 then return nil end
+  local made = string.sub(h, 89)
+  local m = parse(made)
+  if check(string.sub(h, 1, 80), made, m) ~= string.sub(h, 81, 88) then return nil end
   m.number = string.sub(h, 17, 32)
   m.time = tonumber(string.sub(h, 33, 48), 16)
   m.incarnation = string.sub(h, 49, 80)
@@ -61,9 +66,9 @@ end
 -- The record without its payload; nil when it is gone or damaged.
 local function head(seq) return read_head(redis.call('GETRANGE', record_key(seq), 0, HEAD - 1)) end
 
-local function record(seq, number, time, incarnation, made)
+local function record(seq, number, time, incarnation, made, m)
   local facts = string.format('%016x', seq) .. number .. string.format('%016x', time) .. incarnation
-  return facts .. string.sub(redis.sha1hex(facts), 1, 8) .. made
+  return facts .. check(facts, made, m) .. made
 end
 
 local function is_expired(m, ttl, now) return ttl > 0 and m.time + ttl <= now end
@@ -160,9 +165,14 @@ local function bury(peer, seq, why, max_bytes)
   redis.call('HSET', P .. 'why', seq, why .. '\0' .. peer)
   local gone = 0
   while max_bytes > 0 and tonumber(redis.call('HGET', P .. 'state', 'dead_bytes') or '0') > max_bytes do
-    local oldest = redis.call('ZRANGE', P .. 'dead', 0, 0)[1]
+    local oldest, next = unpack(redis.call('ZRANGE', P .. 'dead', 0, 1))
     if not oldest then break end
     local h = head(oldest)
+    if not next then
+      -- Damaged ones that went could not say how long they were.
+      redis.call('HSET', P .. 'state', 'dead_bytes', text(h and h.len or 0))
+      if not h or h.len <= max_bytes then break end
+    end
     drop_letter(oldest)
     drop(oldest, h)
     gone = gone + 1

@@ -14,7 +14,7 @@ for i = 1, #ARGV, 7 do
       end
       redis.call('PERSIST', body_key(m.token))
     end
-    redis.call('SET', record_key(seq), record(tonumber(seq), number, time, inc, made))
+    redis.call('SET', record_key(seq), record(tonumber(seq), number, time, inc, made, m))
     redis.call('ZADD', P .. lists[fate], seq, seq)
     used = used + m.cost
     if fate == 'p' then

@@ -6,6 +6,8 @@ local message_ttl, send_ttl, dead_max = tonumber(ARGV[3]), tonumber(ARGV[4]), to
 local silence, budget, leaves = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == 'leaves'
 local now = now_ms()
 local FORGET = 3600 * 1000
+-- Damaged messages in front of a list that are looked behind.
+local MAX_DAMAGED = 5000
 
 -- The first write: allowed when memory is full.
 redis.call('HDEL', P .. 'gateways', me)
@@ -15,6 +17,11 @@ for i = 1, #all, 2 do
   local lines = {}
   for line in string.gmatch(all[i + 1], '[^\n]+') do lines[#lines + 1] = line end
   local seen = tonumber(lines[1])
+  if seen > now then
+    -- The clock was set back: its silence is counted from now on.
+    seen, lines[1] = now, text(now)
+    redis.call('HSET', P .. 'gateways', all[i], table.concat(lines, '\n'))
+  end
   -- Whoever had our place and starts anew has died.
   local is_predecessor = ARGV[8] == 'first' and lines[2] == label
   if now - seen > FORGET or is_predecessor then
@@ -27,7 +34,10 @@ for i = 1, #all, 2 do
     names[#names + 1] = all[i]
   end
 end
-if not leaves then
+if leaves then
+  redis.call('HDEL', P .. 'ops', me)
+else
+  if ARGV[8] == 'first' then redis.call('HSETNX', P .. 'ops', me, '0 !') end
   local wants, lines = {}, { text(now), label }
   for i = 9, #ARGV do
     wants[ARGV[i]] = true
@@ -76,16 +86,22 @@ end
 local time = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
 local died, gone = {}, 0
 local function expired(key, ttl, act)
-  while ttl > 0 and budget > 0 do
-    local oldest, readable = redis.call('ZRANGE', key, 0, 9), nil
-    for _, seq in ipairs(oldest) do
-      readable = head(seq)
-      if readable then break end
+  local damaged = 0
+  while ttl > 0 and budget > 0 and damaged < MAX_DAMAGED do
+    local page = redis.call('ZRANGE', key, damaged, damaged + 9)
+    if not page[1] then return end
+    for _, seq in ipairs(page) do
+      local m = head(seq)
+      if m then
+        if not is_expired(m, ttl, time) then return end
+        -- Damaged ones go with the first readable one behind them.
+        for _, older in ipairs(redis.call('ZRANGE', key, 0, damaged)) do act(older, head(older)) end
+        budget = budget - damaged - 1
+        damaged = 0
+        break
+      end
+      damaged = damaged + 1
     end
-    -- A damaged one goes with the first readable one behind it.
-    if not readable or not is_expired(readable, ttl, time) then return end
-    budget = budget - 1
-    act(oldest[1], head(oldest[1]))
   end
 end
 if not leaves then

@@ -23,8 +23,8 @@ end
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
 local used, now = tonumber(state[2] or '0'), tonumber(state[3] or '0') + LATER
 
--- The first write.
-redis.call('HSET', P .. 'ops', me, text(op) .. ' !')
+-- The first write. Should this not get to its end, it is not known how far it got.
+redis.call('HSET', P .. 'ops', me, text(op) .. ' ?')
 local seq = redis.call('HINCRBY', P .. 'state', 'seq', count) - count
 local came = {}
 
@@ -97,8 +97,7 @@ end
 
 local function keep(seq, number, inc, made, m)
   if m.kind == 1 then redis.call('PERSIST', body_key(m.token)) end
-  redis.call('SET', record_key(seq), record(tonumber(seq), number, now, inc, made))
-  used = used + m.cost
+  redis.call('SET', record_key(seq), record(tonumber(seq), number, now, inc, made, m))
   freed = freed - m.cost
 end
 
@@ -122,7 +121,7 @@ local function accept(n, made, m)
     local result = reused(old, made, m)
     if result then return result end
   end
-  if lacks_room(m) then return 'F' .. text(used) end
+  if lacks_room(m) then return 'F' .. text(math.max(used - freed, 0)) end
   if not is_whole(m) then return 'G' end
   local seq = text(n)
   keep(seq, next_number(m.party), incarnation, made, m)
@@ -168,7 +167,7 @@ local function store(n, made, m, identity)
       return result
     end
   end
-  if lacks_room(m) then return 'F' .. text(used) end
+  if lacks_room(m) then return 'F' .. text(math.max(used - freed, 0)) end
   if not is_whole(m) then return 'G' end
   local seq = text(n)
   keep(seq, number, inc, made, m)
@@ -189,7 +188,8 @@ local function revive(n, letter)
   if not redis.call('ZSCORE', P .. 'dead', letter) then return 'U' end
   local whole = redis.call('GET', record_key(letter))
   local made = whole and string.sub(whole, 89)
-  local m = made and parse(made)
+  -- Of a damaged one nothing is guessed.
+  local m = made and head(letter) and parse(made)
   if not m then return 'G' end
   freed = freed + m.cost
   local result = accept(n, made, m)

@@ -35,6 +35,8 @@ struct Put {
     time: u64,
     incarnation: String,
     made: Bytes,
+    /// Of its content, chunks included: they expire if they wait long for their record.
+    len: usize,
     why: String,
 }
 
@@ -98,6 +100,7 @@ impl RedisTarget {
             time,
             incarnation: incarnation.to_string(),
             made: record::make(class, name, message.id.as_str(), &content),
+            len: content.len() as usize,
             why,
         })
     }
@@ -107,7 +110,7 @@ impl RedisTarget {
             return Ok(());
         }
         let put = self.locked.inner.ask::<u8>(Way::Write, &SCRIPTS.move_put, |call| {
-            for Put { sequence, fate, number, time, incarnation, made, why } in batch {
+            for Put { sequence, fate, number, time, incarnation, made, why, .. } in batch {
                 call.arg(sequence).arg(fate.to_string()).arg(number).arg(time).arg(incarnation);
                 call.arg(&made[..]).arg(why);
             }
@@ -165,11 +168,11 @@ impl Target for RedisTarget {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for message in messages {
             let put = self.message(message).await?;
-            bytes += put.made.len();
+            bytes += put.len;
             if bytes > PUT_BYTES {
                 self.write(&batch).await?;
                 batch.clear();
-                bytes = put.made.len();
+                bytes = put.len;
             }
             batch.push(put);
         }
