@@ -70,17 +70,12 @@ impl FromStr for End {
         if text.is_empty() {
             return Err("must be a folder or a URL".into());
         }
-        if REDIS.iter().any(|scheme| text.starts_with(scheme)) {
-            return Ok(Self::Redis(text.into()));
-        }
-        if text.contains("://") {
-            return Err(format!("is neither a folder nor a URL that begins with {}", REDIS.join(", ")));
-        }
-        Ok(Self::Folder(text.into()))
+        // What is wrong with a URL is said later: whoever reads arguments repeats what is wrong, and its password.
+        Ok(if text.contains("://") { Self::Redis(text.into()) } else { Self::Folder(text.into()) })
     }
 }
 
-/// Without the password.
+/// Without the passwords.
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,6 +83,7 @@ impl fmt::Display for End {
             Self::Redis(url) => {
                 let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
                 let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+                let place = place.split_once('?').map_or(place, |(place, _)| place);
                 write!(f, "{scheme}://{place}")
             }
         }
@@ -124,6 +120,16 @@ impl Migrate {
     /// What is wrong with the arguments.
     fn wrong(&self) -> Option<String> {
         let is_redis = |end: &End| matches!(end, End::Redis(_));
+        let is_strange = |end: &&End| match end {
+            End::Redis(url) => !REDIS.iter().any(|scheme| url.starts_with(scheme)),
+            End::Folder(_) => false,
+        };
+        if let Some(end) = [&self.from, &self.to].into_iter().find(is_strange) {
+            return Some(format!(
+                "{end} is neither a folder nor a URL that begins with {}",
+                REDIS.join(", ")
+            ));
+        }
         if self.from == self.to {
             return Some(format!("{} is both --from and --to", self.from));
         }
@@ -305,6 +311,24 @@ mod tests {
             let redis = end(&format!("{scheme}user:se@cret@host:6379/1")).expect("a Redis");
             assert_eq!(redis.to_string(), format!("{scheme}host:6379/1"));
         }
-        assert!(end("http://host").is_err() && end("").is_err());
+        let sentinels = end("redis+sentinel://host/name?sentinel_password=secret").expect("a Redis");
+        assert_eq!(sentinels.to_string(), "redis+sentinel://host/name");
+        assert!(end("").is_err());
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        migrate: Migrate,
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_end_is_said_without_its_password() {
+        let line = ["migrate", "--from", "folder", "--to", "redis+tls://:secret@host"];
+        let said = match <Line as clap::Parser>::try_parse_from(line) {
+            Ok(line) => line.migrate.wrong().expect("it is wrong"),
+            Err(why) => why.to_string(),
+        };
+        assert!(said.contains("redis+tls") && !said.contains("secret"), "{said}");
     }
 }
