@@ -272,9 +272,7 @@ async fn without_the_replicas_that_are_waited_for_it_does_not_serve_and_deliveri
     let store = opened(RedisOptions { wait_replicas: 1, ..options(&server) }).await;
     let result = accept(&store, "in doubt").await;
     assert!(matches!(result, Err(StoreError::InDoubt(_))), "{result:?}");
-    assert!(
-        matches!(&*store.state().borrow(), StoreState::Refusing(why) if why.contains("WAIT_REPLICAS"))
-    );
+    assert!(matches!(&*store.state().borrow(), StoreState::Refusing(why) if why.contains("WAIT_REPLICAS")));
     let since = Instant::now();
     for _ in 0..5 {
         assert_eq!(names(&store).await, ["in doubt"]);

@@ -116,7 +116,7 @@ impl Keeper {
             tracing::info!(node = %session.node, "connected to Redis");
         }
         // While nobody could read, no time of a message went by.
-        let _unserved = self.inner.service.report();
+        self.inner.service.skip();
         self.inner.sessions.up(session.clone());
         // Before its first heartbeat: whoever waits looks again, now that news come, and so does whoever delivers. A lease
         // that outlasted the last session is no new one, and nobody else says so.
@@ -181,9 +181,10 @@ impl Keeper {
         let inner = &self.inner;
         let options = &inner.options;
         let mood = if *inner.beats.borrow() == 0 { "first" } else { "usual" };
+        let (seconds_more, at) = inner.service.report();
         let asked = Instant::now();
         let answer: Vec<Value> = session
-            .script_at(Way::Write, &SCRIPTS.tick, inner.service.report(), |call| {
+            .script_at(Way::Write, &SCRIPTS.tick, seconds_more, |call| {
                 call.arg(&inner.name).arg(&options.label);
                 call.arg(seconds(options.message_ttl))
                     .arg(seconds(options.send_ttl))
@@ -197,6 +198,7 @@ impl Keeper {
         let Some(beat) = Beat::read(&answer) else {
             return Err(Fault::Refused("the answer to a heartbeat cannot be understood".into()));
         };
+        inner.service.agreed(beat.time, at);
         inner.take_beat(asked, &beat);
         let wanted: Vec<_> =
             beat.peers.iter().map(|p| &p.id).filter(|p| inner.observer.0.serves(p)).cloned().collect();

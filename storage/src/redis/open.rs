@@ -113,7 +113,7 @@ impl RedisStore {
             let leaving = session.script_at::<redis::Value>(
                 Way::Write,
                 &SCRIPTS.tick,
-                inner.service.report(),
+                inner.service.report().0,
                 |call| {
                     call.arg(&inner.name).arg(&options.label);
                     call.arg(seconds(options.message_ttl))

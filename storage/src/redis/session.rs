@@ -164,10 +164,10 @@ impl Session {
         script: &Script,
         add: impl Fn(&mut Cmd),
     ) -> Result<T, Fault> {
-        self.script_at(way, script, self.service.unreported(), add).await
+        self.script_at(way, script, self.service.now(), add).await
     }
 
-    /// The same, so many seconds after the service time that Redis has.
+    /// The same, with another number than the service time of now.
     pub(super) async fn script_at<T: FromRedisValue>(
         &self,
         way: Way,

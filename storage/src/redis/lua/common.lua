@@ -4,7 +4,7 @@
 -- A script reads and checks before its first write: Redis rolls nothing back. Its first write tells whether it may write
 -- at all (read-only, no memory left, replicas missing); where it must go on without memory, that is a deletion.
 local P = KEYS[1]
--- The last argument of every script: seconds of service time that the caller has not reported yet.
+-- The last argument of every script: service time as the caller knows it; for a heartbeat the seconds that it adds.
 local LATER = tonumber(table.remove(ARGV))
 
 -- Bytes of a record that hold everything but the payload, at most.
@@ -24,7 +24,7 @@ local function body_key(token) return P .. 'body:' .. token end
 
 -- Seconds of service time, shared by all gateways.
 local function service_time()
-  return tonumber(redis.call('HGET', P .. 'state', 'time') or '0') + LATER
+  return math.max(tonumber(redis.call('HGET', P .. 'state', 'time') or '0'), LATER)
 end
 
 local function now_ms()

@@ -21,7 +21,7 @@ if state[4] or (state[5] and tonumber(state[5]) > now_ms()) then
   return redis.error_reply('PETNETMOVING a migration works on the store of this party')
 end
 if state[1] ~= incarnation then return redis.error_reply('PETNETEPOCH another incarnation is in force') end
-local used, now = tonumber(state[2] or '0'), tonumber(state[3] or '0') + LATER
+local used, now = tonumber(state[2] or '0'), math.max(tonumber(state[3] or '0'), LATER)
 
 -- The first write. Should this not get to its end, it is not known how far it got.
 redis.call('HSET', P .. 'ops', me, text(op) .. ' ?')
