@@ -5,7 +5,6 @@ mod transfers;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -116,38 +115,6 @@ async fn lifetimes_go_on_where_they_were() {
     assert_eq!(over.messages, 3);
 }
 
-/// Fails after some puts, as if the process were killed there.
-struct Cut {
-    target: FolderTarget,
-    left: AtomicU64,
-}
-
-#[async_trait]
-impl Target for Cut {
-    async fn begin(&self, source: &Summary) -> Result<Resume> {
-        self.target.begin(source).await
-    }
-    async fn remember(&self, memory: Vec<Remembered>) -> Result<()> {
-        self.target.remember(memory).await
-    }
-    async fn put(&self, messages: Vec<Moved>) -> Result<()> {
-        // One at a time, so that there are many places to be cut off at.
-        for message in messages {
-            if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
-                return Err(StoreError::Closed.into());
-            }
-            self.target.put(vec![message]).await?;
-        }
-        Ok(())
-    }
-    async fn read_back(&self) -> Result<Arc<dyn Source>> {
-        self.target.read_back().await
-    }
-    async fn finish(&self) -> Result<()> {
-        self.target.finish().await
-    }
-}
-
 #[tokio::test]
 async fn a_move_cut_off_after_every_few_puts_gives_the_same_in_the_end() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -163,7 +130,7 @@ async fn a_move_cut_off_after_every_few_puts_gives_the_same_in_the_end() {
         let report = loop {
             rounds += 1;
             let source = source(&real(), &from).expect("opens");
-            let cut = Cut { target: target(&real(), &to), left: AtomicU64::new(rounds * every) };
+            let cut = Cut::after(target(&real(), &to), rounds * every);
             match run(&source, &cut, &|_| {}).await {
                 Ok(report) => break report,
                 Err(TransferError::Store(StoreError::Closed)) => {}
@@ -206,7 +173,7 @@ async fn more_than_a_batch_goes_on_behind_what_is_there() {
             ..options(&to)
         })
     };
-    let cut = Cut { target: small(), left: AtomicU64::new(700) };
+    let cut = Cut::after(small(), 700);
     run(&source, &cut, &|_| {}).await.expect_err("is cut off");
     drop(cut);
     let report = moved(&source, &small()).await;
@@ -228,7 +195,7 @@ async fn a_folder_that_holds_something_else_is_refused_and_stays_as_it_is() {
     assert!(refused.to_string().contains("not empty"), "{refused}");
     drop(opened(&other));
     // Half of another store's move.
-    let cut = Cut { target: target(&real(), &to), left: AtomicU64::new(3) };
+    let cut = Cut::after(target(&real(), &to), 3);
     run(&source_of(&from), &cut, &|_| {}).await.expect_err("is cut off");
     drop(cut);
     let refused = run(&source_of(&other), &target(&real(), &to), &|_| {}).await.expect_err("is refused");

@@ -6,19 +6,13 @@ mod transfers;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use common::*;
 use petnet_redis_servers::{Options, RedisServer};
 use petnet_storage::redis::{RedisOptions, RedisSource, RedisStore, RedisTarget};
-use petnet_storage::transfer::{
-    Moved, Remembered, Result, Resume, Source, Summary, Target, TransferError, run,
-};
-use petnet_storage::{
-    Engine, ManualClock, NoObserver, OpenError, Outcome, Sequence, StoreError, StoreOptions, Stored,
-};
+use petnet_storage::transfer::{TransferError, run};
+use petnet_storage::{Engine, ManualClock, NoObserver, OpenError, Outcome, Sequence, StoreOptions, Stored};
 use transfers::*;
 
 fn redis(server: &RedisServer) -> RedisOptions {
@@ -116,44 +110,13 @@ async fn lifetimes_go_on_where_they_were() {
     assert!(read(&store, "first").await.is_none() && read(&store, "second").await.is_some());
 }
 
-/// Fails after some messages, as if the process were killed there.
-struct Cut {
-    target: RedisTarget,
-    left: AtomicU64,
-}
-
-#[async_trait]
-impl Target for Cut {
-    async fn begin(&self, source: &Summary) -> Result<Resume> {
-        self.target.begin(source).await
-    }
-    async fn remember(&self, memory: Vec<Remembered>) -> Result<()> {
-        self.target.remember(memory).await
-    }
-    async fn put(&self, messages: Vec<Moved>) -> Result<()> {
-        for message in messages {
-            if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
-                return Err(StoreError::Closed.into());
-            }
-            self.target.put(vec![message]).await?;
-        }
-        Ok(())
-    }
-    async fn read_back(&self) -> Result<Arc<dyn Source>> {
-        self.target.read_back().await
-    }
-    async fn finish(&self) -> Result<()> {
-        self.target.finish().await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_that_is_cut_off_goes_on_and_no_gateway_starts_before_its_end() {
     let (server, dir) = (RedisServer::start(Options::default()), filled(4).await);
     let from = dir.path().join("from");
     for left in [0, 1, 7, 20] {
         let target = RedisTarget::open(redis(&server)).await.expect("locks");
-        let cut = Cut { target, left: AtomicU64::new(left) };
+        let cut = Cut::after(target, left);
         let source = source(&real(), &from).expect("opens");
         assert!(run(&source, &cut, &|_| {}).await.is_err());
         let refused = RedisStore::open(redis(&server), Arc::new(NoObserver)).await;

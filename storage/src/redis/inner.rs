@@ -18,7 +18,8 @@ use super::service_clock::ServiceClock;
 use super::session::Way;
 use super::sessions::Sessions;
 use crate::engine::{Observer, StoreStats};
-use crate::error::{Result, StoreError};
+use crate::error::{OpenError, Result, StoreError};
+use crate::format::random_u64;
 use crate::frame::Class;
 use crate::keys;
 use crate::message::{MessageId, PartyId};
@@ -71,6 +72,38 @@ impl std::fmt::Debug for Shown {
 }
 
 impl Inner {
+    /// Nothing is connected yet. An error: there are no random numbers.
+    pub(super) fn new(
+        options: RedisOptions,
+        observer: Arc<dyn Observer>,
+    ) -> std::result::Result<Arc<Self>, OpenError> {
+        let url = options.url.to_string();
+        let failed = |why| OpenError::Redis { url: url.clone(), why: format!("no random numbers: {why}") };
+        let random = || random_u64().map_err(failed);
+        Ok(Arc::new(Self {
+            prefix: options.prefix(),
+            name: format!("{:016x}", random()?),
+            sessions: Sessions::new(options.timeout),
+            observer: Shown(observer),
+            leases: Mutex::default(),
+            newest: AtomicU64::new(0),
+            past: Mutex::default(),
+            stats: Mutex::default(),
+            repeated: AtomicU64::new(0),
+            service: Arc::new(ServiceClock::new(options.clock.clone())),
+            early: Mutex::default(),
+            upload_bytes: AtomicU64::new(0),
+            uploads: Mutex::default(),
+            tokens: AtomicU64::new(0),
+            key_secret: (random()?, random()?),
+            beat: Notify::new(),
+            beats: watch::Sender::new(0),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            options,
+        }))
+    }
+
     /// A short number of what is told apart by direction, party and id.
     pub(super) fn key(&self, class: Class, party: &str, id: &MessageId) -> u128 {
         keys::key(self.key_secret, class, party, id.as_str())
@@ -91,13 +124,8 @@ impl Inner {
         let until = Instant::now() + self.options.timeout;
         loop {
             let session = self.sessions.get(until).await?;
-            let why = match session.script(way, script, &add).await {
-                Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(why) | Fault::Failed(why)) => return Err(StoreError::Unavailable(why)),
-                Err(fault) => fault.to_string(),
-            };
-            if Instant::now() >= until {
-                return Err(StoreError::Unavailable(why.into()));
+            if let Some(answer) = answered(session.script(way, script, &add).await, until)? {
+                return Ok(answer);
             }
         }
     }
@@ -107,13 +135,8 @@ impl Inner {
         let until = Instant::now() + self.options.timeout;
         loop {
             let session = self.sessions.get(until).await?;
-            let why = match session.command(way, command).await {
-                Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(why) | Fault::Failed(why)) => return Err(StoreError::Unavailable(why)),
-                Err(fault) => fault.to_string(),
-            };
-            if Instant::now() >= until {
-                return Err(StoreError::Unavailable(why.into()));
+            if let Some(answer) = answered(session.command(way, command).await, until)? {
+                return Ok(answer);
             }
         }
     }
@@ -137,5 +160,15 @@ impl Inner {
                 return Err(StoreError::Unavailable(why.into()));
             }
         }
+    }
+}
+
+/// What was answered; `None`: it may be asked again.
+fn answered<T>(answer: std::result::Result<T, Fault>, until: Instant) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Fault::Refused(why) | Fault::Failed(why)) => Err(StoreError::Unavailable(why)),
+        Err(fault) if Instant::now() >= until => Err(StoreError::Unavailable(fault.to_string().into())),
+        Err(_) => Ok(None),
     }
 }

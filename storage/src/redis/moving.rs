@@ -6,31 +6,20 @@
 mod source;
 mod target;
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use self::source::RedisSource;
 pub use self::target::RedisTarget;
 use super::connect::Connector;
-use super::inner::{Inner, Shown};
-use super::leases::{Leases, SILENCE};
+use super::inner::Inner;
+use super::leases::SILENCE;
 use super::news;
 use super::options::RedisOptions;
 use super::scripts::SCRIPTS;
-use super::service_clock::ServiceClock;
 use super::session::{Purpose, Session, Way};
-use super::sessions::Sessions;
 use crate::engine::NoObserver;
 use crate::error::OpenError;
-use crate::format::random_u64;
-use crate::past::Past;
 use crate::transfer::{Result, TransferError};
 
 /// How long the lock holds when nobody asks for it again.
@@ -50,31 +39,9 @@ impl Locked {
     pub(super) async fn open(options: RedisOptions) -> Result<Arc<Self>> {
         let url = options.url.to_string();
         let refused = |why: String| TransferError::Open(OpenError::Redis { url: url.clone(), why });
-        let random = || random_u64().map_err(|why| refused(format!("no random numbers: {why}")));
-        let (connector, service) =
-            (Connector::new(&options), Arc::new(ServiceClock::new(options.clock.clone())));
-        let inner = Arc::new(Inner {
-            prefix: options.prefix(),
-            name: format!("{:016x}", random()?),
-            sessions: Sessions::new(options.timeout),
-            observer: Shown(Arc::new(NoObserver)),
-            leases: Mutex::new(Leases::default()),
-            newest: AtomicU64::new(0),
-            past: Mutex::new(Past::default()),
-            stats: Mutex::default(),
-            repeated: AtomicU64::new(0),
-            service: service.clone(),
-            early: Mutex::default(),
-            uploads: Mutex::new(HashSet::new()),
-            upload_bytes: AtomicU64::new(0),
-            tokens: AtomicU64::new(0),
-            key_secret: (random()?, random()?),
-            beat: Notify::new(),
-            beats: watch::Sender::new(0),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            options,
-        });
+        let connector = Connector::new(&options);
+        let inner = Inner::new(options, Arc::new(NoObserver))?;
+        let service = inner.service.clone();
         let (pushes, _) = news::ear();
         let purpose = Purpose::Move { name: &inner.name, lock: LOCK, silence: SILENCE };
         let session = Session::open(&inner.options, &connector, service, pushes, purpose).await;

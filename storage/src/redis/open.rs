@@ -1,32 +1,24 @@
 //! Opening and closing the Redis store.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::durability::Durability;
 use super::engine::{Life, RedisStore};
-use super::inner::{Inner, Shown};
+use super::inner::Inner;
 use super::keeper::Keeper;
 use super::lane::{Item, Lane};
-use super::leases::{Leases, SILENCE};
+use super::leases::SILENCE;
 use super::options::{RedisOptions, seconds};
 use super::scripts::SCRIPTS;
-use super::service_clock::ServiceClock;
 use super::session::Way;
-use super::sessions::Sessions;
 use crate::engine::{Engine, Observer};
 use crate::error::OpenError;
-use crate::format::random_u64;
 use crate::log::lock;
-use crate::past::Past;
 
 /// What opening found; its text is the one line a start prints.
 #[derive(Debug, Clone)]
@@ -51,29 +43,7 @@ impl RedisStore {
     ) -> Result<(Arc<dyn Engine>, RedisReport), OpenError> {
         let url = options.url.to_string();
         let refused = |why: String| OpenError::Redis { url: url.clone(), why };
-        let random = || random_u64().map_err(|why| refused(format!("no random numbers: {why}")));
-        let inner = Arc::new(Inner {
-            prefix: options.prefix(),
-            name: format!("{:016x}", random()?),
-            sessions: Sessions::new(options.timeout),
-            observer: Shown(observer),
-            leases: Mutex::new(Leases::default()),
-            newest: AtomicU64::new(0),
-            past: Mutex::new(Past::default()),
-            stats: Mutex::default(),
-            service: Arc::new(ServiceClock::new(options.clock.clone())),
-            early: Mutex::default(),
-            repeated: AtomicU64::new(0),
-            uploads: Mutex::new(HashSet::new()),
-            upload_bytes: AtomicU64::new(0),
-            tokens: AtomicU64::new(0),
-            key_secret: (random()?, random()?),
-            beat: Notify::new(),
-            beats: watch::Sender::new(0),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            options,
-        });
+        let inner = Inner::new(options, observer)?;
         let lane = Arc::new(Lane::start(&inner));
         let (started, start) = oneshot::channel();
         inner.tasks.spawn(Keeper::new(inner.clone(), lane.clone(), started).run());

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its part")]
 
 mod contents;
+mod cut;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use petnet_storage::{
 use crate::common::*;
 
 pub use contents::everything;
+pub use cut::Cut;
 
 pub const LARGE: usize = 700_000;
 pub const PEERS: [&str; 2] = ["party_b", "party_ü"];
