@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use petnet_storage::{IdReuse, PartyId};
 
+use raw::Given;
 pub use raw::{RawSettings, SETTINGS, Setting};
 #[cfg(feature = "redis")]
 pub(crate) use redis::redis_options;
@@ -250,12 +251,16 @@ impl Checker<'_> {
         (found.parties, found.own_certificate)
     }
 
+    /// `ENV`, where it is a name that begins with `prod`.
+    fn production(&self) -> Option<&Given> {
+        self.raw.get("ENV").filter(|env| env.value.to_ascii_lowercase().starts_with("prod"))
+    }
+
     /// There are no certificates: that is for a trusted network only.
     fn no_tls(&mut self) {
         let folder = self.path("PEM_PATH");
         let folder = folder.display();
-        let env = self.raw.get("ENV");
-        match env.filter(|env| env.value.to_ascii_lowercase().starts_with("prod")) {
+        match self.production() {
             Some(env) => self.mistakes.push(format!(
                 "{}: {:?} demands TLS, and there is no {CERTIFICATE} and {KEY} in {folder}; make some (petnet certs init), or \
                  use another ENV to serve plaintext",

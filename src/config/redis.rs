@@ -35,13 +35,8 @@ impl Checker<'_> {
         options.allow_volatile =
             self.value("REDIS_ALLOW_VOLATILE", false, |text| values::choice(text, &yes_or_no));
         options.tls = self.value("REDIS_PEM_PATH", RedisTls::default(), |text| certificates(Path::new(text)));
-        options.strict = self.is_production();
+        options.strict = self.production().is_some();
         Some(options)
-    }
-
-    /// A name of the environment that begins with `prod`.
-    pub(super) fn is_production(&self) -> bool {
-        self.raw.get("ENV").is_some_and(|env| env.value.to_ascii_lowercase().starts_with("prod"))
     }
 }
 

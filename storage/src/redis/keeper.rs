@@ -19,12 +19,13 @@ use super::lane::{Item, Lane};
 use super::leases::{BEAT, SILENCE};
 use super::news::{self, Heard, Reader};
 use super::options::seconds;
+use super::outbox::id_of_letter;
 use super::scripts::SCRIPTS;
 use super::session::{Purpose, Session, Way};
 use crate::engine::PeerPending;
 use crate::format::random_u64;
 use crate::log::lock;
-use crate::message::{DeadLetter, DeadReason, MessageId, PartyId, Sequence};
+use crate::message::{DeadLetter, DeadReason, PartyId, Sequence};
 
 /// First pause between attempts to connect; they double up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -282,8 +283,7 @@ impl Beat {
 }
 
 fn expired(sequence: u64, peer: &str, id: &[u8], len: u64) -> Option<DeadLetter> {
-    let id = std::str::from_utf8(id).ok().and_then(|id| MessageId::new(id).ok());
-    let id = id.or_else(|| MessageId::new("(unreadable)").ok())?;
+    let id = id_of_letter(id)?;
     let receiver = PartyId::new(peer).ok()?;
     Some(DeadLetter { sequence: Sequence(sequence), receiver, id, len, reason: DeadReason::Expired })
 }

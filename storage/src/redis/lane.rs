@@ -203,7 +203,7 @@ impl Writer {
         let latest = session.redis_time(options.timeout);
         let answer = session.script(Way::Write, &SCRIPTS.write, |call| {
             call.arg(&self.inner.name).arg(self.op).arg(latest).arg(&session.incarnation);
-            call.arg(seconds(options.message_ttl)).arg(seconds(options.send_ttl)).arg(options.max_bytes);
+            call.arg(seconds(options.message_ttl)).arg(options.max_bytes);
             call.arg(u8::from(options.id_reuse == IdReuse::Reject));
             for job in batch {
                 match &job.item {

@@ -210,6 +210,12 @@ pub(super) fn reason_of(why: &[u8]) -> Option<(DeadReason, PartyId)> {
     Some((reason, PartyId::new(receiver).ok()?))
 }
 
+/// The id of a dead letter, or a word for one whose record is damaged.
+pub(super) fn id_of_letter(id: &[u8]) -> Option<MessageId> {
+    let id = std::str::from_utf8(id).ok().and_then(|id| MessageId::new(id).ok());
+    id.or_else(|| MessageId::new("(unreadable)").ok())
+}
+
 /// What a script says of a dead letter: sequence, reason and receiver, id, length.
 type Letter = (u64, Vec<u8>, Vec<u8>, u64);
 
@@ -224,7 +230,6 @@ pub(super) fn reason_text(reason: &DeadReason) -> String {
 
 fn letter((sequence, why, id, len): Letter) -> Option<DeadLetter> {
     let (reason, receiver) = reason_of(&why)?;
-    let id = std::str::from_utf8(&id).ok().and_then(|id| MessageId::new(id).ok());
-    let id = id.or_else(|| MessageId::new("(unreadable)").ok())?;
+    let id = id_of_letter(&id)?;
     Some(DeadLetter { sequence: Sequence(sequence), receiver, id, len, reason })
 }

@@ -109,11 +109,11 @@ impl Session {
         // News first: whatever is looked for afterwards is not missed.
         let mut ear = connector.connect(&node, Some(pushes)).await?;
         within(options.timeout, &node, ear.subscribe(format!("{prefix}news"))).await?;
+        let mut load = redis::pipe();
         for script in SCRIPTS.all() {
-            let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(&script.source);
-            within(options.timeout, &node, load.query_async::<()>(&mut control)).await?;
+            load.cmd("SCRIPT").arg("LOAD").arg(&script.source).ignore();
         }
+        within(options.timeout, &node, load.query_async::<()>(&mut control)).await?;
         let begin = purpose.begin(&prefix, &facts)?;
         let asked = Instant::now();
         let (incarnation, now): (String, u64) =

@@ -64,13 +64,6 @@ pub struct RedisUrl {
 }
 
 impl RedisUrl {
-    /// Whether a text is meant as one.
-    pub fn is_one(text: &str) -> bool {
-        ["redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://"]
-            .iter()
-            .any(|s| text.starts_with(s))
-    }
-
     /// Reads a `REDIS_URL`. The error says what is wrong and repeats nothing that may be secret.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text

@@ -1,12 +1,12 @@
 -- Takes messages: accepted ones and arrivals. One call is one operation of one gateway, and its results are kept under the
 -- gateway's name until its next one: sent again, it changes nothing and gives the same.
 --
--- ARGV: gateway, number of the operation, latest time for it (ms of Redis's clock), incarnation, MESSAGE_TTL, SEND_TTL (s),
+-- ARGV: gateway, number of the operation, latest time for it (ms of Redis's clock), incarnation, MESSAGE_TTL (s),
 -- STORE_MAX_BYTES, reject (0 or 1), then two per message: what the gateway made of it, and the delivery's identity
 -- (incarnation, number, number + 1, low-water mark; 32 and 3 x 16 hexadecimal digits), or nothing, or 'dead' and a sequence.
 local me, op, latest, incarnation = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local message_ttl, send_ttl, max_bytes, reject = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
-local count = (#ARGV - 8) / 2
+local message_ttl, max_bytes, reject = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local count = (#ARGV - 7) / 2
 
 local last = redis.call('HGET', P .. 'ops', me)
 if last then
@@ -39,7 +39,7 @@ local function is_known(marks, had, inc, n)
 end
 
 -- A delivery's place in the memory of what the sender delivered.
-local function remember(sender, who, inc, n, after, low, mark, first, second)
+local function remember(who, inc, n, after, low, mark, first, second)
   local had = P .. 'had:' .. inc .. ':' .. who
   local start, finish = n, after
   if first and string.sub(first, 1, 16) == n then
@@ -138,7 +138,7 @@ local function accept(n, made, m)
 end
 
 local function store(n, made, m, identity)
-  -- A sender that did not say its name is not one whose name is empty.
+  -- Empty where the sender did not say its name; no party is called that.
   local who = m.party
   local inc, number, known, mark, first, second = NO_INCARNATION, NO_NUMBER
   local after, low
@@ -155,14 +155,14 @@ local function store(n, made, m, identity)
   local held = old and head(old)
   if held and identity ~= '' and held.number ~= NO_NUMBER
     and (held.incarnation > inc or (held.incarnation == inc and held.number > number)) then
-    remember(m.party, who, inc, number, after, low, mark, first, second)
+    remember(who, inc, number, after, low, mark, first, second)
     return 'O'
   end
   if held and reject and not is_expired(held, message_ttl, now) then
     local result = reused(old, made, m)
     if result then
       if string.sub(result, 1, 1) == 'S' and identity ~= '' then
-        remember(m.party, who, inc, number, after, low, mark, first, second)
+        remember(who, inc, number, after, low, mark, first, second)
       end
       return result
     end
@@ -178,7 +178,7 @@ local function store(n, made, m, identity)
     came['m' .. who] = true
     redis.call('SADD', P .. 'senders', m.party)
   end
-  if identity ~= '' then remember(m.party, who, inc, number, after, low, mark, first, second) end
+  if identity ~= '' then remember(who, inc, number, after, low, mark, first, second) end
   note('a', n, m)
   return 'N' .. seq
 end
@@ -209,12 +209,12 @@ end
 
 local messages, results = {}, {}
 for i = 1, count do
-  local m = parse(ARGV[7 + 2 * i])
+  local m = parse(ARGV[6 + 2 * i])
   if m and m.class == 0 then wanted[m.party] = (wanted[m.party] or 0) + 1 end
   messages[i] = m or false
 end
 for i = 1, count do
-  local made, identity, m = ARGV[7 + 2 * i], ARGV[8 + 2 * i], messages[i]
+  local made, identity, m = ARGV[6 + 2 * i], ARGV[7 + 2 * i], messages[i]
   if string.sub(identity, 1, 4) == 'dead' then
     results[i] = revive(seq + i, string.sub(identity, 5))
   elseif m.class == 0 then
