@@ -23,6 +23,7 @@ mod listen;
 mod mailbox;
 mod mailbox_api;
 mod metadata;
+mod meters;
 pub mod parties;
 mod peer_api;
 mod peer_link;
@@ -60,6 +61,10 @@ pub mod proto {
     /// `petnet.peer.v1`
     pub mod peer {
         tonic::include_proto!("petnet.peer.v1");
+    }
+    /// `petnet.admin.v1`
+    pub mod admin {
+        tonic::include_proto!("petnet.admin.v1");
     }
     /// `petnet.health.v1`
     pub mod health {

@@ -157,6 +157,7 @@ fn told(tracked: Tracked) -> TrackResponse {
         Tracked::Dropped { sequence } => (State::Ended, sequence.0),
         Tracked::Held { sequence, .. } => (State::Held, sequence.0),
         Tracked::Released { sequence } => (State::Released, sequence.0),
+        Tracked::Expired { sequence } => (State::Expired, sequence.0),
     };
     let mut told = TrackResponse { state: state.into(), sequence, ..TrackResponse::default() };
     match tracked {

@@ -82,7 +82,7 @@ mod tests {
 
     fn work(sequence: u64) -> Work {
         let pending =
-            Pending { sequence: Sequence(sequence), id_key: u128::from(sequence), len: 1, expires_in: None };
+            Pending { sequence: Sequence(sequence), id_key: u128::from(sequence), len: 1, age: 0, expires_in: None };
         Work { pending, failures: 1 }
     }
 

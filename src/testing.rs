@@ -472,6 +472,7 @@ fn as_pending(message: &Outgoing) -> Pending {
         sequence: message.sequence,
         id_key: key(&message.id),
         len: message.payload.len(),
+        age: 0,
         expires_in: None,
     }
 }

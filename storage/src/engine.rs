@@ -18,6 +18,7 @@ use crate::message::{
     Pending, Sequence, Stored,
 };
 use crate::payload::{Found, Held, Outgoing, Upload};
+use crate::spread::Spread;
 
 /// What the store does when an id that is still held is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,7 +87,7 @@ pub struct PeerPending {
 }
 
 /// Counters since start and gauges of now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StoreStats {
     /// Pending messages by peer.
     pub pending: Vec<PeerPending>,
@@ -116,6 +117,14 @@ pub struct StoreStats {
     pub index_in_memory: u64,
     /// Seconds of service time.
     pub service_seconds: u64,
+    /// Messages in the mailbox whose time was over, since start; counted when their space is given back.
+    pub expired: u64,
+    /// Bytes in segments whose messages have ended: given back when all of a segment has, or its rest was moved.
+    pub reclaimable_bytes: u64,
+    /// How long each sync of the log took, in seconds. Embedded store only: Redis does not say.
+    pub sync_seconds: Spread,
+    /// Records that each sync covered. Embedded store only.
+    pub sync_records: Spread,
 }
 
 /// What became of a message. Those that ended are remembered for a while: the last 65,536, since the start.
@@ -160,6 +169,11 @@ pub enum Tracked {
     },
     /// Released by its reader.
     Released {
+        /// Its place in our store.
+        sequence: Sequence,
+    },
+    /// Its time in the mailbox was over.
+    Expired {
         /// Its place in our store.
         sequence: Sequence,
     },

@@ -88,8 +88,8 @@ impl Keeper {
         }
         for item in cold.all_mail() {
             match item {
-                Ok((_, entry)) if entry.is_expired(now, shared.message_ttl()) => {
-                    lock(&shared.state).remove_cold(&entry);
+                Ok((key, entry)) if entry.is_expired(now, shared.message_ttl()) => {
+                    lock(&shared.state).expire_cold(key, &entry);
                 }
                 // Something is needed, or the index is damaged, which the next lookup deals with.
                 Ok(_) | Err(_) => return,

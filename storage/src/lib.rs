@@ -73,6 +73,7 @@ mod settle;
 mod shared;
 mod space;
 mod spares;
+mod spread;
 mod state;
 mod store;
 mod stored;
@@ -98,4 +99,5 @@ pub use message::{
 };
 pub use options::{IndexFound, OpenReport, StoreOptions};
 pub use payload::{Found, Held, Outgoing, Payload, Pieces, Upload};
+pub use spread::{COUNTS, SECONDS, Spread, Spreading};
 pub use store::Store;

@@ -214,6 +214,8 @@ pub struct Pending {
     pub id_key: u128,
     /// Payload length in bytes.
     pub len: u64,
+    /// Seconds of service time since it was accepted.
+    pub age: u64,
     /// Seconds of service time left before `SEND_TTL` is over; `None` = never.
     pub expires_in: Option<u64>,
 }

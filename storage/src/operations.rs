@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::account::Account;
 use crate::deliveries;
 use crate::engine::{Accepting, Engine, PeerPending, StoreState, StoreStats, Tracked};
 use crate::error::{Result, StoreError};
@@ -290,6 +291,7 @@ impl Engine for Store {
             sequence: Sequence(e.sequence),
             id_key: key,
             len: e.len,
+            age: u64::from(now.saturating_sub(e.time)),
             expires_in: e.expires_in(now, ttl),
         };
         Ok(entries.into_iter().map(pending).collect())
@@ -420,6 +422,8 @@ impl Engine for Store {
             (messages > 0).then(|| PeerPending { peer: peer.clone(), messages, bytes })
         });
         let files: u64 = state.accounts.values().map(|a| u64::from(a.size)).sum();
+        let live = |a: &Account| a.live_bytes.min(u64::from(a.tail));
+        let dead: u64 = state.accounts.values().map(|a| u64::from(a.tail) - live(a)).sum();
         let free = shared.spares.free_count() as u64;
         StoreStats {
             pending: pending.collect(),
@@ -436,6 +440,10 @@ impl Engine for Store {
             damaged: count(&shared.counters.damaged),
             index_in_memory: (state.live.len() + state.dead.len()) as u64,
             service_seconds: u64::from(shared.now()),
+            expired: state.expired,
+            reclaimable_bytes: dead,
+            sync_seconds: shared.counters.sync_seconds.spread(),
+            sync_records: shared.counters.sync_records.spread(),
         }
     }
 

@@ -13,6 +13,8 @@ pub(crate) enum End {
     Dropped,
     /// By its reader.
     Released,
+    /// Its time in the mailbox was over.
+    Expired,
 }
 
 /// First in, first out.

@@ -102,6 +102,17 @@ impl Reader<'_> {
 
     /// The newest of some mailbox messages. Blocks.
     pub(crate) fn find(self, keys: &[u128]) -> Result<Option<(u128, Entry)>> {
+        let newest = self.find_expired_too(keys)?;
+        Ok(newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())))
+    }
+
+    /// One of some mailbox messages whose time is over, as long as its space was not given back. Blocks.
+    pub(crate) fn expired(self, keys: &[u128]) -> Result<Option<Entry>> {
+        let newest = self.find_expired_too(keys)?.map(|(_, entry)| entry);
+        Ok(newest.filter(|e| e.is_expired(self.shared.now(), self.shared.message_ttl())))
+    }
+
+    fn find_expired_too(self, keys: &[u128]) -> Result<Option<(u128, Entry)>> {
         let mut newest: Option<(u128, Entry)> = None;
         for key in keys {
             let entry = self.find_one(*key)?;
@@ -111,7 +122,7 @@ impl Reader<'_> {
                 newest = Some((*key, entry));
             }
         }
-        Ok(newest.filter(|(_, e)| !e.is_expired(self.shared.now(), self.shared.message_ttl())))
+        Ok(newest)
     }
 
     /// The mailbox message under a key, expired or not. Blocks.

@@ -20,7 +20,7 @@ pub(crate) fn drop_stale(state: &mut State, now: u32, ttl: Option<u32>, expired_
             } else {
                 match current(&state.live, &recent) {
                     Some(e) if expired_too && e.class != Class::Outgoing && e.is_expired(now, ttl) => {
-                        state.remove(recent.key, recent.sequence);
+                        state.expire(recent.key, recent.sequence);
                         false
                     }
                     found => found.is_some(),

@@ -15,19 +15,38 @@ use crate::options::StoreOptions;
 use crate::progress::LaneProgress;
 use crate::space::Space;
 use crate::spares::Spares;
+use crate::spread::{COUNTS, SECONDS, Spreading};
 use crate::state::State;
 use crate::upload::Written;
 
 /// Counters for [`StoreStats`](crate::StoreStats).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) appends: AtomicU64,
     pub(crate) syncs: AtomicU64,
+    pub(crate) sync_seconds: Spreading,
+    pub(crate) sync_records: Spreading,
     pub(crate) repeated: AtomicU64,
     pub(crate) damaged: AtomicU64,
     pub(crate) in_memory: AtomicUsize,
     /// Segments begun.
     pub(crate) begun: AtomicU64,
+}
+
+impl Counters {
+    /// With the damaged frames that recovery found.
+    pub(crate) fn new(damaged: u64) -> Self {
+        Self {
+            appends: AtomicU64::default(),
+            syncs: AtomicU64::default(),
+            sync_seconds: Spreading::new(SECONDS),
+            sync_records: Spreading::new(COUNTS),
+            repeated: AtomicU64::default(),
+            damaged: AtomicU64::new(damaged),
+            in_memory: AtomicUsize::default(),
+            begun: AtomicU64::default(),
+        }
+    }
 }
 
 /// Runs what blocks off the async workers.

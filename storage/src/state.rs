@@ -16,7 +16,7 @@ pub(crate) use crate::entry::{DeadEntry, Death, Entry, Recent};
 use crate::frame::{Class, Place};
 use crate::message::{DeliveryIdentity, Incarnation};
 use crate::parties::Parties;
-use crate::past::Past;
+use crate::past::{End, Past};
 use crate::progress::Ended;
 use crate::queued::{Queued, QueuedMessage};
 use crate::segment::Lane;
@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Payload bytes of all dead letters.
     pub(crate) dead_bytes: u64,
     pub(crate) mailbox: u64,
+    /// Mailbox messages whose time was over, since the start.
+    pub(crate) expired: u64,
     /// Numbers ended by frames of the batch that is being entered.
     pub(crate) ended: Vec<Ended>,
     /// Numbers of messages in that batch that a newer one of the other lane has superseded.
@@ -89,6 +91,7 @@ impl State {
             cold_dead: 0,
             dead_bytes: 0,
             mailbox: 0,
+            expired: 0,
             ended: Vec::new(),
             superseded: Vec::new(),
             relocations: 0,
@@ -294,6 +297,23 @@ impl State {
         self.uncount(entry);
         self.account(entry, false);
         self.mark_dead(entry.place);
+    }
+
+    /// Ends a mailbox message in memory whose time is over.
+    pub(crate) fn expire(&mut self, key: u128, sequence: u64) {
+        if self.remove(key, sequence).is_some() {
+            self.expired += 1;
+            self.past.note(key, sequence, End::Expired);
+        }
+    }
+
+    /// The same of one in the index on disk.
+    pub(crate) fn expire_cold(&mut self, key: u128, entry: &Entry) {
+        if self.is_current_cold(entry) {
+            self.expired += 1;
+            self.past.note(key, entry.sequence, End::Expired);
+        }
+        self.remove_cold(entry);
     }
 
     /// The index on disk has `entry` now.

@@ -74,7 +74,7 @@ impl Store {
             segment_bytes: recovered.segment_bytes,
             observer,
             status: watch::channel(StoreState::Serving).0,
-            counters: Counters { damaged: AtomicU64::new(recovered.damaged), ..Counters::default() },
+            counters: Counters::new(recovered.damaged),
             service_base: AtomicU64::new(service_base),
             uploads: Mutex::default(),
             unfinished: Mutex::default(),

@@ -39,13 +39,16 @@ pub(crate) fn received(shared: &Arc<Shared>, keys: &[u128]) -> Result<Tracked> {
         let sender = reader.party(entry.party);
         return Ok(Tracked::Held { sender, sequence: Sequence(entry.sequence), len: entry.len });
     }
+    let expired = reader.expired(keys)?;
     let state = lock(&shared.state);
     let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
     if let Some(message) = queued.max_by_key(|message| message.entry.sequence) {
         let sequence = Sequence(message.entry.sequence);
         return Ok(Tracked::Held { sender: message.party.clone(), sequence, len: message.entry.len });
     }
-    Ok(of_past(keys.iter().filter_map(|key| state.past.last(*key)).max_by_key(|(sequence, _)| *sequence)))
+    let past = keys.iter().filter_map(|key| state.past.last(*key));
+    let expired = expired.map(|entry| (entry.sequence, End::Expired));
+    Ok(of_past(past.chain(expired).max_by_key(|(sequence, _)| *sequence)))
 }
 
 fn of_past(past: Option<(u64, End)>) -> Tracked {
@@ -54,6 +57,7 @@ fn of_past(past: Option<(u64, End)>) -> Tracked {
         Some((sequence, End::Delivered)) => Tracked::Delivered { sequence: Sequence(sequence) },
         Some((sequence, End::Dropped)) => Tracked::Dropped { sequence: Sequence(sequence) },
         Some((sequence, End::Released)) => Tracked::Released { sequence: Sequence(sequence) },
+        Some((sequence, End::Expired)) => Tracked::Expired { sequence: Sequence(sequence) },
     }
 }
 

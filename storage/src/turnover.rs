@@ -207,9 +207,9 @@ impl Keeper {
                 continue;
             }
             if state.live.get(&key).is_some_and(|e| e.place == place) {
-                state.remove(key, sequence);
+                state.expire(key, sequence);
             } else if let Some(entry) = in_cold {
-                state.remove_cold(&entry);
+                state.expire_cold(key, &entry);
                 drop(state);
                 if let Some(cold) = &shared.cold() {
                     cold.remove(key, &entry).map_err(|e| shared.cold_failed(&e))?;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -298,9 +299,11 @@ impl LaneWriter {
         (self.at.end, self.staged) = batch.into_tail(&mut self.at.tail);
         self.shared.space.set_left(self.lane, u64::from(self.at.size).saturating_sub(self.at.end));
         let tail = Place { segment: self.at.segment, offset: self.at.end as u32 };
+        let records = written.len();
         let AfterSync { replies, ended } = publish(&self.shared, self.lane, tail, written);
         let progress = &self.shared.progress[self.lane.index()];
         progress.sync_start.begin(self.shared.options.clock.elapsed());
+        let began = Instant::now();
         let synced = self.at.file.sync_data();
         progress.sync_start.end();
         if let Err(e) = synced {
@@ -310,7 +313,10 @@ impl LaneWriter {
             }
             return Err(error);
         }
-        self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        counters.syncs.fetch_add(1, Ordering::Relaxed);
+        counters.sync_seconds.note(began.elapsed().as_secs_f64());
+        counters.sync_records.note(records as f64);
         let mut deferred = progress.became_synced();
         deferred.ended.extend(ended);
         if !deferred.ended.is_empty() {

@@ -252,6 +252,7 @@ struct Beat {
     dead: u64,
     time: u64,
     used: u64,
+    mail_expired: u64,
 }
 
 impl Beat {
@@ -259,7 +260,7 @@ impl Beat {
         fn get<T: FromRedisValue>(value: &Value) -> Option<T> {
             T::from_redis_value_ref(value).ok()
         }
-        let [peers, died, gone, budget, mailbox, dead, time, used] = answer else {
+        let [peers, died, gone, budget, mailbox, dead, time, used, mail_expired] = answer else {
             return None;
         };
         let peers: Vec<(String, String, u64, u64)> = get(peers)?;
@@ -278,6 +279,7 @@ impl Beat {
             dead: get(dead)?,
             time: get(time)?,
             used: get(used)?,
+            mail_expired: get(mail_expired)?,
         })
     }
 }
@@ -308,6 +310,7 @@ impl Inner {
         stats.mailbox_messages = beat.mailbox;
         stats.dead_letters = beat.dead;
         stats.used_bytes = beat.used;
+        stats.expired += beat.mail_expired;
         stats.quota_bytes = self.options.max_bytes;
         stats.service_seconds = beat.time.saturating_sub(FIRST_SECOND);
     }

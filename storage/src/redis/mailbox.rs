@@ -154,5 +154,6 @@ pub(super) fn tracked((sequence, end): (u64, End)) -> Tracked {
         End::Delivered => Tracked::Delivered { sequence },
         End::Dropped => Tracked::Dropped { sequence },
         End::Released => Tracked::Released { sequence },
+        End::Expired => Tracked::Expired { sequence },
     }
 }

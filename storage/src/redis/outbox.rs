@@ -48,14 +48,14 @@ impl RedisStore {
         let all: Vec<(u64, u64, u64, String)> = self
             .inner
             .ask(Way::Read, &SCRIPTS.list, |call| {
-                call.arg(peer.as_str()).arg(after.0).arg(limit).arg(self.send_ttl());
+                call.arg(peer.as_str()).arg(after.0).arg(limit);
             })
             .await?;
-        let pending = |(sequence, len, left, id): (u64, u64, u64, String)| {
+        let pending = |(sequence, len, age, id): (u64, u64, u64, String)| {
             let id = MessageId::new(id).ok()?;
             let id_key = self.inner.key(Class::Outgoing, peer.as_str(), &id);
-            let expires_in = self.inner.options.send_ttl.map(|_| left);
-            Some(Pending { sequence: Sequence(sequence), id_key, len, expires_in })
+            let expires_in = self.inner.options.send_ttl.map(|ttl| ttl.as_secs().saturating_sub(age));
+            Some(Pending { sequence: Sequence(sequence), id_key, len, age, expires_in })
         };
         Ok(all.into_iter().filter_map(pending).collect())
     }

@@ -84,7 +84,7 @@ end
 
 -- Expiry, in service time.
 local time = tonumber(redis.call('HGET', P .. 'state', 'time') or '0')
-local died, gone = {}, 0
+local died, gone, mail_expired = {}, 0, 0
 local function expired(key, ttl, act)
   local damaged = 0
   while ttl > 0 and budget > 0 and damaged < MAX_DAMAGED do
@@ -105,7 +105,10 @@ local function expired(key, ttl, act)
   end
 end
 if not leaves then
-  expired(P .. 'mail', message_ttl, function(seq, m) end_mail(seq, m) end)
+  expired(P .. 'mail', message_ttl, function(seq, m)
+    end_mail(seq, m)
+    mail_expired = mail_expired + 1
+  end)
   for _, peer in ipairs(peers) do
     expired(P .. 'pend:' .. peer, send_ttl, function(seq, m)
       gone = gone + (bury(peer, seq, '0', dead_max) or 0)
@@ -123,5 +126,5 @@ end
 local used = redis.call('HGET', P .. 'state', 'used')
 return {
   counts, died, gone, budget, redis.call('ZCARD', P .. 'mail'), redis.call('ZCARD', P .. 'dead'),
-  text(time), used or '0',
+  text(time), used or '0', mail_expired,
 }
