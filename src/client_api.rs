@@ -48,6 +48,14 @@ impl SimpleApi {
         let found = self.mailbox.receive(from, &message_id, wait, call.as_deref()).await?;
         Ok(status::found(found.map(|message| message.payload)))
     }
+
+    fn reply(&self, result: Result<Response, Refusal>) -> Result<Reply<Response>, Status> {
+        let refused = |refusal| {
+            self.mailbox.record.refused(&refusal);
+            status::refused(&refusal)
+        };
+        result.or_else(refused).map(Reply::new)
+    }
 }
 
 /// A wait that ends before the call's own deadline.
@@ -58,31 +66,27 @@ pub(crate) fn within_deadline(wait: Duration, headers: &MetadataMap) -> Duration
     }
 }
 
-fn reply(result: Result<Response, Refusal>) -> Result<Reply<Response>, Status> {
-    result.or_else(|refusal| status::refused(&refusal)).map(Reply::new)
-}
-
 #[tonic::async_trait]
 impl SimpleRequestServer for SimpleApi {
     async fn client_simple_send(
         &self,
         request: Request<ClientSimpleSendRequest>,
     ) -> Result<Reply<Response>, Status> {
-        reply(self.send(request.into_inner()).await)
+        self.reply(self.send(request.into_inner()).await)
     }
 
     async fn client_simple_recv(
         &self,
         request: Request<ClientSimpleRecvRequest>,
     ) -> Result<Reply<Response>, Status> {
-        reply(self.receive(request).await)
+        self.reply(self.receive(request).await)
     }
 
     async fn server_simple_send(
         &self,
         request: Request<ServerSimpleSendRequest>,
     ) -> Result<Reply<Response>, Status> {
-        reply(peer_api::deliver(&self.mailbox, request).await)
+        self.reply(peer_api::deliver(&self.mailbox, request).await)
     }
 }
 

@@ -140,6 +140,7 @@ impl Gateway {
             trust: trust.clone(),
             engine: engine.clone(),
             waiters: hub.waiters.clone(),
+            record: hub.record.clone(),
             max_message_bytes: settings.max_message_bytes,
             max_stream_bytes: settings.max_stream_bytes,
             uploads: [settings.max_uploads; 2].map(|seats| Arc::new(Semaphore::new(seats))),

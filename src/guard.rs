@@ -1,7 +1,6 @@
 //! Stands before every service: a call that [`crate::access`] does not allow goes no further.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -11,20 +10,24 @@ use tonic::codegen::http::{Extensions, Request, Response};
 
 use crate::access::{self, Caller, Denied, Right};
 use crate::listen::ConnectionInfo;
+use crate::mailbox::Refusal;
+use crate::record::Record;
 use crate::seldom::Seldom;
 use crate::status;
 
 /// The layer.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Guard(Arc<Refused>);
-
-#[derive(Debug, Default)]
-struct Refused {
-    calls: AtomicU64,
-    lines: Seldom,
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    record: Arc<Record>,
+    lines: Arc<Seldom>,
 }
 
 impl Guard {
+    /// What it refuses is told to `record`.
+    pub(crate) fn new(record: Arc<Record>) -> Self {
+        Self { record, lines: Arc::default() }
+    }
+
     /// The answer to a call that goes no further.
     fn stops(&self, path: &str, call: &Extensions) -> Option<Response<Body>> {
         // A service that the table does not know is not served, whoever calls.
@@ -36,9 +39,9 @@ impl Guard {
         let info = call.get::<ConnectionInfo>();
         let caller = info.map_or(Caller::Anyone, ConnectionInfo::caller);
         access::may(&caller, right).inspect_err(|why| {
-            self.0.calls.fetch_add(1, Ordering::Relaxed);
+            self.record.refused(&Refusal::Denied(why.clone()));
             let from = info.map(ConnectionInfo::from);
-            self.0.lines.tell(|before| tracing::warn!(?from, path, %why, more = before, "call refused"));
+            self.lines.tell(|before| tracing::warn!(?from, path, %why, more = before, "call refused"));
         })
     }
 }

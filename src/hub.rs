@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use petnet_storage::{DeadLetter, Held, Observer, PartyId, Sequence};
 
 use crate::forwarder::Wakes;
+use crate::record::Record;
 use crate::subscriptions::Subscriptions;
 use crate::waiting::Waiters;
 
@@ -20,6 +21,8 @@ pub(crate) struct Hub {
     pub(crate) subscriptions: Arc<Subscriptions>,
     /// What wakes the forwarders of each peer.
     peers: RwLock<HashMap<PartyId, Arc<Wakes>>>,
+    /// What happens is told here.
+    pub(crate) record: Arc<Record>,
 }
 
 impl Hub {
@@ -27,7 +30,7 @@ impl Hub {
     pub(crate) fn new(max_waiting: usize, max_subscriptions: usize) -> Arc<Self> {
         let waiters = Arc::new(Waiters::new(max_waiting));
         let subscriptions = Subscriptions::new(max_subscriptions);
-        Arc::new(Self { waiters, subscriptions, peers: RwLock::default() })
+        Arc::new(Self { waiters, subscriptions, peers: RwLock::default(), record: Arc::default() })
     }
 
     /// What will wake the forwarders of a peer. `None`: it has some already.
@@ -69,6 +72,7 @@ impl Observer for Hub {
     }
 
     fn died(&self, letter: &DeadLetter) {
+        self.record.died(letter);
         tracing::warn!(
             peer = %letter.receiver, id = %letter.id, bytes = letter.len, reason = %letter.reason,
             "message became a dead letter"

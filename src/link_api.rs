@@ -237,7 +237,11 @@ impl Link {
             self.under_way -= results.len();
             for (tag, result) in results {
                 self.large.remove(&tag);
-                match result.map_err(|refusal| status::refused(&refusal)) {
+                let refused = |refusal| {
+                    self.mailbox.record.refused(&refusal);
+                    status::refused(&refusal)
+                };
+                match result.map_err(refused) {
                     Ok(()) => self.answered.kept(tag),
                     Err(Ok(response)) => self.answered.refused(tag, response),
                     // Passes by itself or with a restart: the peer is to come again.
@@ -290,15 +294,18 @@ async fn store(
         let arrival = identity.and_then(|i| mailbox.arrival(Some(sender), &message_id, payload, Some(i)));
         match arrival {
             Ok(arrival) => {
-                tags.push((tag, message_id));
+                tags.push((tag, arrival.id.clone(), arrival.payload.len() as u64));
                 arrivals.push(arrival);
             }
             Err(refusal) => results.push((tag, peer_api::tell(Some(sender), &message_id, Err(refusal)))),
         }
     }
     let stored = mailbox.engine.store_many(arrivals).await;
-    for ((tag, id), stored) in tags.into_iter().zip(stored) {
-        results.push((tag, peer_api::tell(Some(sender), &id, stored.map_err(Refusal::from))));
+    for ((tag, id, len), stored) in tags.into_iter().zip(stored) {
+        if let Ok(stored) = stored {
+            mailbox.record.stored(Some(sender), &id, len, stored);
+        }
+        results.push((tag, peer_api::tell(Some(sender), id.as_str(), stored.map_err(Refusal::from))));
     }
     results
 }

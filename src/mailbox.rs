@@ -10,6 +10,7 @@
 mod finding;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use petnet_storage::{
@@ -19,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Denied};
+use crate::record::Record;
 use crate::trust::Current;
 use crate::waiting::Waiters;
 
@@ -124,6 +126,8 @@ pub(crate) struct Mailbox {
     pub(crate) engine: Arc<dyn Engine>,
     /// Receives that wait.
     pub(crate) waiters: Arc<Waiters>,
+    /// What happens is told here.
+    pub(crate) record: Arc<Record>,
     /// `MAX_MESSAGE_BYTES`.
     pub(crate) max_message_bytes: u64,
     /// `MAX_STREAM_BYTES`; 0: what there is room for.
@@ -137,8 +141,11 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     /// Takes a client's message for another party. `Ok` means accepted.
     pub(crate) async fn accept(&self, receiver: &str, id: &str, payload: Bytes) -> Result<Sequence, Refusal> {
+        let (since, len) = (Instant::now(), payload.len() as u64);
         let (receiver, id, payload) = self.message(receiver, id, payload)?;
-        Ok(self.engine.accept(&receiver, &id, payload).await?)
+        let sequence = self.engine.accept(&receiver, &id, payload).await?;
+        self.record.accepted(&receiver, &id, sequence, len, since);
+        Ok(sequence)
     }
 
     /// Takes many messages (receiver, id, payload), each for itself; they share a sync. Returns when they have their places
@@ -147,20 +154,28 @@ impl Mailbox {
         &self,
         messages: Vec<(String, String, Bytes)>,
     ) -> impl Future<Output = Vec<Result<Sequence, Refusal>>> + Send + use<> {
+        let since = Instant::now();
         let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(messages.len());
         let mut checked = Vec::with_capacity(messages.len());
         for (receiver, id, payload) in messages {
             let message = self.message(&receiver, &id, payload);
             refused.push(message.map(|message| checked.push(message)).err());
         }
+        let named: Vec<_> = checked
+            .iter()
+            .map(|(receiver, id, payload)| (receiver.clone(), id.clone(), payload.len()))
+            .collect();
         let accepting = self.engine.accept_many(checked).await;
+        let record = self.record.clone();
         async move {
-            let mut accepted = accepting.await.into_iter();
-            let of = |refusal: Option<Refusal>| match refusal {
-                Some(refusal) => Err(refusal),
-                None => accepted.next().unwrap_or(Err(StoreError::Closed)).map_err(Refusal::from),
+            let mut accepted = accepting.await.into_iter().zip(named);
+            let mut next = || {
+                let (accepted, (receiver, id, len)) = accepted.next().ok_or(StoreError::Closed)?;
+                let sequence = accepted?;
+                record.accepted(&receiver, &id, sequence, len as u64, since);
+                Ok(sequence)
             };
-            refused.into_iter().map(of).collect()
+            refused.into_iter().map(|refusal| refusal.map_or_else(&mut next, Err)).collect()
         }
     }
 
@@ -222,7 +237,10 @@ impl Mailbox {
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored, Refusal> {
         let arrival = self.arrival(sender.as_ref(), id, payload, identity)?;
-        Ok(self.engine.store(arrival).await?)
+        let (id, len) = (arrival.id.clone(), arrival.payload.len() as u64);
+        let stored = self.engine.store(arrival).await?;
+        self.record.stored(sender.as_ref(), &id, len, stored);
+        Ok(stored)
     }
 
     /// What a peer delivers, if it may.
@@ -304,6 +322,7 @@ mod tests {
             ),
             engine: FakeEngine::new(Arc::new(petnet_storage::NoObserver)),
             waiters,
+            record: Arc::default(),
             max_message_bytes: LIMIT,
             max_stream_bytes: 2 * LIMIT,
             uploads: [2, 2].map(|seats| Arc::new(Semaphore::new(seats))),

@@ -42,6 +42,13 @@ pub(crate) struct MailboxApi {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+impl MailboxApi {
+    /// Counts a refusal and says it.
+    fn refuse(&self) -> impl Fn(Refusal) -> Status + '_ {
+        refuse(&self.mailbox)
+    }
+}
+
 #[tonic::async_trait]
 impl MailboxService for MailboxApi {
     type ReceiveStreamStream = Answers<ReceivePiece>;
@@ -49,7 +56,8 @@ impl MailboxService for MailboxApi {
 
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<Accepted>, Status> {
         let SendRequest { message_id, receiver_id, payload } = request.into_inner();
-        let accepted = self.mailbox.accept(&receiver_id, &message_id, payload).await.map_err(status::of)?;
+        let accepted =
+            self.mailbox.accept(&receiver_id, &message_id, payload).await.map_err(self.refuse())?;
         Ok(Response::new(Accepted { sequence: accepted.0 }))
     }
 
@@ -59,9 +67,9 @@ impl MailboxService for MailboxApi {
         // Read, and small; it may wait for long.
         drop(call.as_ref().and_then(|call| call.take_asked()));
         let wait = within_deadline(Duration::from_millis(request.wait_ms.into()), &headers);
-        let from = sender(&request.sender_id).map_err(status::of)?;
+        let from = sender(&request.sender_id).map_err(self.refuse())?;
         let found = self.mailbox.receive(from, &request.message_id, wait, call.as_deref());
-        let message = found.await.map_err(status::of)?.map(|message| Received {
+        let message = found.await.map_err(self.refuse())?.map(|message| Received {
             message_id: message.id.as_str().to_owned(),
             sender_id: name(message.sender.as_ref()),
             sequence: message.sequence.0,
@@ -88,22 +96,26 @@ impl MailboxService for MailboxApi {
         let call = Call::of(&call);
         drop(call.as_ref().and_then(|call| call.take_asked()));
         let wait = within_deadline(Duration::from_millis(request.wait_ms.into()), &headers);
-        let from = sender(&request.sender_id).map_err(status::of)?;
-        let id = MessageId::new(request.message_id).map_err(|e| status::of(e.into()))?;
-        let found = self.mailbox.find(&from, &id, wait).await.map_err(status::of)?;
-        if let (Some(call), Some(found)) = (call, &found) {
-            call.room_for_answer(pieces::in_memory(found)).await;
+        let from = sender(&request.sender_id).map_err(self.refuse())?;
+        let id = MessageId::new(request.message_id).map_err(|e| self.refuse()(e.into()))?;
+        let found = self.mailbox.find(&from, &id, wait).await.map_err(self.refuse())?;
+        if let Some(found) = &found {
+            if let Some(call) = call {
+                call.room_for_answer(pieces::in_memory(found)).await;
+            }
+            let record = &self.mailbox.record;
+            record.read(found.sender.as_ref(), &found.id, found.sequence, found.payload.len());
         }
         Ok(Response::new(pieces::receive(found)))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
-        let released = release(&self.mailbox, request.into_inner()).await.map_err(status::of)?;
+        let released = release(&self.mailbox, request.into_inner()).await.map_err(self.refuse())?;
         Ok(Response::new(ReleaseResponse { released }))
     }
 
     async fn track(&self, request: Request<TrackRequest>) -> Result<Response<TrackResponse>, Status> {
-        let tracked = track(&self.mailbox, request.into_inner()).await.map_err(status::of)?;
+        let tracked = track(&self.mailbox, request.into_inner()).await.map_err(self.refuse())?;
         Ok(Response::new(told(tracked)))
     }
 
@@ -111,11 +123,19 @@ impl MailboxService for MailboxApi {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.mailbox.open().map_err(status::of)?;
+        self.mailbox.open().map_err(self.refuse())?;
         let call = Call::of(request.extensions());
         let (mailbox, subscriptions) = (self.mailbox.clone(), self.subscriptions.clone());
         let exchange = Exchange::new(mailbox, subscriptions, call, request.into_inner(), self.max_age);
         Ok(Response::new(exchange.answers()))
+    }
+}
+
+/// Counts a refusal and says it.
+fn refuse(mailbox: &Mailbox) -> impl Fn(Refusal) -> Status + '_ {
+    |refusal| {
+        mailbox.record.refused(&refusal);
+        status::of(refusal)
     }
 }
 
@@ -133,8 +153,19 @@ async fn release(mailbox: &Mailbox, request: ReleaseRequest) -> Result<u64, Refu
     mailbox.open()?;
     let from = sender(&request.sender_id)?;
     match request.which {
-        Some(Which::MessageId(id)) => Ok(mailbox.engine.release(&from, &MessageId::new(id)?).await?.into()),
-        Some(Which::Topic(topic)) => Ok(mailbox.engine.release_topic(&from, &topic).await?),
+        Some(Which::MessageId(id)) => {
+            let id = MessageId::new(id)?;
+            let released = mailbox.engine.release(&from, &id).await?;
+            if released {
+                mailbox.record.released(&from, &id);
+            }
+            Ok(released.into())
+        }
+        Some(Which::Topic(topic)) => {
+            let released = mailbox.engine.release_topic(&from, &topic).await?;
+            mailbox.record.released_topic(released);
+            Ok(released)
+        }
         None => Err(Refusal::Invalid("a release names a message_id or a topic".into())),
     }
 }

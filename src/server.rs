@@ -72,6 +72,7 @@ impl Server {
         health: HealthApi,
     ) -> Self {
         let limit = message_limit(simple.mailbox.max_message_bytes);
+        let record = simple.mailbox.record.clone();
         let simple = SimpleRequestServerServer::new(simple)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit);
@@ -79,7 +80,7 @@ impl Server {
         let calls = Calls::new(limits.call_bytes, limit.max(MAX_FRAME_BYTES) as u64);
         let router = server_settings(limits)
             .layer(CountCalls(calls.clone()))
-            .layer(Guard::default())
+            .layer(Guard::new(record))
             .add_service(simple)
             .add_service(
                 MailboxServer::new(mailbox).max_decoding_message_size(limit).max_encoding_message_size(limit),

@@ -57,9 +57,13 @@ impl Large {
         }
         let Some(Uploading { upload, seat }) = lease.take() else { return Err(Refusal::Interrupted) };
         // A task of its own: all of it is here, and should the stream break now, the next one finds it known.
-        let (sender, named) = (self.sender.clone(), id.clone());
+        let (sender, named, len) = (self.sender.clone(), id.clone(), self.len);
+        let record = self.mailbox.record.clone();
         let storing = tokio::spawn(async move {
             let stored = upload.store(Some(&sender), &named, Some(identity)).await;
+            if let Ok(stored) = stored {
+                record.stored(Some(&sender), &named, len, stored);
+            }
             drop((lease, seat));
             stored
         });

@@ -103,7 +103,11 @@ impl Mailbox {
                 Err(StoreError::Gone { .. }) => {}
                 // It is there, and Redis went away before it was read.
                 Err(StoreError::Unavailable(why)) => self.until_back(until, why).await?,
-                read => return Ok(Some(read?)),
+                read => {
+                    let message = read?;
+                    self.record.read(message.sender.as_ref(), &message.id, message.sequence, len);
+                    return Ok(Some(message));
+                }
             }
             wait = until.saturating_duration_since(Instant::now());
         }

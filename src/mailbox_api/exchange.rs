@@ -186,18 +186,19 @@ impl Exchange {
             [request.send.len(), request.subscribe.len(), request.unsubscribe.len(), request.release.len()];
         if entries.iter().sum::<usize>() > MAX_ENTRIES {
             let why = format!("a request with more than {MAX_ENTRIES} entries");
-            return self.over(Some(status::of(Refusal::Invalid(why))));
+            let end = super::refuse(&self.mailbox)(Refusal::Invalid(why));
+            return self.over(Some(end));
         }
         let room = self.call.as_ref().and_then(|call| call.take_asked());
         for wanted in request.subscribe {
             if let Err(refusal) = self.subscribe(&wanted) {
-                self.refused.push(refused(0, &refusal));
+                self.refused.push(refused(&self.mailbox, 0, &refusal));
             }
         }
         for wanted in request.unsubscribe {
             match chosen(&wanted) {
                 Ok((which, from)) => self.subscribed.retain(|_, s| !s.is(&which, &from)),
-                Err(refusal) => self.refused.push(refused(0, &refusal)),
+                Err(refusal) => self.refused.push(refused(&self.mailbox, 0, &refusal)),
             }
         }
         for request in request.release {
@@ -265,12 +266,12 @@ impl Exchange {
                             answer.accepted.push(tag);
                             answer.sequences.push(sequence.0);
                         }
-                        Err(refusal) => answer.refused.push(refused(tag, &refusal)),
+                        Err(refusal) => answer.refused.push(refused(&self.mailbox, tag, &refusal)),
                     }
                 }
             }
             Done::Released(result) => {
-                answer.refused.extend(result.err().map(|refusal| refused(0, &refusal)));
+                answer.refused.extend(result.err().map(|refusal| refused(&self.mailbox, 0, &refusal)));
             }
             Done::Found(number, _, Ok(page)) => self.found(number, page),
             // It looks again when the store is back.
@@ -282,7 +283,7 @@ impl Exchange {
             Done::Found(number, _, Err(refusal)) => {
                 self.is_looking = false;
                 self.inbox.looked(number);
-                answer.refused.push(refused(0, &refusal));
+                answer.refused.push(refused(&self.mailbox, 0, &refusal));
             }
         }
     }
@@ -341,7 +342,8 @@ async fn next(incoming: &mut Option<Streaming<ExchangeRequest>>) -> Result<Optio
     }
 }
 
-fn refused(tag: u64, refusal: &Refusal) -> Refused {
+fn refused(mailbox: &Mailbox, tag: u64, refusal: &Refusal) -> Refused {
+    mailbox.record.refused(refusal);
     Refused { tag, error_code: status::number(refusal), error_msg: refusal.to_string() }
 }
 
@@ -395,6 +397,9 @@ async fn received(mailbox: &Mailbox, ticket: &Ticket) -> petnet_storage::Result<
         }
     };
     let Found { sender, id, sequence, len } = message;
+    if payload.len() as u64 == *len {
+        mailbox.record.read(sender.as_ref(), id, *sequence, *len);
+    }
     let sender_id = name(sender.as_ref());
     Ok(Some(Received {
         message_id: id.as_str().to_owned(),

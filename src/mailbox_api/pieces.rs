@@ -1,10 +1,12 @@
 //! Payloads of any size, in pieces: neither way more than a few of them are in memory.
 
+use std::time::Instant;
+
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use petnet_storage::{Held, MessageId, Payload, Sequence};
 use tonic::{Status, Streaming};
 
-use super::{Answers, PIECE_BYTES, name};
+use super::{Answers, PIECE_BYTES, name, refuse};
 use crate::calls::Call;
 use crate::mailbox::{Mailbox, Refusal, Uploader};
 use crate::proto::mailbox::{ReceivePiece, SendPiece};
@@ -21,12 +23,13 @@ pub(super) async fn send(
     mut pieces: Streaming<SendPiece>,
     call: Option<&Call>,
 ) -> Result<Sequence, Status> {
-    let invalid = |why: &str| status::of(Refusal::Invalid(why.into()));
+    let (refuse, since) = (refuse(mailbox), Instant::now());
+    let invalid = |why: &str| refuse(Refusal::Invalid(why.into()));
     let Some(first) = pieces.message().await? else { return Err(invalid("a stream without a piece")) };
-    let id = MessageId::new(first.message_id.as_str()).map_err(|e| status::of(e.into()))?;
-    let receiver = mailbox.receiver(&first.receiver_id).map_err(status::of)?;
+    let id = MessageId::new(first.message_id.as_str()).map_err(|e| refuse(e.into()))?;
+    let receiver = mailbox.receiver(&first.receiver_id).map_err(&refuse)?;
     let len = first.len;
-    let mut uploading = mailbox.begin(Uploader::Client, len).map_err(status::of)?;
+    let mut uploading = mailbox.begin(Uploader::Client, len).map_err(&refuse)?;
     let (mut next, mut is_whole) = (Some(first), len.is_some());
     while let Some(piece) = next {
         is_whole |= piece.last;
@@ -35,11 +38,11 @@ pub(super) async fn send(
         }
         let room = call.and_then(Call::take_asked);
         let all = uploading.upload.len() + piece.payload.len() as u64;
-        mailbox.check_stream(all).map_err(status::of)?;
+        mailbox.check_stream(all).map_err(&refuse)?;
         if len.is_some_and(|len| all > len) {
             return Err(invalid("more bytes than the first piece said"));
         }
-        uploading.upload.push(piece.payload).await.map_err(|e| status::of(e.into()))?;
+        uploading.upload.push(piece.payload).await.map_err(|e| refuse(e.into()))?;
         drop(room);
         next = pieces.message().await?;
     }
@@ -50,7 +53,9 @@ pub(super) async fn send(
     if !is_whole {
         return Err(invalid("the stream ended, and neither a length nor a last piece says that it is whole"));
     }
-    uploading.upload.accept(&receiver, &id).await.map_err(|e| status::of(e.into()))
+    let sequence = uploading.upload.accept(&receiver, &id).await.map_err(|e| refuse(e.into()))?;
+    mailbox.record.accepted(&receiver, &id, sequence, all, since);
+    Ok(sequence)
 }
 
 /// Bytes of a message that is handed out which are in memory at a time.
