@@ -12,9 +12,11 @@
 //! there is one probe per lane at most ([`Reach`]); a message that fails waits alone, the others go on.
 
 mod attempt;
+mod course;
 mod lanes;
+mod under_way;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +26,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::attempt::End;
+pub(crate) use self::course::{Course, LaneCourse};
 use self::lanes::UnderWay;
 pub(crate) use self::lanes::{Lane, Wakes};
+use self::under_way::InFlight;
 use crate::backoff;
 use crate::peer_link::Deliver;
 use crate::reach::{Reach, Room};
+use crate::record::Record;
 use crate::retry_queue::{RetryQueue, Work};
 
 /// Messages read from the store's list at a time.
@@ -39,8 +44,6 @@ const FRESH_LOW: usize = 1024;
 const BATCH: usize = 256;
 /// Most messages read ahead.
 const FRESH_HIGH: usize = FRESH_LOW + PAGE;
-/// Messages larger than the window that are under way at a time. They go in parts, and only parts are in memory.
-const HUGE_AT_ONCE: usize = 4;
 /// Messages of the bulk lane that are under way at a time: the peer has `MAX_UPLOADS` for all its peers.
 const BULK_AT_ONCE: usize = 32;
 /// Most messages that wait for another attempt.
@@ -63,6 +66,14 @@ pub(crate) struct Window {
     pub(crate) retry_cap: Duration,
 }
 
+/// What wakes a forwarder, and where it tells what it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) wakes: Arc<Wakes>,
+    pub(crate) course: Arc<Course>,
+    pub(crate) record: Arc<Record>,
+}
+
 /// Delivers what is pending for one peer in one lane.
 pub(crate) struct Forwarder<L> {
     peer: PartyId,
@@ -70,6 +81,8 @@ pub(crate) struct Forwarder<L> {
     engine: Arc<dyn Engine>,
     link: Arc<L>,
     wakes: Arc<Wakes>,
+    course: Arc<Course>,
+    record: Arc<Record>,
     window: Window,
     reach: Reach,
     /// Read up to here in the store's list.
@@ -85,20 +98,7 @@ pub(crate) struct Forwarder<L> {
     retries: RetryQueue,
     running: JoinSet<Vec<(Sequence, End)>>,
     works: HashMap<Id, Vec<Work>>,
-    in_flight: HashSet<Sequence>,
-    /// Of them, those that the list had again meanwhile.
-    listed_again: HashSet<Sequence>,
-    /// Of usual ones.
-    in_flight_bytes: u64,
-    /// Larger ones.
-    in_flight_huge: usize,
-}
-
-/// Whether a message fits the window at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
-    Usual,
-    Huge,
+    in_flight: InFlight,
 }
 
 impl<L: Deliver> Forwarder<L> {
@@ -108,15 +108,18 @@ impl<L: Deliver> Forwarder<L> {
         lane: Lane,
         engine: Arc<dyn Engine>,
         link: L,
-        wakes: Arc<Wakes>,
+        told: Told,
         window: Window,
     ) -> Self {
+        let Told { wakes, course, record } = told;
         Self {
             peer,
             lane,
             engine,
             link: Arc::new(link),
             wakes,
+            course,
+            record,
             window,
             reach: Reach::new(window.retry_cap),
             cursor: Sequence(0),
@@ -128,10 +131,7 @@ impl<L: Deliver> Forwarder<L> {
             retries: RetryQueue::new(RETRIES),
             running: JoinSet::new(),
             works: HashMap::new(),
-            in_flight: HashSet::new(),
-            listed_again: HashSet::new(),
-            in_flight_bytes: 0,
-            in_flight_huge: 0,
+            in_flight: InFlight::new(window),
         }
     }
 
@@ -139,6 +139,10 @@ impl<L: Deliver> Forwarder<L> {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let wakes = self.wakes.clone();
         while !stop.is_cancelled() {
+            if self.course.take_at_once(self.lane) {
+                self.reach.open_now(Instant::now().into_std());
+                self.retries.all_due(Instant::now().into_std());
+            }
             self.look();
             if self.wants_page()
                 && let Err(error) = self.read_page().await
@@ -149,7 +153,10 @@ impl<L: Deliver> Forwarder<L> {
                 tracing::warn!(peer = %self.peer, %error, "cannot read what is pending; trying again");
                 self.read_not_before = Some(Instant::now() + READ_PAUSE);
             }
-            self.start_what_may();
+            if !self.course.is_paused() {
+                self.start_what_may();
+            }
+            self.tell();
             let again = self.wants_page();
             let alarm = self.alarm();
             tokio::select! {
@@ -214,14 +221,24 @@ impl<L: Deliver> Forwarder<L> {
             if !self.lane.takes(len) || self.retries.contains(sequence) {
                 continue;
             }
-            if self.in_flight.contains(&sequence) {
-                self.listed_again.insert(sequence);
-            } else {
+            if !self.in_flight.has_listed(sequence) {
                 self.fresh.entry(sequence).or_insert(Work { pending, failures: 0 });
             }
         }
         debug_assert!(self.fresh.len() <= FRESH_HIGH);
         Ok(())
+    }
+
+    /// Tells how it goes.
+    fn tell(&self) {
+        self.course.note(
+            self.lane,
+            LaneCourse {
+                in_flight: self.in_flight.len(),
+                down_since: self.reach.down_since().map(Instant::from_std),
+                next_attempt: self.reach.opens_at().map(Instant::from_std),
+            },
+        );
     }
 
     fn start_what_may(&mut self) {
@@ -240,7 +257,7 @@ impl<L: Deliver> Forwarder<L> {
                 self.fresh.insert(work.pending.sequence, work);
                 break;
             };
-            self.count_in(&work);
+            self.in_flight.begin(&work.pending);
             if room == Room::Probe {
                 self.reach.probing(work.pending.sequence);
                 self.start(work, guard);
@@ -269,11 +286,11 @@ impl<L: Deliver> Forwarder<L> {
         let mut full = [false; 2];
         let mut found = None;
         for work in self.retries.due(now.into_std()).chain(self.fresh.values()) {
-            let size = self.size_of(work.pending.len);
+            let size = self.in_flight.size_of(work.pending.len);
             if full[size as usize] || !self.wakes.is_free(work.pending.id_key) {
                 continue;
             }
-            if self.fits(work.pending.len) {
+            if self.in_flight.fits(work.pending.len) {
                 found = Some(*work);
                 break;
             }
@@ -284,17 +301,6 @@ impl<L: Deliver> Forwarder<L> {
             }
         }
         found.map(|work| self.take(work))
-    }
-
-    fn size_of(&self, len: u64) -> Size {
-        if len > self.window.bytes { Size::Huge } else { Size::Usual }
-    }
-
-    fn fits(&self, len: u64) -> bool {
-        match self.size_of(len) {
-            Size::Usual => self.in_flight_bytes == 0 || self.in_flight_bytes + len <= self.window.bytes,
-            Size::Huge => self.in_flight_huge < HUGE_AT_ONCE,
-        }
     }
 
     /// Any message that was not tried yet, else what failed least. Were it always the oldest, a few messages that
@@ -313,24 +319,6 @@ impl<L: Deliver> Forwarder<L> {
         self.fresh.remove(&work.pending.sequence);
         self.retries.remove(work.pending.sequence);
         work
-    }
-
-    fn count_in(&mut self, work: &Work) {
-        let Pending { sequence, len, .. } = work.pending;
-        self.in_flight.insert(sequence);
-        match self.size_of(len) {
-            Size::Usual => self.in_flight_bytes += len,
-            Size::Huge => self.in_flight_huge += 1,
-        }
-    }
-
-    fn count_out(&mut self, work: &Work) {
-        let Pending { sequence, len, .. } = work.pending;
-        self.in_flight.remove(&sequence);
-        match self.size_of(len) {
-            Size::Usual => self.in_flight_bytes -= len,
-            Size::Huge => self.in_flight_huge -= 1,
-        }
     }
 
     fn start(&mut self, work: Work, guard: UnderWay) {
@@ -373,10 +361,9 @@ impl<L: Deliver> Forwarder<L> {
         };
         let mut ends: HashMap<Sequence, End> = ends.into_iter().collect();
         for work in self.works.remove(&id).unwrap_or_default() {
-            self.count_out(&work);
+            let was_listed_again = self.in_flight.end(&work.pending);
             let end = ends.remove(&work.pending.sequence);
             // It may have been gone for us only, while another gateway delivered to this peer.
-            let was_listed_again = self.listed_again.remove(&work.pending.sequence);
             self.forgotten |= was_listed_again && matches!(end, Some(End::Gone));
             self.take_end(work, end);
         }
@@ -386,7 +373,11 @@ impl<L: Deliver> Forwarder<L> {
     fn take_end(&mut self, work: Work, end: Option<End>) {
         let sequence = work.pending.sequence;
         match end {
-            Some(End::Settled) => self.answered(),
+            Some(End::Delivered(id)) => {
+                self.record.delivered(&self.peer, &id, sequence, work.pending.len);
+                self.answered();
+            }
+            Some(End::Refused) => self.answered(),
             Some(End::Gone) => self.reach.nothing_learnt(sequence),
             Some(End::Again { id, reason, whole_peer }) => self.again(work, &id, &reason, whole_peer),
             Some(End::Store(StoreError::Closed | StoreError::Poisoned(_))) => {
@@ -424,6 +415,8 @@ impl<L: Deliver> Forwarder<L> {
     /// (others came through meanwhile). It then waits alone and the peer does not count as down.
     fn again(&mut self, work: Work, id: &MessageId, reason: &str, whole_peer: bool) {
         let failures = work.failures + 1;
+        self.course.failed(reason);
+        self.record.failed(&self.peer, id, work.pending.sequence, reason);
         if failures == TELL_AFTER {
             tracing::warn!(peer = %self.peer, id = %id, failures, reason, "message is hard to deliver; going on trying");
         } else {
@@ -460,6 +453,10 @@ impl<L: Deliver> Forwarder<L> {
     /// When something becomes possible by time alone.
     fn alarm(&self) -> Option<Instant> {
         let now = Instant::now();
+        if self.course.is_paused() {
+            // Resuming wakes.
+            return self.read_not_before.filter(|at| *at > now);
+        }
         let after_pause = match self.reach.opens_at().map(Instant::from_std) {
             // Closed: what becomes due meanwhile makes no difference.
             Some(opens) if opens > now => Some(opens),

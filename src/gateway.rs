@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{AdminApi, AdminSocket};
 use crate::client_api::SimpleApi;
 use crate::config::Settings;
 use crate::health::HealthApi;
@@ -21,11 +22,14 @@ use crate::link_api::{LinkApi, Partials};
 use crate::listen::Connections;
 use crate::mailbox::Mailbox;
 use crate::mailbox_api::MailboxApi;
+use crate::meters::now_ms;
+use crate::overview::{Identity, Minute, Overview};
 use crate::parties::Parties;
+use crate::paused::Paused;
 use crate::peers::Peers;
 use crate::reload::Reload;
 use crate::server::Server;
-use crate::store;
+use crate::store::{self, Opened};
 #[cfg(test)]
 use crate::trust::Current;
 use crate::trust::Trust;
@@ -63,6 +67,8 @@ pub struct Gateway {
     #[cfg(test)]
     partials: Arc<Partials>,
     server: Server,
+    admin: Option<AdminSocket>,
+    overview: Arc<Overview>,
     peers: Arc<Peers>,
     reload: Arc<Notify>,
     #[cfg(test)]
@@ -79,10 +85,9 @@ impl Gateway {
         // Before the store: opening a large one only to find the port in use would be a waste.
         let listener = listen(settings.listen_addr)?;
         let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
-        let (engine, found) =
-            store::open(&settings, listener.local_addr().unwrap_or(settings.listen_addr), hub.clone())
-                .await?;
-        Self::assemble(settings, parties, hub, engine, found, listener).await
+        let addr = listener.local_addr().unwrap_or(settings.listen_addr);
+        let opened = store::open(&settings, addr, hub.clone()).await?;
+        Self::assemble(settings, parties, hub, opened, listener).await
     }
 
     /// A whole gateway over an engine that is open already and reports to `hub`.
@@ -94,7 +99,14 @@ impl Gateway {
         engine: Arc<dyn Engine>,
     ) -> Result<Self, StartError> {
         let listener = listen(settings.listen_addr)?;
-        Self::assemble(settings, parties, hub, engine, String::new(), listener).await
+        let opened = Opened {
+            engine,
+            found: String::new(),
+            kind: "test",
+            place: String::new(),
+            accepted_means: String::new(),
+        };
+        Self::assemble(settings, parties, hub, opened, listener).await
     }
 
     /// Receives that wait.
@@ -119,15 +131,21 @@ impl Gateway {
         settings: Settings,
         parties: Parties,
         hub: Arc<Hub>,
-        engine: Arc<dyn Engine>,
-        found: String,
+        opened: Opened,
         listener: TcpListener,
     ) -> Result<Self, StartError> {
+        let engine = opened.engine.clone();
         let addr = listener.local_addr().unwrap_or(settings.listen_addr);
         let draining = CancellationToken::new();
         let trust = Trust::new(&settings, parties.clone(), 0).map_err(StartError::Tls)?;
         let (sender, trust) = watch::channel(Arc::new(trust));
-        let peers = Arc::new(Peers::new(&settings, hub.clone(), engine.clone(), trust.clone()));
+        let peers = Arc::new(Peers::new(
+            &settings,
+            hub.clone(),
+            engine.clone(),
+            trust.clone(),
+            Paused::load(&settings.data_dir),
+        ));
         peers.start(&parties);
         peers.tell_of_strangers().await;
         let reload = Arc::<Notify>::default();
@@ -156,18 +174,36 @@ impl Gateway {
         let partials = Partials::new(settings.link_resume);
         let link = LinkApi { mailbox, max_age: settings.limits.connection_age, partials: partials.clone() };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let connections = Connections::new(settings.limits, trust, draining.clone());
+        let identity = Identity::new(&settings, addr, &opened);
+        let connections = Connections::new(settings.limits.clone(), trust.clone(), draining.clone());
+        let overview = Overview {
+            identity,
+            engine: engine.clone(),
+            hub: hub.clone(),
+            peers: peers.clone(),
+            trust,
+            connections: connections.clone(),
+            draining: draining.clone(),
+            minute: Minute::default(),
+            started: Instant::now(),
+            started_ms: now_ms(),
+        };
+        let overview = Arc::new(overview);
+        tokio::spawn(overview.clone().measure());
+        let admin = admin(&settings, &overview);
         let server = Server::start(listener, connections, simple, new, link, health);
         let grace = settings.shutdown_grace;
         Ok(Self {
             addr,
-            found,
+            found: opened.found,
             engine,
             #[cfg(test)]
             waiters: hub.waiters.clone(),
             #[cfg(test)]
             partials,
             server,
+            admin,
+            overview,
             peers,
             reload,
             #[cfg(test)]
@@ -237,12 +273,26 @@ impl Gateway {
         // closes.
         self.draining.cancel();
         self.server.stop(deadline).await;
+        if let Some(admin) = self.admin {
+            admin.end().await;
+        }
         self.peers.end().await;
         let closed = self.engine.close().await;
         let stats = self.engine.stats();
         tracing::info!(appends = stats.appends, syncs = stats.syncs, "shut down");
         closed
     }
+}
+
+/// The operator's socket in the data folder. A gateway without one works all the same.
+fn admin(settings: &Settings, overview: &Arc<Overview>) -> Option<AdminSocket> {
+    let folder = &settings.data_dir;
+    let started = AdminSocket::start(folder, AdminApi { overview: overview.clone() });
+    let told = |why: &std::io::Error| {
+        let folder = folder.display();
+        tracing::warn!(%folder, %why, "no admin socket: petnet status, queue and their like cannot ask this gateway");
+    };
+    started.inspect_err(told).ok()
 }
 
 fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {

@@ -1,6 +1,8 @@
 //! PETNet: a data-proxy gateway for privacy computing that loses nothing it accepted.
 
 mod access;
+mod admin;
+mod admin_socket;
 mod backoff;
 mod calls;
 mod certs;
@@ -25,10 +27,13 @@ mod mailbox;
 mod mailbox_api;
 mod metadata;
 mod meters;
+mod overview;
 pub mod parties;
+mod paused;
 mod peer_api;
 mod peer_link;
 mod peers;
+mod process;
 mod reach;
 mod record;
 mod reload;

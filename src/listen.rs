@@ -72,6 +72,11 @@ impl Connections {
         }
     }
 
+    /// Connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.seats.count()
+    }
+
     /// Rises whenever bytes move on any connection.
     pub(crate) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)

@@ -1,6 +1,7 @@
 //! The forwarders of all peers: two for each, one of every lane.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use petnet_storage::{Engine, PartyId};
@@ -8,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
-use crate::forwarder::{Forwarder, Lane, Window};
+use crate::forwarder::{Course, Forwarder, Lane, Told, Window};
 use crate::hub::Hub;
 use crate::parties::Parties;
+use crate::paused::Paused;
 use crate::peer_link::{LinkLimits, PeerLink};
 use crate::trust::Current;
 
@@ -28,11 +30,19 @@ pub(crate) struct Peers {
     link: LinkLimits,
     running: TaskTracker,
     stop: CancellationToken,
+    paused: Paused,
+    courses: RwLock<BTreeMap<PartyId, Arc<Course>>>,
 }
 
 impl Peers {
     /// None run yet.
-    pub(crate) fn new(settings: &Settings, hub: Arc<Hub>, engine: Arc<dyn Engine>, trust: Current) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        hub: Arc<Hub>,
+        engine: Arc<dyn Engine>,
+        trust: Current,
+        paused: Paused,
+    ) -> Self {
         let window = Window {
             messages: settings.max_in_flight.max(1),
             bytes: settings.max_in_flight_bytes,
@@ -51,6 +61,8 @@ impl Peers {
             },
             running: TaskTracker::new(),
             stop: CancellationToken::new(),
+            paused,
+            courses: RwLock::default(),
         }
     }
 
@@ -59,14 +71,36 @@ impl Peers {
     pub(crate) fn start(&self, parties: &Parties) {
         for peer in parties.parties.keys().filter(|party| **party != self.own) {
             let Some(wakes) = self.hub.add(peer) else { continue };
+            let paused = self.paused.has(peer);
+            if paused {
+                tracing::warn!(%peer, "deliveries are paused; petnet queue resume begins them again");
+            }
+            let course = Arc::new(Course::new(wakes.clone(), paused));
+            self.courses.write().unwrap_or_else(PoisonError::into_inner).insert(peer.clone(), course.clone());
+            let told = Told { wakes, course, record: self.hub.record.clone() };
             for lane in [Lane::Small, Lane::Bulk] {
                 let link = PeerLink::new(peer.clone(), self.trust.clone(), self.link, self.running.clone());
                 let window = Window { bytes: lane.share(self.window.bytes), ..self.window };
                 let forwarder =
-                    Forwarder::new(peer.clone(), lane, self.engine.clone(), link, wakes.clone(), window);
+                    Forwarder::new(peer.clone(), lane, self.engine.clone(), link, told.clone(), window);
                 self.running.spawn(forwarder.run(self.stop.clone()));
             }
         }
+    }
+
+    /// How deliveries to each peer go.
+    pub(crate) fn courses(&self) -> BTreeMap<PartyId, Arc<Course>> {
+        self.courses.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins no attempts for a peer any more, or again; kept over restarts. False: it was so already. An error: that
+    /// cannot be kept, and nothing has changed. Blocks.
+    pub(crate) fn pause(&self, peer: &PartyId, paused: bool) -> std::io::Result<bool> {
+        let changed = self.paused.set(peer, paused)?;
+        if let Some(course) = self.courses().get(peer) {
+            course.pause(paused);
+        }
+        Ok(changed)
     }
 
     /// Logs the parties that messages wait for and that the party file does not have.

@@ -59,6 +59,18 @@ impl Reach {
         }
     }
 
+    /// Since when it is down.
+    pub(crate) fn down_since(&self) -> Option<Instant> {
+        self.down.as_ref().map(|down| down.since)
+    }
+
+    /// The pause is over.
+    pub(crate) fn open_now(&mut self, now: Instant) {
+        if let Some(down) = &mut self.down {
+            down.until = down.until.min(now);
+        }
+    }
+
     /// Failures in a row.
     pub(crate) fn failures(&self) -> u32 {
         self.down.as_ref().map_or(0, |down| down.failures)

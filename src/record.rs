@@ -68,6 +68,12 @@ impl Record {
         self.journal.note(What::Delivered, Some(peer), id, sequence);
     }
 
+    /// The operator ended a message.
+    pub(crate) fn dropped(&self, what: What, peer: &PartyId, id: &MessageId, sequence: Sequence) {
+        self.meters.dropped.fetch_add(1, Ordering::Relaxed);
+        self.journal.note(what, Some(peer), id, sequence);
+    }
+
     /// An attempt to deliver failed.
     pub(crate) fn failed(&self, peer: &PartyId, id: &MessageId, sequence: Sequence, why: &str) {
         self.meters.peer(peer).failed_attempts.fetch_add(1, Ordering::Relaxed);

@@ -51,6 +51,15 @@ impl RetryQueue {
         self.by_time.range(..=(now, Sequence(u64::MAX))).map(|(_, work)| work)
     }
 
+    /// All of it is due at `now`.
+    pub(crate) fn all_due(&mut self, now: Instant) {
+        let all: Vec<Work> = std::mem::take(&mut self.by_time).into_values().collect();
+        for work in all {
+            self.due_of.insert(work.pending.sequence, now);
+            self.by_time.insert((now, work.pending.sequence), work);
+        }
+    }
+
     /// When the next message that is not due at `now` becomes due.
     pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
         self.by_time.range((now, Sequence(u64::MAX))..).map(|((due, _), _)| *due).find(|due| *due > now)

@@ -194,6 +194,21 @@ pub(crate) fn link_ended() -> Status {
     Status::unavailable("the peer link ended")
 }
 
+/// The operator asked for something that cannot be right.
+pub(crate) fn admin_invalid(why: &str) -> Status {
+    Status::invalid_argument(why)
+}
+
+/// The operator named something that is not there.
+pub(crate) fn admin_not_found(what: &str) -> Status {
+    Status::not_found(what)
+}
+
+/// What the operator asked for was not done.
+pub(crate) fn admin_failed(why: &str) -> Status {
+    Status::failed_precondition(why)
+}
+
 /// What an attempt to deliver counts as when no answer came in time.
 pub(crate) fn no_answer(within: std::time::Duration) -> Status {
     Status::deadline_exceeded(format!("no answer within {within:?}"))

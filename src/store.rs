@@ -7,12 +7,26 @@ use petnet_storage::{Engine, Observer, OpenError, Store, StoreOptions};
 
 use crate::config::Settings;
 
-/// Opens the store of a gateway that listens on `addr`; gives it with the line that says what was found.
+/// An open store.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) engine: Arc<dyn Engine>,
+    /// What was found, in a line.
+    pub(crate) found: String,
+    /// `embedded` or `redis`.
+    pub(crate) kind: &'static str,
+    /// The data folder, or Redis's address.
+    pub(crate) place: String,
+    /// What "accepted" means there.
+    pub(crate) accepted_means: String,
+}
+
+/// Opens the store of a gateway that listens on `addr`.
 pub(crate) async fn open(
     settings: &Settings,
     addr: SocketAddr,
     observer: Arc<dyn Observer>,
-) -> Result<(Arc<dyn Engine>, String), OpenError> {
+) -> Result<Opened, OpenError> {
     #[cfg(not(feature = "redis"))]
     let _ = addr;
     #[cfg(feature = "redis")]
@@ -22,7 +36,13 @@ pub(crate) async fn open(
         for loss in &report.durability.losses {
             tracing::warn!(%url, "accepted messages can be lost: {loss}");
         }
-        return Ok((engine, report.to_string()));
+        return Ok(Opened {
+            engine,
+            found: report.to_string(),
+            kind: "redis",
+            place: report.node.clone(),
+            accepted_means: report.durability.to_string(),
+        });
     }
     let options = StoreOptions {
         message_ttl: settings.message_ttl,
@@ -37,7 +57,14 @@ pub(crate) async fn open(
         Ok(opened) => opened?,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
-    Ok((engine, format!("data folder {}, found {report}", settings.data_dir.display())))
+    let place = settings.data_dir.display().to_string();
+    Ok(Opened {
+        engine,
+        found: format!("data folder {place}, found {report}"),
+        kind: "embedded",
+        place,
+        accepted_means: "accepted means: on this disk, synced, whatever is killed or loses power".into(),
+    })
 }
 
 /// Options of the Redis engine, if it is to be used.

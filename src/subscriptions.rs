@@ -246,6 +246,11 @@ pub(crate) struct Subscription {
 }
 
 impl Subscriptions {
+    /// Subscriptions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Room for `max`.
     pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, count: AtomicUsize::new(0), inner: Mutex::default(), waiting: Arc::default() })

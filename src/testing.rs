@@ -402,6 +402,19 @@ impl Engine for FakeEngine {
         Ok(inner.pending.range(from..=to).take(limit).map(|(_, message)| as_pending(message)).collect())
     }
 
+    async fn pending_with_ids(
+        &self,
+        peer: &PartyId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(Pending, Option<MessageId>)>> {
+        let list = self.pending(peer, after, limit).await?;
+        let inner = self.lock();
+        let id =
+            |pending: &Pending| inner.pending.get(&(peer.clone(), pending.sequence)).map(|m| m.id.clone());
+        Ok(list.into_iter().map(|pending| (pending, id(&pending))).collect())
+    }
+
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
         let mut peers: Vec<_> = self.lock().pending.keys().map(|(peer, _)| peer.clone()).collect();
         peers.dedup();
@@ -440,6 +453,10 @@ impl Engine for FakeEngine {
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
         let letters = self.letters().into_iter();
         Ok(letters.filter(|letter| letter.sequence > after).take(limit).collect())
+    }
+
+    async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
+        Ok(self.lock().letters.get(&sequence).cloned())
     }
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {

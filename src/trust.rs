@@ -8,9 +8,10 @@ use std::sync::Arc;
 use petnet_storage::PartyId;
 use tokio::sync::watch;
 
+use crate::certs::explain;
 use crate::config::Settings;
 use crate::parties::{Connection, Parties};
-use crate::tls::Tls;
+use crate::tls::{CERTIFICATE, Own, Tls};
 
 /// One version.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub(crate) struct Trust {
     pub(crate) tls: Option<Tls>,
     /// Rises with every change.
     pub(crate) version: u64,
+    /// Names of our certificate and of the parties whose roots are known, each with the earliest end of its validity, in
+    /// seconds since the epoch.
+    pub(crate) expiries: Vec<(String, i64)>,
 }
 
 /// The version in force.
@@ -36,7 +40,11 @@ impl Trust {
             Some(own) => Some(Tls::new(own, parties.clone(), settings.tls_client_auth)?),
             None => None,
         };
-        Ok(Self { own: settings.party.clone(), parties, tls, version })
+        let expiries = match &settings.own_certificate {
+            Some(own) => expiries(own, &parties),
+            None => Vec::new(),
+        };
+        Ok(Self { own: settings.party.clone(), parties, tls, version, expiries })
     }
 
     /// The connections over which we may send to `peer`.
@@ -45,9 +53,27 @@ impl Trust {
     }
 }
 
+fn expiries(own: &Own, parties: &Parties) -> Vec<(String, i64)> {
+    let earliest = |pem: &[u8]| explain::all(pem).ok()?.iter().map(|one| one.valid_until).min();
+    let mut found: Vec<_> =
+        earliest(own.certificate_pem()).map(|until| (CERTIFICATE.to_owned(), until)).into_iter().collect();
+    for (party, connections) in &parties.parties {
+        let roots = connections.iter().filter_map(|c| earliest(c.certificates.as_bytes()));
+        found.extend(roots.min().map(|until| (party.to_string(), until)));
+    }
+    found
+}
+
 /// One version for ever, without TLS.
 #[cfg(test)]
 pub(crate) fn fixed(own: &str, parties: Parties) -> Current {
     let own = crate::testing::party(own);
-    watch::channel(Arc::new(Trust { own, parties: Arc::new(parties), tls: None, version: 0 })).1
+    watch::channel(Arc::new(Trust {
+        own,
+        parties: Arc::new(parties),
+        tls: None,
+        version: 0,
+        expiries: Vec::new(),
+    }))
+    .1
 }

@@ -9,8 +9,10 @@ use crate::peer_link::{Deliver, Verdict};
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The peer answered, and the message is settled.
-    Settled,
+    /// The peer has it, and the message is settled.
+    Delivered(MessageId),
+    /// The peer refused it for good: a dead letter now.
+    Refused,
     /// It was pending no more.
     Gone,
     /// Not delivered.
@@ -27,11 +29,11 @@ pub(super) async fn one(
     sequence: Sequence,
     suspect: bool,
 ) -> End {
-    let outcome = match engine.load(&peer, sequence).await {
+    let (outcome, end) = match engine.load(&peer, sequence).await {
         Ok(None) => return End::Gone,
         Ok(Some(message)) => match link.deliver(&message, suspect).await {
-            Verdict::Delivered => Outcome::Delivered,
-            Verdict::RefusedForGood(why) => Outcome::Dead(DeadReason::Refused(why)),
+            Verdict::Delivered => (Outcome::Delivered, End::Delivered(message.id)),
+            Verdict::RefusedForGood(why) => (Outcome::Dead(DeadReason::Refused(why)), End::Refused),
             Verdict::TryAgain { reason, whole_peer } => {
                 return End::Again { id: message.id, reason, whole_peer };
             }
@@ -40,7 +42,7 @@ pub(super) async fn one(
         Err(error) => return unreadable(&*engine, &peer, sequence, error).await,
     };
     match engine.settle(&peer, sequence, outcome).await {
-        Ok(_) => End::Settled,
+        Ok(_) => end,
         Err(error) => End::Store(error),
     }
 }
@@ -82,22 +84,23 @@ pub(super) async fn many(
         let sequence = message.sequence;
         let end = match verdict {
             Verdict::Delivered => {
-                delivered.push(sequence);
+                delivered.push((sequence, message.id));
                 continue;
             }
             Verdict::RefusedForGood(why) => {
                 let outcome = Outcome::Dead(DeadReason::Refused(why));
                 let settled = engine.settle(&peer, sequence, outcome).await;
-                settled.map_or_else(End::Store, |_| End::Settled)
+                settled.map_or_else(End::Store, |_| End::Refused)
             }
             Verdict::TryAgain { reason, whole_peer } => End::Again { id: message.id, reason, whole_peer },
             Verdict::Unreadable(error) => unreadable(&*engine, &peer, sequence, error).await,
         };
         ends.push((sequence, end));
     }
-    let settled = engine.settle_delivered(&peer, &delivered).await;
-    let end = |sequence| match &settled {
-        Ok(()) => (sequence, End::Settled),
+    let sequences: Vec<_> = delivered.iter().map(|(sequence, _)| *sequence).collect();
+    let settled = engine.settle_delivered(&peer, &sequences).await;
+    let end = |(sequence, id)| match &settled {
+        Ok(()) => (sequence, End::Delivered(id)),
         Err(error) => (sequence, End::Store(error.clone())),
     };
     ends.extend(delivered.into_iter().map(end));

@@ -90,8 +90,8 @@ impl Wakes {
         (lowest != u64::MAX).then_some(Sequence(lowest))
     }
 
-    /// An id is free again that a lane found under way.
-    fn wake_both(&self) {
+    /// Both look again: an id is free that a lane found under way, or the operator wants something.
+    pub(super) fn wake_both(&self) {
         self.small.notify.notify_one();
         self.bulk.notify.notify_one();
     }
@@ -102,6 +102,11 @@ impl Wakes {
         let under_way = ids.under_way.contains(&id_key);
         ids.awaited |= under_way;
         !under_way
+    }
+
+    /// Whether a delivery of this id is under way.
+    pub(super) fn is_under_way(&self, id_key: u128) -> bool {
+        self.lock().under_way.contains(&id_key)
     }
 
     /// Begins a delivery; `None` as long as one of the same id is under way.

@@ -100,6 +100,8 @@ impl Observer for Hints {
 struct Bench {
     engine: Arc<FakeEngine>,
     wakes: Arc<Wakes>,
+    course: Arc<Course>,
+    record: Arc<Record>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -108,15 +110,24 @@ impl Bench {
     fn new() -> Self {
         let wakes: Arc<Wakes> = Arc::default();
         let engine = FakeEngine::new(Arc::new(Hints(wakes.clone())));
-        Self { engine, wakes, stop: CancellationToken::new(), tasks: Vec::new() }
+        let course = Arc::new(Course::new(wakes.clone(), false));
+        Self {
+            engine,
+            wakes,
+            course,
+            record: Arc::default(),
+            stop: CancellationToken::new(),
+            tasks: Vec::new(),
+        }
     }
 
     fn start(&mut self, peer: &ScriptedPeer) {
         let window = Window { messages: 8, bytes: 1 << 20, retry_cap: CAP };
         for lane in [Lane::Small, Lane::Bulk] {
             let engine: Arc<dyn Engine> = self.engine.clone();
-            let forwarder =
-                Forwarder::new(party("b"), lane, engine, peer.clone(), self.wakes.clone(), window);
+            let (wakes, course) = (self.wakes.clone(), self.course.clone());
+            let told = Told { wakes, course, record: self.record.clone() };
+            let forwarder = Forwarder::new(party("b"), lane, engine, peer.clone(), told, window);
             self.tasks.push(tokio::spawn(forwarder.run(self.stop.clone())));
         }
     }
@@ -405,4 +416,42 @@ async fn a_message_that_was_gone_for_us_and_came_back_meanwhile_is_delivered() {
     bench.until_settled().await;
     assert_eq!(peer.attempts("m"), 2);
     bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_peer_gets_nothing_new_until_it_is_resumed() {
+    let mut bench = Bench::new();
+    let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
+    bench.course.pause(true);
+    bench.start(&peer);
+    bench.accept("first", b"x").await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(bench.engine.pending_count(), 1);
+    bench.course.pause(false);
+    bench.until_pending(0).await;
+    assert_eq!(bench.record.meters.peer(&party("b")).delivered.messages(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_at_once_does_not_wait_for_the_pause_to_end() {
+    let mut bench = Bench::new();
+    let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_up = up.clone();
+    let peer = ScriptedPeer::new(move |_, _| {
+        if is_up.load(std::sync::atomic::Ordering::SeqCst) { Verdict::Delivered } else { unreachable() }
+    });
+    bench.start(&peer);
+    bench.accept("first", b"x").await;
+    // Long enough for the pause between attempts to be at its longest.
+    tokio::time::sleep(20 * CAP).await;
+    let course = bench.course.now();
+    assert!(course.down_since.is_some() && course.next_attempt.is_some());
+    assert_eq!(&*bench.course.last_error().unwrap().why, "no connection");
+    up.store(true, std::sync::atomic::Ordering::SeqCst);
+    let asked = Instant::now();
+    bench.course.retry_at_once();
+    bench.until_pending(0).await;
+    assert!(asked.elapsed() < CAP / 10, "{:?}", asked.elapsed());
+    assert!(bench.record.meters.peer(&party("b")).failed_attempts.load(std::sync::atomic::Ordering::Relaxed) > 2);
+    assert!(bench.course.now().down_since.is_none());
 }

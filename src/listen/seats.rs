@@ -68,6 +68,11 @@ fn counted(address: IpAddr) -> IpAddr {
 }
 
 impl Seats {
+    /// Seats that are taken.
+    pub(super) fn count(&self) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).seats.len()
+    }
+
     pub(super) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
         Arc::new(Self { max, max_per_address, taken: Mutex::default(), freed: Notify::new() })
     }

@@ -44,6 +44,11 @@ impl PartialEq for Own {
 }
 
 impl Own {
+    /// What `server.crt` holds.
+    pub(crate) fn certificate_pem(&self) -> &[u8] {
+        &self.pem.0
+    }
+
     /// Reads both files of a folder. `None`: there is neither. Else every mistake.
     pub fn load(folder: &Path) -> Result<Option<Self>, Vec<String>> {
         let paths = [folder.join(CERTIFICATE), folder.join(KEY)];

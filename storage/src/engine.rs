@@ -17,7 +17,7 @@ use crate::message::{
     Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Message, MessageId, Outcome, PartyId,
     Pending, Sequence, Stored,
 };
-use crate::payload::{Found, Held, Outgoing, Upload};
+use crate::payload::{Found, Held, Outgoing, Payload, Upload};
 use crate::spread::Spread;
 
 /// What the store does when an id that is still held is used again.
@@ -262,6 +262,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Pending messages for `peer` after `after` in order of acceptance, at most `limit`.
     async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>>;
 
+    /// As [`pending`](Self::pending), with the id of each; without one: it cannot be read.
+    async fn pending_with_ids(
+        &self,
+        peer: &PartyId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(Pending, Option<MessageId>)>>;
+
     /// Peers that have pending messages.
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>>;
 
@@ -289,11 +297,35 @@ pub trait Engine: Send + Sync + 'static {
     /// Dead letters after `after`, oldest first, at most `limit`.
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>>;
 
+    /// How many dead letters there are for each [reason](DeadReason): expired, refused, damaged. At most `most` of them are
+    /// looked at, the oldest first.
+    async fn count_dead_letters(&self, most: usize) -> Result<[u64; 3]> {
+        const PAGE: usize = 1000;
+        let (mut counts, mut after, mut left) = ([0; 3], Sequence(0), most);
+        while left > 0 {
+            let page = self.dead_letters(after, left.min(PAGE)).await?;
+            let Some(last) = page.last() else { break };
+            after = last.sequence;
+            left = left.saturating_sub(page.len());
+            page.iter().for_each(|letter| counts[letter.reason.number()] += 1);
+        }
+        Ok(counts)
+    }
+
+    /// A dead letter with its content. `None` when there is no such letter.
+    async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>>;
+
     /// Accepts a dead letter's message anew and removes the letter. `None` when there is no such letter.
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>>;
 
     /// Removes a dead letter for good. False when there is no such letter.
     async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool>;
+
+    /// Whether this process delivers to a peer. Of several gateways on one Redis only one does.
+    fn delivers_to(&self, peer: &PartyId) -> bool {
+        let _ = peer;
+        true
+    }
 
     /// Counters and gauges.
     fn stats(&self) -> StoreStats;

@@ -2,8 +2,14 @@
 //!
 //! A peer that is gone for good would otherwise fill the disk with messages that nobody will ever deliver.
 
-use crate::error::Result;
+use std::sync::Arc;
+
+use crate::error::{Result, StoreError};
 use crate::log::lock;
+use crate::message::{DeadLetter, MessageId, Sequence};
+use crate::operations::reason;
+use crate::payload::Payload;
+use crate::publish::dead_letter;
 use crate::reader::Reader;
 use crate::settle;
 use crate::shared::Shared;
@@ -11,6 +17,8 @@ use crate::state::DeadEntry;
 
 /// Letters dropped at a time.
 const BATCH: usize = 256;
+/// Letters counted at a time.
+const COUNTED: usize = 4096;
 
 /// Removes a dead letter for good. Blocks. False: it was gone.
 pub(crate) fn drop_letter(shared: &Shared, letter: &DeadEntry) -> Result<bool> {
@@ -55,6 +63,45 @@ pub(crate) fn oldest(shared: &Shared, after: u64, limit: usize) -> Result<Vec<De
     found.dedup_by_key(|l| l.entry.sequence);
     found.truncate(limit);
     Ok(found)
+}
+
+/// What the operator is shown of the oldest ones after a sequence. Blocks.
+pub(crate) fn list(shared: &Shared, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
+    let found = oldest(shared, after.0, limit)?;
+    found.iter().filter_map(|letter| shown(shared, letter).transpose()).collect()
+}
+
+/// `None`: its receiver is not known, which only damage could bring about.
+fn shown(shared: &Shared, letter: &DeadEntry) -> Result<Option<DeadLetter>> {
+    let reader = Reader { shared };
+    let Some(receiver) = reader.party(letter.entry.party) else { return Ok(None) };
+    let id = match reader.id(&letter.entry) {
+        Ok(id) => id,
+        Err(_) => MessageId::new("(unreadable)").map_err(|_| StoreError::Closed)?,
+    };
+    Ok(Some(dead_letter(&letter.entry, receiver, id, reason(letter))))
+}
+
+/// How many there are by reason; looks at `most` at most. Reads no messages. Blocks.
+pub(crate) fn count(shared: &Shared, most: usize) -> Result<[u64; 3]> {
+    let mut counts = [0; 3];
+    let mut after = 0;
+    let mut left = most;
+    while left > 0 {
+        let page = oldest(shared, after, left.min(COUNTED))?;
+        let Some(last) = page.last() else { break };
+        after = last.entry.sequence;
+        left = left.saturating_sub(page.len());
+        page.iter().for_each(|letter| counts[usize::from(letter.death.reason.min(2))] += 1);
+    }
+    Ok(counts)
+}
+
+/// A letter with its content. Blocks.
+pub(crate) fn open(shared: &Arc<Shared>, letter: &DeadEntry) -> Result<Option<(DeadLetter, Payload)>> {
+    let (id, payload) = Reader { shared }.open(shared, letter.key, &letter.entry, None)?;
+    let Some(shown) = shown(shared, letter)? else { return Ok(None) };
+    Ok(Some((DeadLetter { id, ..shown }, payload)))
 }
 
 /// Drops the oldest dead letters until the rest fits its room. Each is told: nothing goes silently.

@@ -75,6 +75,7 @@ mod space;
 mod spares;
 mod spread;
 mod state;
+mod stats;
 mod store;
 mod stored;
 mod topics;

@@ -242,6 +242,17 @@ pub enum DeadReason {
     Damaged(String),
 }
 
+impl DeadReason {
+    /// 0: expired, 1: refused, 2: damaged.
+    pub fn number(&self) -> usize {
+        match self {
+            Self::Expired => 0,
+            Self::Refused(_) => 1,
+            Self::Damaged(_) => 2,
+        }
+    }
+}
+
 impl fmt::Display for DeadReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

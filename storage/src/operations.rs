@@ -3,15 +3,13 @@
 //! Invariant: nothing here reads a file or the index on disk on an async worker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::account::Account;
 use crate::deliveries;
-use crate::engine::{Accepting, Engine, PeerPending, StoreState, StoreStats, Tracked};
+use crate::engine::{Accepting, Engine, StoreState, StoreStats, Tracked};
 use crate::error::{Result, StoreError};
 use crate::frame::Class;
 use crate::letters;
@@ -22,11 +20,11 @@ use crate::message::{
 };
 use crate::past::End;
 use crate::payload::{Found, Held, Outgoing, Payload, Upload};
-use crate::publish::dead_letter;
 use crate::reader::{InMemory, Loaded, Reader};
 use crate::settle;
 use crate::shared::{Shared, blocking};
 use crate::state::{DeadEntry, Entry};
+use crate::stats::stats;
 use crate::store::Store;
 use crate::topics;
 use crate::track;
@@ -297,6 +295,17 @@ impl Engine for Store {
         Ok(entries.into_iter().map(pending).collect())
     }
 
+    async fn pending_with_ids(
+        &self,
+        peer: &PartyId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(Pending, Option<MessageId>)>> {
+        let list = self.pending(peer, after, limit).await?;
+        let peer = peer.clone();
+        self.blocking(move |shared| Ok(track::with_ids(shared, &peer, list))).await
+    }
+
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
         let state = lock(&self.shared.state);
         let names = state.parties.names().iter().enumerate();
@@ -375,32 +384,26 @@ impl Engine for Store {
     }
 
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
-        self.blocking(move |shared| {
-            let reader = Reader { shared };
-            let found = letters::oldest(shared, after.0, limit)?;
-            let unreadable = MessageId::new("(unreadable)").map_err(|_| StoreError::Closed)?;
-            let letter = |l: DeadEntry| {
-                let receiver = reader.party(l.entry.party)?;
-                let id = reader.id(&l.entry).unwrap_or_else(|_| unreadable.clone());
-                Some(dead_letter(&l.entry, receiver, id, reason(&l)))
-            };
-            Ok(found.into_iter().filter_map(letter).collect())
-        })
-        .await
+        self.blocking(move |shared| letters::list(shared, after, limit)).await
+    }
+
+    async fn count_dead_letters(&self, most: usize) -> Result<[u64; 3]> {
+        self.blocking(move |shared| letters::count(shared, most)).await
+    }
+
+    async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
+        let Some((letter, _)) = self.find_letter(sequence).await? else { return Ok(None) };
+        self.blocking(move |shared| letters::open(shared, &letter)).await
     }
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
-        let Some((letter, _)) = self.find_letter(sequence).await? else { return Ok(None) };
-        let (key, entry) = (letter.key, letter.entry);
-        let open = move |shared: &Arc<Shared>| Reader { shared }.open(shared, key, &entry, None);
-        let (id, payload) = self.blocking(open).await?;
-        let Some(receiver) = self.reader().party(entry.party) else { return Ok(None) };
+        let Some((letter, payload)) = self.open_dead_letter(sequence).await? else { return Ok(None) };
         let mut copy = self.begin(Some(payload.len()))?;
         while copy.len() < payload.len() {
             let piece = payload.piece(copy.len()).await?;
             copy.push(piece).await?;
         }
-        let accepted = copy.accept(&receiver, &id).await?;
+        let accepted = copy.accept(&letter.receiver, &letter.id).await?;
         self.drop_dead_letter(sequence).await?;
         Ok(Some(accepted))
     }
@@ -411,40 +414,7 @@ impl Engine for Store {
     }
 
     fn stats(&self) -> StoreStats {
-        let shared = &self.shared;
-        let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
-        let state = lock(&shared.state);
-        let names = state.parties.names().iter().enumerate();
-        let pending = names.filter_map(|(i, peer)| {
-            let c = state.parties.counts.get(i + 1)?;
-            let (queued, bytes) = state.queued.pending_of((i + 1) as u16);
-            let (messages, bytes) = (c.pending + queued, c.pending_bytes + bytes);
-            (messages > 0).then(|| PeerPending { peer: peer.clone(), messages, bytes })
-        });
-        let files: u64 = state.accounts.values().map(|a| u64::from(a.size)).sum();
-        let live = |a: &Account| a.live_bytes.min(u64::from(a.tail));
-        let dead: u64 = state.accounts.values().map(|a| u64::from(a.tail) - live(a)).sum();
-        let free = shared.spares.free_count() as u64;
-        StoreStats {
-            pending: pending.collect(),
-            mailbox_messages: state.mailbox,
-            dead_letters: state.dead.len() as u64 + state.cold_dead,
-            disk_bytes: files + free * shared.segment_bytes,
-            used_bytes: shared.space.used().0,
-            quota_bytes: shared.options.max_bytes,
-            segments: state.accounts.len() as u64,
-            spare_segments: free,
-            appends: count(&shared.counters.appends),
-            syncs: count(&shared.counters.syncs),
-            repeated: count(&shared.counters.repeated),
-            damaged: count(&shared.counters.damaged),
-            index_in_memory: (state.live.len() + state.dead.len()) as u64,
-            service_seconds: u64::from(shared.now()),
-            expired: state.expired,
-            reclaimable_bytes: dead,
-            sync_seconds: shared.counters.sync_seconds.spread(),
-            sync_records: shared.counters.sync_records.spread(),
-        }
+        stats(&self.shared)
     }
 
     fn state(&self) -> watch::Receiver<StoreState> {

@@ -6,7 +6,7 @@ use crate::engine::Tracked;
 use crate::entry::{DeadEntry, Entry};
 use crate::error::Result;
 use crate::log::lock;
-use crate::message::Sequence;
+use crate::message::{MessageId, PartyId, Pending, Sequence};
 use crate::operations::reason;
 use crate::past::End;
 use crate::reader::Reader;
@@ -59,6 +59,25 @@ fn of_past(past: Option<(u64, End)>) -> Tracked {
         Some((sequence, End::Released)) => Tracked::Released { sequence: Sequence(sequence) },
         Some((sequence, End::Expired)) => Tracked::Expired { sequence: Sequence(sequence) },
     }
+}
+
+/// Adds the ids of pending messages. Blocks.
+pub(crate) fn with_ids(
+    shared: &Arc<Shared>,
+    peer: &PartyId,
+    list: Vec<Pending>,
+) -> Vec<(Pending, Option<MessageId>)> {
+    let party = lock(&shared.state).parties.find(peer);
+    let reader = Reader { shared };
+    let id_of = |sequence: Sequence| {
+        let party = party?;
+        if let Some(message) = lock(&shared.state).queued.get(sequence.0) {
+            return Some(message.id.clone());
+        }
+        let (_, entry) = reader.pending_entry(party, sequence).ok()??;
+        reader.id(&entry).ok()
+    };
+    list.into_iter().map(|pending| (pending, id_of(pending.sequence))).collect()
 }
 
 /// The newest pending message under a key. Blocks.

@@ -26,7 +26,7 @@ use crate::message::{
     Arrival, DeadLetter, DeliveryIdentity, FromSender, MessageId, Outcome as End, PartyId, Pending, Sequence,
     Stored,
 };
-use crate::payload::{Found, Held, Outgoing, Upload};
+use crate::payload::{Found, Held, Outgoing, Payload, Upload};
 
 /// A store that keeps its messages in Redis, with other gateways of its party. See [the module](crate::redis).
 #[derive(Clone)]
@@ -324,6 +324,15 @@ impl Engine for RedisStore {
         self.list_pending(peer, after, limit).await
     }
 
+    async fn pending_with_ids(
+        &self,
+        peer: &PartyId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(Pending, Option<MessageId>)>> {
+        self.list_with_ids(peer, after, limit).await
+    }
+
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
         let peers: Vec<String> = self.inner.ask(Way::Read, &SCRIPTS.peers, |_| {}).await?;
         Ok(peers.into_iter().filter_map(|peer| PartyId::new(peer).ok()).collect())
@@ -353,6 +362,10 @@ impl Engine for RedisStore {
         self.letters(after, limit).await
     }
 
+    async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
+        self.open_letter(sequence).await
+    }
+
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
         let id = MessageId::new("(the dead letter)").map_err(|_| StoreError::Closed)?;
         match self.lane.write(Item::Letter(sequence.0)).await? {
@@ -370,6 +383,10 @@ impl Engine for RedisStore {
             })
             .await?;
         Ok(dropped == 1)
+    }
+
+    fn delivers_to(&self, peer: &PartyId) -> bool {
+        self.inner.delivers_to(peer)
     }
 
     fn stats(&self) -> StoreStats {

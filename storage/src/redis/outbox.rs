@@ -13,7 +13,7 @@ use crate::error::{Result, StoreError};
 use crate::frame::Class;
 use crate::log::lock;
 use crate::message::{DeadLetter, DeadReason, DeliveryIdentity, MessageId, PartyId, Pending, Sequence};
-use crate::payload::Outgoing;
+use crate::payload::{Outgoing, Payload};
 
 /// Bytes of records in one answer.
 const LOAD_BYTES: usize = 1 << 20;
@@ -45,6 +45,16 @@ impl RedisStore {
         if !self.has(peer).await {
             return Ok(Vec::new());
         }
+        Ok(self.list_with_ids(peer, after, limit).await?.into_iter().map(|(pending, _)| pending).collect())
+    }
+
+    /// Also where another gateway delivers.
+    pub(super) async fn list_with_ids(
+        &self,
+        peer: &PartyId,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<(Pending, Option<MessageId>)>> {
         let all: Vec<(u64, u64, u64, String)> = self
             .inner
             .ask(Way::Read, &SCRIPTS.list, |call| {
@@ -55,7 +65,7 @@ impl RedisStore {
             let id = MessageId::new(id).ok()?;
             let id_key = self.inner.key(Class::Outgoing, peer.as_str(), &id);
             let expires_in = self.inner.options.send_ttl.map(|ttl| ttl.as_secs().saturating_sub(age));
-            Some(Pending { sequence: Sequence(sequence), id_key, len, age, expires_in })
+            Some((Pending { sequence: Sequence(sequence), id_key, len, age, expires_in }, Some(id)))
         };
         Ok(all.into_iter().filter_map(pending).collect())
     }
@@ -156,6 +166,18 @@ impl RedisStore {
             })
             .await?;
         Ok(all.into_iter().filter_map(letter).collect())
+    }
+
+    pub(super) async fn open_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
+        let before = Sequence(sequence.0.saturating_sub(1));
+        let found = self.letters(before, 1).await?.into_iter().find(|letter| letter.sequence == sequence);
+        let Some(letter) = found else { return Ok(None) };
+        let mut get = redis::cmd("GET");
+        get.arg(format!("{}m:{}", self.inner.prefix, sequence.0));
+        let kept: Option<Vec<u8>> = self.inner.ask_plainly(Way::Bulk, &get).await?;
+        let Some(kept) = kept else { return Ok(None) };
+        let record = self.inner.record(sequence.0, &kept.into())?;
+        Ok(Some((letter, Kept::of(&self.inner, &record))))
     }
 
     pub(super) async fn track_outgoing(&self, receiver: &PartyId, id: &MessageId) -> Result<Tracked> {

@@ -1,0 +1,135 @@
+//! The life of messages with an id: what the store knows of them now, and what the journal remembers.
+
+use std::collections::BTreeSet;
+
+use petnet_storage::{DeadReason, FromSender, MessageId, PartyId, Sequence, Tracked};
+use tonic::Status;
+
+use super::{failed, party};
+use crate::journal::{Event, What};
+use crate::overview::Overview;
+use crate::proto::admin::{self, Life, TrackRequest, TrackResponse};
+use crate::status;
+
+/// Every message with the id: one life for each direction and party.
+pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<TrackResponse, Status> {
+    let id = MessageId::new(request.message_id).map_err(|why| status::admin_invalid(&why.to_string()))?;
+    let events = overview.hub.record.journal.of(&id);
+    let parties = match request.party.as_str() {
+        "" => parties(overview, &events),
+        one => BTreeSet::from([party(one)?]),
+    };
+    let mut lives = Vec::new();
+    for peer in &parties {
+        let tracked = overview.engine.track_sent(peer, &id).await.map_err(failed)?;
+        let of_peer = |event: &&Event| event.what.is_of_sent() && event.party.as_ref() == Some(peer);
+        let told: Vec<_> = events.iter().filter(of_peer).collect();
+        if tracked != Tracked::Unknown || !told.is_empty() {
+            let mut life = life("sent", peer.as_str(), &tracked, &told);
+            if let Tracked::Pending { sequence, .. } = tracked {
+                ages(overview, peer, sequence, &mut life).await?;
+            }
+            lives.push(life);
+        }
+    }
+    let mut senders: Vec<_> = parties.into_iter().map(Some).collect();
+    if request.party.is_empty() {
+        senders.push(None);
+    }
+    for sender in senders {
+        let from = sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
+        let tracked = overview.engine.track_received(&from, &id).await.map_err(failed)?;
+        // Releasing "whoever sent it" names no sender: it is told with every one that arrived.
+        let is_theirs = |event: &Event| event.party == sender || event.what == What::Released;
+        let arrived = |event: &&Event| !event.what.is_of_sent() && is_theirs(event);
+        let told: Vec<_> = events.iter().filter(arrived).collect();
+        let is_known = told.iter().any(|event| event.what != What::Released);
+        if tracked != Tracked::Unknown || is_known {
+            let name = sender.as_ref().map(PartyId::as_str).unwrap_or_default();
+            lives.push(life("received", name, &tracked, &told));
+        }
+    }
+    Ok(TrackResponse { lives })
+}
+
+/// Everybody who may have such a message.
+fn parties(overview: &Overview, events: &[Event]) -> BTreeSet<PartyId> {
+    let mut all: BTreeSet<PartyId> = overview.trust.borrow().parties.parties.keys().cloned().collect();
+    all.extend(overview.engine.stats().pending.into_iter().map(|pending| pending.peer));
+    all.extend(events.iter().filter_map(|event| event.party.clone()));
+    all.remove(&overview.identity.party);
+    all
+}
+
+async fn ages(
+    overview: &Overview,
+    peer: &PartyId,
+    sequence: Sequence,
+    life: &mut Life,
+) -> Result<(), Status> {
+    let before = Sequence(sequence.0.saturating_sub(1));
+    let list = overview.engine.pending(peer, before, 1).await.map_err(failed)?;
+    if let Some(pending) = list.into_iter().find(|pending| pending.sequence == sequence) {
+        life.age_seconds = Some(pending.age);
+        life.expires_seconds = pending.expires_in;
+    }
+    Ok(())
+}
+
+fn life(direction: &str, party: &str, tracked: &Tracked, events: &[&Event]) -> Life {
+    let (state, sequence, len) = match tracked {
+        Tracked::Unknown => ("unknown", Sequence(0), None),
+        Tracked::Pending { sequence, len } => ("pending", *sequence, Some(*len)),
+        Tracked::Delivered { sequence } => ("delivered", *sequence, None),
+        Tracked::Dead { sequence, len, .. } => ("dead", *sequence, Some(*len)),
+        Tracked::Dropped { sequence } => ("dropped", *sequence, None),
+        Tracked::Held { sequence, len, .. } => ("held", *sequence, Some(*len)),
+        Tracked::Released { sequence } => ("released", *sequence, None),
+        Tracked::Expired { sequence } => ("expired", *sequence, None),
+    };
+    let reason = if let Tracked::Dead { reason, .. } = tracked {
+        DeadReason::to_string(reason)
+    } else {
+        String::new()
+    };
+    Life {
+        direction: direction.into(),
+        party: party.into(),
+        sequence: sequence.0,
+        state: state.into(),
+        reason,
+        len,
+        age_seconds: None,
+        expires_seconds: None,
+        events: events.iter().flat_map(|event| told(event)).collect(),
+    }
+}
+
+/// In the words of the protocol. An acceptance is two events: when the message came, and when the sync was over.
+fn told(event: &Event) -> Vec<admin::Event> {
+    let what = match event.what {
+        What::Accepted => {
+            let taken = event.at_ms.saturating_sub(u64::from(event.took_us) / 1000);
+            let detail = format!("{:.1} ms after it came", f64::from(event.took_us) / 1000.0);
+            return vec![
+                admin::Event { at_ms: taken, what: "taken".into(), detail: sequence(event) },
+                admin::Event { at_ms: event.at_ms, what: "synced".into(), detail },
+            ];
+        }
+        What::Delivered => "delivered",
+        What::Failed => "attempt",
+        What::Died => "dead",
+        What::Retried => "retried",
+        What::Dropped => "dropped",
+        What::Arrived => "arrived",
+        What::Read => "read",
+        What::Released => "released",
+    };
+    let detail = event.detail.as_deref().map_or_else(|| sequence(event), str::to_owned);
+    vec![admin::Event { at_ms: event.at_ms, what: what.into(), detail }]
+}
+
+/// Of several messages that had the id, which one.
+fn sequence(event: &Event) -> String {
+    if event.sequence == 0 { String::new() } else { format!("sequence {}", event.sequence) }
+}

@@ -1,0 +1,251 @@
+//! How the gateway is: gathered from all its parts for the operator's commands, the metrics and the status page.
+//!
+//! Reads only. Invariant: gathering takes time with the number of peers, never with that of messages, and a store that does
+//! not answer leaves gaps instead of holding it up.
+
+mod minute;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use petnet_storage::{Disk, Engine, PartyId, RealDisk, Sequence, StoreState, StoreStats};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::minute::Minute;
+use crate::config::Settings;
+use crate::forwarder::Course;
+use crate::hub::Hub;
+use crate::listen::Connections;
+use crate::meters::{DEATHS, now_ms};
+use crate::peers::Peers;
+use crate::process;
+use crate::proto::admin::{Certificate, DeadLetters, Mailbox, Peer, StatusResponse, Store};
+use crate::store::Opened;
+use crate::trust::{Current, Trust};
+
+/// How long one answer of the store may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Dead letters that are looked at to count them by reason; the rest is counted as `more`.
+const COUNTED_LETTERS: usize = 20_000;
+
+/// What does not change while a gateway runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) party: PartyId,
+    pub(crate) listen_addr: SocketAddr,
+    pub(crate) http_addr: Option<SocketAddr>,
+    /// `embedded` or `redis`.
+    pub(crate) engine: &'static str,
+    /// The data folder, or Redis's address.
+    pub(crate) place: String,
+    pub(crate) accepted_means: String,
+    /// The folder on whose disk the store is.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+impl Identity {
+    /// Of a gateway that listens on `addr` over an opened store.
+    pub(crate) fn new(settings: &Settings, addr: SocketAddr, opened: &Opened) -> Self {
+        Self {
+            party: settings.party.clone(),
+            listen_addr: addr,
+            http_addr: None,
+            engine: opened.kind,
+            place: opened.place.clone(),
+            accepted_means: opened.accepted_means.clone(),
+            folder: (opened.kind == "embedded").then(|| settings.data_dir.clone()),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Overview {
+    pub(crate) identity: Identity,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) trust: Current,
+    pub(crate) connections: Connections,
+    pub(crate) draining: CancellationToken,
+    pub(crate) minute: Minute,
+    pub(crate) started: Instant,
+    pub(crate) started_ms: u64,
+}
+
+impl Overview {
+    /// Everything at once.
+    pub(crate) async fn status(&self) -> StatusResponse {
+        let stats = self.engine.stats();
+        let (state, state_reason) = self.state();
+        let trust = self.trust.borrow().clone();
+        let peers = self.all_peers(&stats, &trust).await;
+        let dead_letters = self.dead_letters(stats.dead_letters).await;
+        StatusResponse {
+            party: self.identity.party.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_ms: self.started_ms,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state: state.into(),
+            state_reason,
+            listen_addr: self.identity.listen_addr.to_string(),
+            http_addr: self.identity.http_addr.map(|addr| addr.to_string()).unwrap_or_default(),
+            tls: trust.tls.is_some(),
+            certificates: certificates(&trust),
+            store: Some(self.store(&stats)),
+            peers,
+            mailbox: Some(Mailbox {
+                messages: stats.mailbox_messages,
+                waiting: self.hub.waiters.len() as u64,
+                subscriptions: self.hub.subscriptions.len() as u64,
+            }),
+            dead_letters,
+            process: Some(process::look(self.connections.count())),
+            rates: Some(self.minute.rates(&self.hub.record.meters)),
+        }
+    }
+
+    /// Measures rates, until the gateway shuts down.
+    pub(crate) async fn measure(self: Arc<Self>) {
+        loop {
+            self.minute.note(&self.hub.record.meters, self.engine.stats());
+            tokio::select! {
+                () = tokio::time::sleep(minute::EVERY) => {}
+                () = self.draining.cancelled() => return,
+            }
+        }
+    }
+
+    /// The word for the store's state, and why it is so.
+    pub(crate) fn state(&self) -> (&'static str, String) {
+        let state = self.engine.state().borrow().clone();
+        match state {
+            StoreState::Poisoned(why) => ("poisoned", why.to_string()),
+            _ if self.draining.is_cancelled() => ("draining", "the gateway is shutting down".into()),
+            StoreState::Serving => ("serving", String::new()),
+            StoreState::Stalled => ("stalled", "a sync of the disk has been running for seconds".into()),
+            StoreState::Refusing(why) => ("refusing", why.to_string()),
+            StoreState::Unavailable(why) => ("unavailable", why.to_string()),
+            StoreState::Closed => ("closed", "the store is closed".into()),
+        }
+    }
+
+    fn store(&self, stats: &StoreStats) -> Store {
+        let room = self.identity.folder.as_ref().and_then(|folder| RealDisk.room(folder).ok());
+        let syncs = self.minute.syncs(stats);
+        Store {
+            engine: self.identity.engine.into(),
+            place: self.identity.place.clone(),
+            accepted_means: self.identity.accepted_means.clone(),
+            disk_bytes: stats.disk_bytes,
+            used_bytes: stats.used_bytes,
+            quota_bytes: stats.quota_bytes,
+            disk_total_bytes: room.map_or(0, |room| room.total),
+            disk_free_bytes: room.map_or(0, |room| room.available),
+            segments: stats.segments,
+            spare_segments: stats.spare_segments,
+            reclaimable_bytes: stats.reclaimable_bytes,
+            damaged: stats.damaged,
+            service_seconds: stats.service_seconds,
+            syncs: stats.syncs,
+            appends: stats.appends,
+            sync_p50_seconds: syncs.quantile(0.5),
+            sync_p99_seconds: syncs.quantile(0.99),
+        }
+    }
+
+    /// Peers of the party file, and those that messages wait for without being in it.
+    async fn all_peers(&self, stats: &StoreStats, trust: &Trust) -> Vec<Peer> {
+        let courses = self.peers.courses();
+        let mut names: Vec<PartyId> = trust.parties.parties.keys().cloned().collect();
+        names.extend(stats.pending.iter().map(|pending| pending.peer.clone()));
+        names.sort();
+        names.dedup();
+        names.retain(|name| *name != self.identity.party);
+        let mut peers = Vec::with_capacity(names.len());
+        for name in names {
+            peers.push(self.peer(&name, courses.get(&name).map(AsRef::as_ref), stats, trust).await);
+        }
+        peers
+    }
+
+    async fn peer(&self, name: &PartyId, course: Option<&Course>, stats: &StoreStats, trust: &Trust) -> Peer {
+        let pending = stats.pending.iter().find(|pending| pending.peer == *name);
+        let oldest_seconds = match pending {
+            Some(_) => self.oldest(name).await,
+            None => None,
+        };
+        let meters = self.hub.record.meters.peer(name);
+        let now = course.map(Course::now).unwrap_or_default();
+        let last_error = course.and_then(Course::last_error);
+        let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let last_delivery = load(&meters.last_delivery_ms);
+        let mut peer = Peer {
+            party: name.to_string(),
+            state: String::new(),
+            pending: pending.map_or(0, |pending| pending.messages),
+            pending_bytes: pending.map_or(0, |pending| pending.bytes),
+            oldest_seconds,
+            down_seconds: now.down_since.map(|since| since.elapsed().as_secs()),
+            next_attempt_seconds: now
+                .next_attempt
+                .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
+            failed_attempts: load(&meters.failed_attempts),
+            last_error: last_error.as_ref().map(|last| last.why.to_string()).unwrap_or_default(),
+            last_error_ms: last_error.map(|last| last.at_ms),
+            last_delivery_ms: (last_delivery > 0).then_some(last_delivery),
+            delivered_rate: self.minute.delivered_rate(name, meters.delivered.messages()),
+            in_flight: now.in_flight as u64,
+            delivered: meters.delivered.messages(),
+            delivered_bytes: meters.delivered.bytes(),
+            received: meters.arrived.messages(),
+            urls: trust.connections(name).map(|connection| connection.url.clone()).collect(),
+        };
+        peer.state = match course {
+            None => "unknown",
+            Some(course) if course.is_paused() => "paused",
+            Some(_) if !trust.parties.contains(name) => "unknown",
+            Some(_) if peer.pending > 0 && !self.engine.delivers_to(name) => "elsewhere",
+            Some(_) if now.down_since.is_some() => "down",
+            Some(_) if peer.pending > 0 || now.in_flight > 0 => "delivering",
+            Some(_) => "idle",
+        }
+        .into();
+        peer
+    }
+
+    async fn oldest(&self, peer: &PartyId) -> Option<u64> {
+        let first = timeout(PATIENCE, self.engine.pending(peer, Sequence(0), 1)).await.ok()?.ok()?;
+        first.first().map(|pending| pending.age)
+    }
+
+    /// How many there are by reason, of `total`.
+    async fn dead_letters(&self, total: u64) -> Vec<DeadLetters> {
+        if total == 0 {
+            return Vec::new();
+        }
+        let counting = timeout(PATIENCE, self.engine.count_dead_letters(COUNTED_LETTERS)).await;
+        let counts = counting.ok().and_then(Result::ok).unwrap_or_default();
+        let more = total.saturating_sub(counts.iter().sum());
+        DEATHS
+            .into_iter()
+            .zip(counts)
+            .chain([("more", more)])
+            .filter(|(_, messages)| *messages > 0)
+            .map(|(reason, messages)| DeadLetters { reason: reason.into(), messages })
+            .collect()
+    }
+}
+
+fn certificates(trust: &Trust) -> Vec<Certificate> {
+    let now = (now_ms() / 1000).cast_signed();
+    let certificate = |(name, until): &(String, i64)| Certificate {
+        name: name.clone(),
+        expires_ms: until * 1000,
+        seconds_left: until - now,
+    };
+    trust.expiries.iter().map(certificate).collect()
+}
