@@ -452,6 +452,8 @@ async fn an_attempt_at_once_does_not_wait_for_the_pause_to_end() {
     bench.course.retry_at_once();
     bench.until_pending(0).await;
     assert!(asked.elapsed() < CAP / 10, "{:?}", asked.elapsed());
-    assert!(bench.record.meters.peer(&party("b")).failed_attempts.load(std::sync::atomic::Ordering::Relaxed) > 2);
+    assert!(
+        bench.record.meters.peer(&party("b")).failed_attempts.load(std::sync::atomic::Ordering::Relaxed) > 2
+    );
     assert!(bench.course.now().down_since.is_none());
 }

@@ -1,6 +1,7 @@
 //! Whole gateways in one process over engines in memory: what clients and peers see on the wire.
 
 mod access;
+mod admin;
 mod calls;
 mod delivery;
 mod doctor;

@@ -216,3 +216,33 @@ pub async fn a_letter_can_be_retried_or_dropped_once(bench: &impl Bench) {
     assert_eq!(pending(&store, "party_b").await, [("p".to_owned(), Bytes::from("x"))]);
     until_stats(&store, "it is counted no more", |stats| stats.dead_letters == 0).await;
 }
+
+pub async fn dead_letters_are_counted_by_reason_and_opened_with_their_content<B: Bench>(bench: &B) {
+    let store = bench.open(&Settings::default()).await;
+    let mut buried = Vec::new();
+    for (n, len) in [0, 10, 100_000, 3 << 20].into_iter().enumerate() {
+        let content = payload(n as u64, len);
+        let sequence = bury(&store, &n.to_string(), content.clone(), refused("no")).await;
+        buried.push((sequence, content));
+    }
+    let damaged = Outcome::Dead(DeadReason::Damaged("a test".into()));
+    bury(&store, "damaged", Bytes::from_static(b"x"), damaged).await;
+    for settled in [false, true] {
+        if settled {
+            bench.settle_down(&store).await;
+        }
+        assert_eq!(store.count_dead_letters(1000).await.expect("counts"), [0, 4, 1]);
+        assert_eq!(store.count_dead_letters(2).await.expect("counts"), [0, 2, 0], "no more than asked for");
+        for (sequence, content) in &buried {
+            let opened = store.open_dead_letter(*sequence).await.expect("opens");
+            let (letter, payload) = opened.expect("is there");
+            assert_eq!((letter.sequence, letter.len), (*sequence, content.len() as u64));
+            assert_eq!(payload.whole().await.expect("reads"), *content);
+        }
+    }
+    let (sequence, _) = buried[0];
+    assert!(store.drop_dead_letter(sequence).await.expect("drops"));
+    assert!(store.open_dead_letter(sequence).await.expect("looks").is_none());
+    let pending = store.accept(&party("party_b"), &id("pending"), Bytes::new()).await.expect("accepts");
+    assert!(store.open_dead_letter(pending).await.expect("looks").is_none(), "it is no dead letter");
+}

@@ -83,7 +83,8 @@ macro_rules! engine_suite {
                     dead_letters_are_listed_in_pages_with_their_reasons
                     a_retried_letter_supersedes_what_is_pending_under_its_id
                     with_reject_a_letter_is_not_retried_over_another_message_of_its_id
-                    a_letter_can_be_retried_or_dropped_once;
+                    a_letter_can_be_retried_or_dropped_once
+                    dead_letters_are_counted_by_reason_and_opened_with_their_content;
                 expiry:
                     messages_expire_in_service_time_only
                     expired_messages_are_nowhere
@@ -100,7 +101,9 @@ macro_rules! engine_suite {
                     what_became_of_a_message_can_be_asked
                     what_became_of_an_arrival_can_be_asked_by_its_sender
                     a_message_is_tracked_through_death_retry_and_delivery
-                    an_expired_message_is_a_dead_letter_to_whoever_asks;
+                    an_expired_message_is_a_dead_letter_to_whoever_asks
+                    pending_messages_are_listed_with_their_ids
+                    expired_mail_is_counted;
                 uploads:
                     what_came_in_pieces_is_the_same_after_a_restart_whatever_the_pieces_were
                     an_upload_that_is_dropped_leaves_nothing

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet_storage::{Arrival, DeadReason, FromSender, Outcome, Stored, Tracked};
+use petnet_storage::{Arrival, DeadReason, FromSender, Outcome, Sequence, Stored, Tracked};
 
 use super::bench::{Bench, Settings, until_stats};
 use crate::common::{arrival, id, identity, party, payload};
@@ -116,4 +116,41 @@ pub async fn an_expired_message_is_a_dead_letter_to_whoever_asks<B: Bench>(bench
         );
         engine = bench.reopen(engine, &settings, *end).await.that_found(0, 0, 1);
     }
+}
+
+pub async fn pending_messages_are_listed_with_their_ids<B: Bench>(bench: &B) {
+    let settings = Settings::default();
+    let mut store = bench.open(&settings).await;
+    let b = party("party_b");
+    let mut accepted = Vec::new();
+    for (name, len) in [("small", 3), ("großer Name\n", 10), ("large", 2 << 20), ("empty", 0)] {
+        let sequence = store.accept(&b, &id(name), payload(1, len)).await.expect("accepts");
+        accepted.push((sequence, len as u64, Some(id(name))));
+    }
+    accepted.sort_by_key(|(sequence, ..)| *sequence);
+    for end in [None, None].into_iter().chain(B::ENDS.iter().copied().map(Some)) {
+        if let Some(end) = end {
+            store = bench.reopen(store, &settings, end).await.that_found(4, 0, 0);
+        }
+        let list = store.pending_with_ids(&b, Sequence(0), 10).await.expect("lists");
+        let found: Vec<_> = list.into_iter().map(|(p, name)| (p.sequence, p.len, name)).collect();
+        assert_eq!(found, accepted, "{end:?}");
+        let page = store.pending_with_ids(&b, accepted[0].0, 2).await.expect("lists");
+        assert_eq!(page.iter().map(|(p, _)| p.sequence).collect::<Vec<_>>(), [accepted[1].0, accepted[2].0]);
+        bench.settle_down(&store).await;
+    }
+}
+
+pub async fn expired_mail_is_counted<B: Bench>(bench: &B) {
+    let settings = Settings { message_ttl: Some(Duration::from_secs(100)), ..Settings::default() };
+    let store = bench.open(&settings).await;
+    for n in 0..3 {
+        let name = n.to_string();
+        store.store(arrival("party_a", &name, payload(1, 10), None)).await.expect("stores");
+    }
+    bench.settle_down(&store).await;
+    assert_eq!(store.stats().expired, 0);
+    bench.advance(Duration::from_secs(101));
+    until_stats(&store, "all of them are counted", |stats| stats.expired == 3).await;
+    assert_eq!(store.stats().mailbox_messages, 0);
 }
