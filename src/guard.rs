@@ -11,18 +11,11 @@ use tonic::codegen::http::{Extensions, Request, Response};
 
 use crate::access::{self, Caller, Denied, Right};
 use crate::listen::ConnectionInfo;
-use crate::seldom::Seldom;
 use crate::status;
 
 /// The layer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Guard(Arc<Refused>);
-
-#[derive(Debug, Default)]
-struct Refused {
-    calls: AtomicU64,
-    lines: Seldom,
-}
+pub(crate) struct Guard(Arc<AtomicU64>);
 
 impl Guard {
     /// The answer to a call that goes no further.
@@ -36,9 +29,9 @@ impl Guard {
         let info = call.get::<ConnectionInfo>();
         let caller = info.map_or(Caller::Anyone, ConnectionInfo::caller);
         access::may(&caller, right).inspect_err(|why| {
-            self.0.calls.fetch_add(1, Ordering::Relaxed);
-            let from = info.map(ConnectionInfo::from);
-            self.0.lines.tell(|before| tracing::warn!(?from, path, %why, more = before, "call refused"));
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let from = info.map(|info| tracing::field::display(info.from()));
+            tracing::warn!(from, path, %why, "call refused");
         })
     }
 }

@@ -30,7 +30,6 @@ mod peers;
 mod reach;
 mod reload;
 mod retry_queue;
-mod seldom;
 mod server;
 pub mod status;
 mod store;
