@@ -55,7 +55,7 @@ impl Line {
     }
 
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
-        self.put(name, value);
+        self.put(name, if let Value::Text(text) = value { Value::Text(cut(text)) } else { value });
         self
     }
 
@@ -69,13 +69,13 @@ impl Line {
         }
     }
 
-    /// What is the same for lines that say the same: where in the program, who it is about, and the words. Numbers,
-    /// message ids and addresses make no difference.
+    /// What is the same for lines that say the same: where in the program, the message, who it is about, and the words of
+    /// the other fields. Numbers in them, message ids and addresses make no difference.
     pub(super) fn kind(&self, hashing: &impl BuildHasher, place: impl Hash) -> u64 {
         let mut hasher = hashing.build_hasher();
         place.hash(&mut hasher);
         self.target.hash(&mut hasher);
-        words(&self.message, &mut hasher);
+        self.message.hash(&mut hasher);
         for (name, value) in &self.fields {
             match value {
                 Value::Text(text) if WHO.contains(name) => text.hash(&mut hasher),
