@@ -1,7 +1,7 @@
 //! Log lines: how many, how they look, and where they go.
 //!
-//! An event of `tracing` becomes a [`line`], is counted instead of written where it repeats ([`collapse`]), becomes text
-//! or JSON ([`render`]), and goes out to stderr and `petnet.log` ([`file`]), directly or through a buffer ([`sink`]).
+//! An event of `tracing` becomes a `line`, is counted instead of written where it repeats (`collapse`), becomes text
+//! or JSON (`render`), and goes out to stderr and `petnet.log` (`file`), directly or through a buffer (`sink`).
 //!
 //! Invariants: no line is lost silently: what a slow reader or a full disk costs is counted ([`dropped_lines`]) and told.
 //! Everything is bounded: lines, what waits, what is counted, files.
@@ -58,7 +58,7 @@ pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
             LogMode::Buffered => (plain.clone(), Sink::buffered(file, plain)?),
         });
     }
-    let output = Output::start(sinks)?;
+    let output = Output::start(sinks, collapse::WINDOW)?;
     let filter = filter(logging.level, std::env::var("RUST_LOG").ok().as_deref());
     match tracing_subscriber::registry().with(filter).with(Lines(output.clone())).try_init() {
         Ok(()) => log_panics(output.clone()),

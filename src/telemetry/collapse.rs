@@ -20,8 +20,9 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 const KINDS: usize = 256;
 
 /// What repeats.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Collapse {
+    window: Duration,
     hashing: RandomState,
     kinds: HashMap<u64, Repeats>,
 }
@@ -48,12 +49,17 @@ pub(super) enum Verdict {
 }
 
 impl Collapse {
+    /// Counts are told after `window`: [`WINDOW`], but for tests.
+    pub(super) fn new(window: Duration) -> Self {
+        Self { window, hashing: RandomState::new(), kinds: HashMap::new() }
+    }
+
     /// A line from `place` in the program.
     pub(super) fn see(&mut self, line: &Line, place: impl Hash, now: Instant) -> Verdict {
         let (mut kind, mut about) =
             (line.kind(&self.hashing, &place), Line::without_which as fn(Line) -> Line);
         if !self.kinds.contains_key(&kind) && self.kinds.len() >= KINDS {
-            self.kinds.retain(|_, repeats| repeats.counted > 0 || !repeats.is_over(now));
+            self.kinds.retain(|_, repeats| repeats.counted > 0 || !repeats.is_over(now, self.window));
             if self.kinds.len() >= KINDS {
                 // Only so many places are in the program.
                 (kind, about) = (self.hashing.hash_one(place), Line::without_fields);
@@ -61,7 +67,7 @@ impl Collapse {
         }
         let new = || Repeats { since: now, left: TOLD, counted: 0, line: about(line.clone()) };
         let repeats = self.kinds.entry(kind).or_insert_with(new);
-        if repeats.counted == 0 && repeats.is_over(now) {
+        if repeats.counted == 0 && repeats.is_over(now, self.window) {
             *repeats = new();
         }
         if let Some(left) = repeats.left.checked_sub(1) {
@@ -74,14 +80,18 @@ impl Collapse {
 
     /// When the next count is to be told; `None` while nothing is counted.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.kinds.values().filter(|repeats| repeats.counted > 0).map(|repeats| repeats.since + WINDOW).min()
+        self.kinds
+            .values()
+            .filter(|repeats| repeats.counted > 0)
+            .map(|repeats| repeats.since + self.window)
+            .min()
     }
 
     /// The counts whose window is over.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Line> {
         let mut lines = Vec::new();
         self.kinds.retain(|_, repeats| {
-            if !repeats.is_over(now) {
+            if !repeats.is_over(now, self.window) {
                 return true;
             }
             lines.extend(repeats.take(now));
@@ -98,8 +108,8 @@ impl Collapse {
 }
 
 impl Repeats {
-    fn is_over(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) >= WINDOW
+    fn is_over(&self, now: Instant, window: Duration) -> bool {
+        now.saturating_duration_since(self.since) >= window
     }
 
     /// The count as a line, and the next window.
@@ -143,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_first_few_go_out_and_then_a_count() {
-        let (mut collapse, start) = (Collapse::default(), Instant::now());
+        let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         assert_eq!(told(&mut collapse, "party_b", 5, start), 5);
         assert_eq!(collapse.next(), None, "nothing is counted, so nothing need be waited for");
         assert_eq!(collapse.see(&about("party_b", 6), 1, start), Verdict::Counted { first: true });
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_is_one_line_in_each_window_until_it_pauses() {
-        let (mut collapse, start) = (Collapse::default(), Instant::now());
+        let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         told(&mut collapse, "party_b", 6, start);
         for n in 1..5 {
             assert_eq!(collapse.due(start + n * WINDOW).len(), 1);
@@ -172,7 +182,7 @@ mod tests {
 
     #[test]
     fn now_and_then_is_no_repetition() {
-        let (mut collapse, start) = (Collapse::default(), Instant::now());
+        let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         for n in 0..100 {
             assert_eq!(told(&mut collapse, "party_b", 5, start + n * WINDOW), 5);
         }
@@ -180,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_peer_has_its_own_count_and_the_end_tells_them_all() {
-        let (mut collapse, start) = (Collapse::default(), Instant::now());
+        let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         assert_eq!(told(&mut collapse, "party_b", 8, start), 5);
         assert_eq!(told(&mut collapse, "party_c", 9, start), 5);
         told(&mut collapse, "party_d", 5, start);
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn names_without_end_are_one_kind_in_the_end() {
-        let (mut collapse, start) = (Collapse::default(), Instant::now());
+        let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         let letters = |n: u32| {
             format!("{n:x}").replace(|c: char| c.is_ascii_digit(), "g") + &"h".repeat(n as usize % 97)
         };

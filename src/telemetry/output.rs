@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::hash::Hash;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -31,15 +31,17 @@ pub(super) struct Output {
     counted: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Repeats {
     collapse: Collapse,
     ended: bool,
 }
 
 impl Output {
-    pub(super) fn start(sinks: Vec<(Look, Sink)>) -> io::Result<Arc<Self>> {
-        let output = Arc::new(Self { sinks, repeats: Mutex::default(), counted: Condvar::new() });
+    /// Counts of repeated lines are told after `window`.
+    pub(super) fn start(sinks: Vec<(Look, Sink)>, window: Duration) -> io::Result<Arc<Self>> {
+        let repeats = Mutex::new(Repeats { collapse: Collapse::new(window), ended: false });
+        let output = Arc::new(Self { sinks, repeats, counted: Condvar::new() });
         let timed = output.clone();
         std::thread::Builder::new().name("log counts".into()).spawn(move || timed.tell_counts())?;
         Ok(output)
@@ -133,6 +135,7 @@ mod tests {
 
     use super::*;
     use crate::config::LogFormat;
+    use crate::telemetry::collapse::WINDOW;
     use crate::telemetry::sink::Target;
 
     struct Kept(Sender<String>);
@@ -143,11 +146,15 @@ mod tests {
         }
     }
 
+    fn output(window: Duration) -> (Arc<Output>, Receiver<String>) {
+        let (kept, lines) = channel();
+        let look = Look { format: LogFormat::Json, colours: false, party: "party_a".into() };
+        (Output::start(vec![(look, Sink::direct(Kept(kept)))], window).unwrap(), lines)
+    }
+
     /// What is logged meanwhile, as values.
     fn logged(logs: impl FnOnce()) -> Vec<serde_json::Value> {
-        let (kept, lines): (_, Receiver<String>) = channel();
-        let look = Look { format: LogFormat::Json, colours: false, party: "party_a".into() };
-        let output = Output::start(vec![(look, Sink::direct(Kept(kept)))]).unwrap();
+        let (output, lines) = output(WINDOW);
         let subscriber = tracing_subscriber::registry().with(Lines(output.clone()));
         tracing::subscriber::with_default(subscriber, logs);
         output.end();
@@ -183,5 +190,22 @@ mod tests {
         let last = lines.last().unwrap();
         assert_eq!((last["repeated"].as_u64(), last["peer"].as_str()), (Some(95), Some("party_b")));
         assert_eq!(last["message_id"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_count_is_told_when_its_time_is_over_and_nothing_else_happens() {
+        let (output, lines) = output(Duration::from_millis(20));
+        let line = Line::new(Level::ERROR, "petnet", "no room");
+        // On a busy machine windows may end meanwhile: whatever happens, all are accounted for.
+        (0..1000).for_each(|_| output.take(&line, 1));
+        let mut told = 0;
+        while told < 1000 {
+            let line = lines.recv_timeout(Duration::from_secs(30)).unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            told += line["repeated"].as_u64().unwrap_or(1);
+        }
+        assert_eq!(told, 1000);
+        output.end();
+        assert!(lines.try_recv().is_err(), "a count was told twice");
     }
 }
