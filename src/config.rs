@@ -7,6 +7,7 @@
 
 pub(crate) mod files;
 mod limits;
+mod logging;
 mod raw;
 #[cfg(feature = "redis")]
 mod redis;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use petnet_storage::{IdReuse, PartyId};
 
+pub use logging::{LogFiles, LogFormat, LogLevel, LogMode, Logging};
 use raw::Given;
 pub use raw::{RawSettings, SETTINGS, Setting};
 #[cfg(feature = "redis")]
@@ -112,37 +114,6 @@ pub enum TlsClientAuth {
     Optional,
 }
 
-/// Least severe line that is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    /// `DEBUG`
-    Debug,
-    /// `INFO`
-    Info,
-    /// `WARNING`
-    Warning,
-    /// `ERROR` and `CRITICAL`
-    Error,
-}
-
-/// How lines reach stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogMode {
-    /// The thread that logs writes.
-    Direct,
-    /// A thread of its own writes; lines are dropped, and counted, when it cannot keep up.
-    Buffered,
-}
-
-/// How to log; needed before anything else runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logging {
-    /// `LOGGING_LEVEL`
-    pub level: LogLevel,
-    /// `LOGGING_MODE`
-    pub mode: LogMode,
-}
-
 /// Everything a gateway starts with.
 #[derive(Debug)]
 pub struct Checked {
@@ -170,11 +141,15 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Checks everything, the party file included. Creates the data folder when it is all that is missing.
+/// Checks everything, the party file included. Creates the folders of data and log when they are all that
+/// is missing.
 pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let checked = look(raw)?;
     if raw.get("REDIS_URL").is_none() {
-        make_folder(&checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+        make_folder("DATA_DIR", &checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+    }
+    if let Some(files) = &checked.logging.files {
+        make_folder("LOGGING_DIR", &files.dir).map_err(|why| Mistakes(vec![why]))?;
     }
     Ok(checked)
 }
@@ -220,21 +195,6 @@ impl Checker<'_> {
             return None;
         }
         self.value("PARTY", None, |text| PartyId::new(text).map(Some).map_err(|e| e.to_string()))
-    }
-
-    fn logging(&mut self) -> Logging {
-        let levels = [
-            ("DEBUG", LogLevel::Debug),
-            ("INFO", LogLevel::Info),
-            ("WARNING", LogLevel::Warning),
-            ("ERROR", LogLevel::Error),
-            ("CRITICAL", LogLevel::Error),
-        ];
-        let modes = [("default", LogMode::Direct), ("async", LogMode::Buffered)];
-        Logging {
-            level: self.value("LOGGING_LEVEL", LogLevel::Info, |text| values::choice(text, &levels)),
-            mode: self.value("LOGGING_MODE", LogMode::Direct, |text| values::choice(text, &modes)),
-        }
     }
 
     /// The party file, and whether there is TLS.
@@ -349,18 +309,18 @@ pub(crate) fn parent_of(folder: &Path) -> &Path {
     }
 }
 
-/// Looks at the data folder without changing anything.
+/// Looks at a folder of ours without changing anything.
 fn check_folder(folder: &Path) -> Result<(), String> {
     match std::fs::metadata(folder) {
         Ok(found) if found.is_dir() => check_writable(folder),
-        Ok(_) => Err("exists and is not a folder; choose another data folder".into()),
+        Ok(_) => Err("exists and is not a folder; choose another folder".into()),
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
             let parent = parent_of(folder);
             if parent.is_dir() {
                 check_writable(parent)
             } else {
                 Err(format!(
-                    "does not exist, and neither does {}; create it, or choose another data folder",
+                    "does not exist, and neither does {}; create it, or choose another folder",
                     parent.display()
                 ))
             }
@@ -381,10 +341,10 @@ fn check_writable(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// Creates the data folder if missing. Its name is synced: a power loss must not take the folder with everything
+/// Creates a folder if missing. Its name is synced: a power loss must not take the folder with everything
 /// accepted in it.
-fn make_folder(folder: &Path) -> Result<(), String> {
-    let fail = |why: io::Error| format!("DATA_DIR: cannot create {}: {why}", folder.display());
+fn make_folder(setting: &str, folder: &Path) -> Result<(), String> {
+    let fail = |why: io::Error| format!("{setting}: cannot create {}: {why}", folder.display());
     match std::fs::create_dir(folder) {
         Ok(()) => File::open(parent_of(folder)).and_then(|parent| parent.sync_all()).map_err(fail),
         Err(_) if folder.is_dir() => Ok(()),

@@ -418,9 +418,9 @@ impl<L: Deliver> Forwarder<L> {
         self.course.failed(reason);
         self.record.failed(&self.peer, id, work.pending.sequence, reason);
         if failures == TELL_AFTER {
-            tracing::warn!(peer = %self.peer, id = %id, failures, reason, "message is hard to deliver; going on trying");
+            tracing::warn!(peer = %self.peer, message_id = %id, failures, reason, "message is hard to deliver; going on trying");
         } else {
-            tracing::debug!(peer = %self.peer, id = %id, failures, reason, "delivery failed; trying again");
+            tracing::debug!(peer = %self.peer, message_id = %id, failures, reason, "delivery failed; trying again");
         }
         let random = backoff::random();
         let alone = if !whole_peer {

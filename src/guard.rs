@@ -12,20 +12,18 @@ use crate::access::{self, Caller, Denied, Right};
 use crate::listen::ConnectionInfo;
 use crate::mailbox::Refusal;
 use crate::record::Record;
-use crate::seldom::Seldom;
 use crate::status;
 
 /// The layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
     record: Arc<Record>,
-    lines: Arc<Seldom>,
 }
 
 impl Guard {
     /// What it refuses is told to `record`.
     pub(crate) fn new(record: Arc<Record>) -> Self {
-        Self { record, lines: Arc::default() }
+        Self { record }
     }
 
     /// The answer to a call that goes no further.
@@ -40,8 +38,8 @@ impl Guard {
         let caller = info.map_or(Caller::Anyone, ConnectionInfo::caller);
         access::may(&caller, right).inspect_err(|why| {
             self.record.refused(&Refusal::Denied(why.clone()));
-            let from = info.map(ConnectionInfo::from);
-            self.lines.tell(|before| tracing::warn!(?from, path, %why, more = before, "call refused"));
+            let from = info.map(|info| tracing::field::display(info.from()));
+            tracing::warn!(from, path, %why, "call refused");
         })
     }
 }

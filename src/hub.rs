@@ -10,6 +10,7 @@ use petnet_storage::{DeadLetter, Held, Observer, PartyId, Sequence};
 use crate::forwarder::Wakes;
 use crate::record::Record;
 use crate::subscriptions::Subscriptions;
+use crate::telemetry;
 use crate::waiting::Waiters;
 
 /// The observer of a gateway's store.
@@ -74,7 +75,8 @@ impl Observer for Hub {
     fn died(&self, letter: &DeadLetter) {
         self.record.died(letter);
         tracing::warn!(
-            peer = %letter.receiver, id = %letter.id, bytes = letter.len, reason = %letter.reason,
+            target: telemetry::DEAD_LETTERS,
+            peer = %letter.receiver, message_id = %letter.id, bytes = letter.len, reason = %letter.reason,
             "message became a dead letter"
         );
     }

@@ -38,7 +38,6 @@ mod reach;
 mod record;
 mod reload;
 mod retry_queue;
-mod seldom;
 mod server;
 pub mod status;
 mod store;

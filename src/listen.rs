@@ -26,7 +26,6 @@ use self::seats::{Seat, Seats};
 pub(crate) use self::traffic::{OnConnection, Traffic, Transfer};
 use crate::access::Caller;
 use crate::limits::Limits;
-use crate::seldom::Seldom;
 use crate::tls::counted::takes_as_it_sends;
 use crate::trust::Current;
 
@@ -45,31 +44,13 @@ pub(crate) struct Connections {
     seats: Arc<Seats>,
     /// For TLS, and who callers are.
     trust: Current,
-    lines: Arc<Lines>,
-}
-
-/// Lines of the log that many connections could write.
-#[derive(Debug, Default)]
-struct Lines {
-    full: Seldom,
-    address: Seldom,
-    refusals: Seldom,
-    stalls: Seldom,
 }
 
 impl Connections {
     /// Room for so many connections as `limits` say.
     pub(crate) fn new(limits: Limits, trust: Current, draining: CancellationToken) -> Self {
         let seats = Seats::new(limits.connections, limits.connections_per_address);
-        Self {
-            draining,
-            cut: CancellationToken::new(),
-            limits,
-            moved: Arc::default(),
-            seats,
-            trust,
-            lines: Arc::default(),
-        }
+        Self { draining, cut: CancellationToken::new(), limits, moved: Arc::default(), seats, trust }
     }
 
     /// Connections there are.
@@ -100,18 +81,15 @@ impl Connections {
         let cut = self.cut.child_token();
         let Limits { connections: max, connections_per_address: per_address, .. } = self.limits;
         let full = || {
-            self.lines.full.tell(|more| {
-                tracing::warn!(
-                    max, per_address, more,
-                    "MAX_CONNECTIONS or MAX_CONNECTIONS_PER_ADDRESS reached; a silent or idle connection makes room, or new ones wait"
-                );
-            });
+            tracing::warn!(
+                max,
+                per_address,
+                "MAX_CONNECTIONS or MAX_CONNECTIONS_PER_ADDRESS reached; a silent or idle connection makes room, or new ones wait"
+            );
         };
         let seat = self.seats.take(from.ip(), &info.traffic, &cut, full).await;
         if seat.is_none() {
-            self.lines.address.tell(|more| {
-                tracing::warn!(%from, per_address, more, "MAX_CONNECTIONS_PER_ADDRESS reached; a connection was closed");
-            });
+            tracing::warn!(%from, per_address, "MAX_CONNECTIONS_PER_ADDRESS reached; a connection was closed");
         }
         Some(Connection::new(socket, info, seat?, cut, self))
     }

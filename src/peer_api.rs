@@ -52,16 +52,17 @@ pub(crate) fn tell(
     message_id: &str,
     stored: Result<Stored, Refusal>,
 ) -> Result<(), Refusal> {
+    let sender = sender.map(tracing::field::display);
     match &stored {
         Ok(Stored::New(_)) => {}
-        Ok(Stored::Repeated) => tracing::debug!(?sender, id = message_id, "repeated delivery"),
+        Ok(Stored::Repeated) => tracing::debug!(sender, message_id, "repeated delivery"),
         Ok(Stored::Stale) => {
-            tracing::info!(?sender, id = message_id, "late delivery of a message that a newer one replaced");
+            tracing::info!(sender, message_id, "late delivery of a message that a newer one replaced");
         }
         Err(refusal @ Refusal::Denied(_)) => {
-            tracing::warn!(?sender, id = message_id, %refusal, "delivery refused");
+            tracing::warn!(sender, message_id, %refusal, "delivery refused");
         }
-        Err(refusal) => tracing::debug!(?sender, id = message_id, %refusal, "delivery refused"),
+        Err(refusal) => tracing::debug!(sender, message_id, %refusal, "delivery refused"),
     }
     stored.map(|_| ())
 }

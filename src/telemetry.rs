@@ -1,62 +1,108 @@
-//! Log lines on stderr: how many, and who writes them.
+//! Log lines: how many, how they look, and where they go.
 //!
-//! Invariant: no line is lost silently. With buffered logging a slow stderr drops lines rather than delay messages;
-//! the number of dropped lines is told at the end.
+//! An event of `tracing` becomes a `line`, is counted instead of written where it repeats (`collapse`), becomes text
+//! or JSON (`render`), and goes out to stderr and `petnet.log` (`file`), directly or through a buffer (`sink`).
+//!
+//! Invariants: no line is lost silently: what a slow reader or a full disk costs is counted ([`dropped_lines`]) and told.
+//! Everything is bounded: lines, what waits, what is counted, files.
 
-use std::fmt;
-use std::io::{self, IsTerminal};
+mod collapse;
+mod file;
+mod line;
+mod output;
+mod render;
+mod sink;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use petnet_storage::PartyId;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogLevel, LogMode, Logging};
+use file::LogFile;
+use line::{Line, Value};
+use output::{Lines, Output};
+use render::Look;
+pub use sink::dropped_lines;
+use sink::{Sink, Stderr};
 
-/// Lines that may wait for a slow stderr before further ones are dropped.
-const BUFFERED_LINES: usize = 64 * 1024;
+/// Target of the lines about messages that became dead letters, and of dead letters that were dropped. Each is a fact
+/// about one message, and the promise is a line for each: they are never collapsed. The store says it in the same word.
+pub(crate) const DEAD_LETTERS: &str = "petnet::dead_letters";
 
 /// Keeps logging alive: hold it to the end of `main`.
-#[must_use = "buffered lines are lost when this is dropped early"]
+#[derive(Debug)]
+#[must_use = "buffered lines and counts are lost when this is dropped early"]
 pub struct Telemetry {
-    buffered: Option<(WorkerGuard, ErrorCounter)>,
+    output: Arc<Output>,
 }
 
-impl fmt::Debug for Telemetry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Telemetry").field("buffered", &self.buffered.is_some()).finish()
+/// Starts logging for the gateway of `party`, panics included. Without effect when the process logs already. Fails only
+/// where the system has no thread for it.
+pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
+    let plain = Look { format: logging.format, colours: false, party: party.to_string() };
+    let coloured = Look { colours: io::stderr().is_terminal(), ..plain.clone() };
+    let mut sinks = vec![match logging.mode {
+        LogMode::Direct => (coloured, Sink::direct(Stderr)),
+        LogMode::Buffered => (coloured.clone(), Sink::buffered(Stderr, coloured)?),
+    }];
+    if let Some(files) = &logging.files {
+        let file = LogFile::new(files.clone(), plain.clone());
+        sinks.push(match logging.mode {
+            LogMode::Direct => (plain, Sink::direct(file)),
+            LogMode::Buffered => (plain.clone(), Sink::buffered(file, plain)?),
+        });
     }
-}
-
-/// Starts logging. Without effect when the process logs already.
-pub fn start(logging: Logging) -> Telemetry {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(logging.level, std::env::var("RUST_LOG").ok().as_deref()))
-        .with_ansi(io::stderr().is_terminal());
-    let (result, buffered) = match logging.mode {
-        LogMode::Direct => (lines.with_writer(io::stderr).try_init(), None),
-        LogMode::Buffered => {
-            let (writer, guard) = NonBlockingBuilder::default()
-                .lossy(true)
-                .buffered_lines_limit(BUFFERED_LINES)
-                .finish(io::stderr());
-            let dropped = writer.error_counter();
-            (lines.with_writer(writer).try_init(), Some((guard, dropped)))
+    let output = Output::start(sinks, collapse::WINDOW)?;
+    let filter = filter(logging.level, std::env::var("RUST_LOG").ok().as_deref());
+    match tracing_subscriber::registry().with(filter).with(Lines(output.clone())).try_init() {
+        Ok(()) => log_panics(output.clone()),
+        Err(why) => {
+            tracing::warn!(%why, "logging was started before; the new settings of it have no effect");
         }
-    };
-    if let Err(why) = result {
-        tracing::warn!(%why, "logging was started before; the new settings of it have no effect");
     }
-    Telemetry { buffered }
+    Ok(Telemetry { output })
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        let Some((guard, dropped)) = self.buffered.take() else { return };
-        drop(guard);
-        match dropped.dropped_lines() {
-            0 => {}
-            n => eprintln!("{n} log lines were dropped, because stderr was too slow for buffered logging"),
+        self.output.end();
+        let lines = dropped_lines();
+        if lines > 0 {
+            let told = writeln!(
+                io::stderr(),
+                "{lines} log lines were dropped, because stderr was too slow for buffered logging or the log file could not \
+                 be written"
+            );
+            // Whoever was to read it is gone.
+            drop(told);
         }
     }
+}
+
+/// A panic is a line like any other, in the file, too; `RUST_BACKTRACE=1` adds where it came from.
+fn log_panics(output: Arc<Output>) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if Output::is_writing() {
+            return usual(panic);
+        }
+        let why = panic.payload_as_str().unwrap_or("no text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_string();
+        let mut line = Line::new(Level::ERROR, "petnet::panic", format!("panicked at {place}: {why}"))
+            .with("thread", Value::Text(thread));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            line = line.with("backtrace", Value::Text(backtrace.to_string()));
+        }
+        output.write(&line);
+    }));
 }
 
 /// `RUST_LOG` as it is when it can be read; else our level, with the noise of the libraries kept out of DEBUG.

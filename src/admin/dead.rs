@@ -63,7 +63,7 @@ pub(super) async fn retry(overview: &Overview, request: DeadRequest) -> Result<C
         let Some(accepted) = accepted else { continue };
         retried += 1;
         let (peer, id, before) = (&letter.receiver, &letter.id, letter.sequence.0);
-        tracing::info!(%peer, id = ?id.as_str(), sequence = accepted.0, before, "a dead letter was accepted anew");
+        tracing::info!(%peer, message_id = %id, sequence = accepted.0, before, "a dead letter was accepted anew");
         overview.hub.record.journal.note(What::Retried, Some(peer), id, accepted);
     }
     Ok(Changed { messages: retried, text: format!("{} accepted anew", messages(retried)) })
@@ -78,7 +78,7 @@ pub(super) async fn drop_some(overview: &Overview, request: DeadRequest) -> Resu
         }
         dropped += 1;
         let (peer, id) = (&letter.receiver, &letter.id);
-        tracing::info!(%peer, id = ?id.as_str(), sequence = letter.sequence.0, "the operator dropped a dead letter");
+        tracing::info!(%peer, message_id = %id, sequence = letter.sequence.0, "the operator dropped a dead letter");
         overview.hub.record.dropped(What::Dropped, peer, id, letter.sequence);
     }
     let plural = if dropped == 1 { "dead letter" } else { "dead letters" };

@@ -46,7 +46,7 @@ pub(super) async fn release(overview: &Overview, request: ReleaseMailboxRequest)
                 return Err(status::admin_not_found(&what));
             }
             overview.hub.record.released(&from, &id);
-            tracing::info!(id = ?id.as_str(), "the operator released a message");
+            tracing::info!(message_id = %id, "the operator released a message");
             1
         }
         Some(Which::Prefix(prefix)) => {

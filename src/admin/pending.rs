@@ -191,7 +191,7 @@ async fn drop_one(
     let dropped = overview.engine.settle(peer, sequence, Outcome::Dropped).await.map_err(failed)?;
     if dropped {
         let shown = id.as_ref().map(MessageId::as_str).unwrap_or_default();
-        tracing::info!(%peer, id = ?shown, sequence = sequence.0, "the operator dropped a pending message");
+        tracing::info!(%peer, message_id = shown, sequence = sequence.0, "the operator dropped a pending message");
         if let Some(id) = id {
             overview.hub.record.dropped(What::Dropped, peer, &id, sequence);
         }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use petnet_storage::PartyId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -10,9 +11,10 @@ use tracing::{error, info, warn};
 
 use super::signals::{Hangup, StopSignals};
 use super::{Exit, block_on};
-use crate::config::{self, Checked, RawSettings};
+use crate::config::{self, Checked, RawSettings, Settings, TlsClientAuth};
 use crate::doctor::OTHER_FILES;
 use crate::gateway::Gateway;
+use crate::parties::Parties;
 use crate::telemetry;
 
 /// Room for the last sync after running calls had their grace time.
@@ -53,7 +55,13 @@ impl Serve {
                 return Exit::WrongSettings;
             }
         };
-        let _telemetry = telemetry::start(checked.logging);
+        let _telemetry = match telemetry::start(&checked.logging, &checked.settings.party) {
+            Ok(telemetry) => telemetry,
+            Err(why) => {
+                eprintln!("petnet serve: cannot start the threads of the log: {why}");
+                return Exit::CouldNotStart;
+            }
+        };
         block_on(serve(checked, self.stop_with_stdin)).unwrap_or_else(|why| {
             error!("cannot run: {why:#}");
             Exit::Failed
@@ -69,7 +77,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     for notice in notices.into_iter().chain(open_files(settings.limits.connections)) {
         warn!("{notice}");
     }
-    let (party, grace) = (settings.party.clone(), settings.shutdown_grace);
+    let (grace, served) = (settings.shutdown_grace, Served::of(&settings, &parties));
     let gateway = tokio::select! {
         started = Gateway::start(settings, parties) => match started {
             Ok(gateway) => gateway,
@@ -83,7 +91,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             return Ok(Exit::Ok);
         }
     };
-    info!("{party} serves on {}, {}", gateway.local_addr(), gateway.found());
+    served.tell(&gateway);
     let poisoned = tokio::select! {
         signal = signals.next() => {
             info!("{signal}: stopping; running calls have {grace:?} to end");
@@ -121,6 +129,40 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             Exit::Failed
         }
     })
+}
+
+/// What the start line says besides what was found.
+struct Served {
+    party: PartyId,
+    tls: &'static str,
+    store: &'static str,
+    peers: usize,
+}
+
+impl Served {
+    fn of(settings: &Settings, parties: &Parties) -> Self {
+        #[cfg(feature = "redis")]
+        let redis = settings.redis.is_some();
+        #[cfg(not(feature = "redis"))]
+        let redis = false;
+        Self {
+            party: settings.party.clone(),
+            tls: match (&settings.own_certificate, settings.tls_client_auth) {
+                (None, _) => "plaintext",
+                (Some(_), TlsClientAuth::Required) => "mutual",
+                (Some(_), TlsClientAuth::Optional) => "optional",
+            },
+            store: if redis { "redis" } else { "embedded" },
+            peers: parties.parties.keys().filter(|party| **party != settings.party).count(),
+        }
+    }
+
+    /// Who starts gateways waits for the words "PARTY serves on ADDRESS, ".
+    fn tell(&self, gateway: &Gateway) {
+        let Self { party, tls, store, peers } = self;
+        let (version, address) = (env!("CARGO_PKG_VERSION"), gateway.local_addr());
+        info!(version, %address, tls, store, peers, "{party} serves on {address}, {}", gateway.found());
+    }
 }
 
 /// Takes as many file descriptors as the system allows; what to say when they are too few for `connections`.

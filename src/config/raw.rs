@@ -234,6 +234,20 @@ pub const SETTINGS: &[Setting] = &[
         value: "MODE",
         help: "`default`, or `async` for buffered logging; LOGGING_STYLE is read too",
     },
+    setting("LOGGING_FORMAT", Some("text"), "WORD", "`text`, or `json` for one JSON object per line"),
+    setting(
+        "LOGGING_DIR",
+        None,
+        "DIR",
+        "Folder of petnet.log, written besides stderr; created if only its last part is missing",
+    ),
+    setting(
+        "LOGGING_FILE_BYTES",
+        Some("16MiB"),
+        "SIZE",
+        "petnet.log of so many bytes becomes petnet.log.1, and a new one begins",
+    ),
+    setting("LOGGING_FILES", Some("8"), "N", "Log files kept, petnet.log included; the oldest is removed"),
 ];
 
 impl Setting {

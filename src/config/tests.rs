@@ -66,7 +66,9 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.retry_cap, Duration::from_secs(30));
     assert_eq!(settings.max_waiting, 16384);
     assert_eq!(settings.tls_client_auth, TlsClientAuth::Required);
-    assert_eq!(checked.logging, Logging { level: LogLevel::Info, mode: LogMode::Direct });
+    let logging =
+        Logging { level: LogLevel::Info, mode: LogMode::Direct, format: LogFormat::Text, files: None };
+    assert_eq!(checked.logging, logging);
     assert!(checked.notices.iter().any(|line| line.contains("PLAINTEXT")), "{:?}", checked.notices);
     assert!(settings.data_dir.is_dir(), "the data folder was not created");
 }
@@ -98,6 +100,41 @@ fn every_mistake_is_reported_at_once_with_its_place() {
     }
     assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
     assert!(!Path::new(&place.path("data")).exists(), "a folder was created in spite of mistakes");
+}
+
+#[test]
+fn the_log_goes_into_bounded_files_of_a_folder_that_is_made() {
+    let place = Place::new();
+    let dir = place.path("log");
+    let checked =
+        place.check(&[("LOGGING_DIR", &dir), ("LOGGING_MODE", "async"), ("LOGGING_FORMAT", "JSON")]).unwrap();
+    let files = LogFiles { dir: PathBuf::from(&dir), bytes: 16 << 20, count: 8 };
+    let logging = Logging {
+        level: LogLevel::Info,
+        mode: LogMode::Buffered,
+        format: LogFormat::Json,
+        files: Some(files),
+    };
+    assert_eq!(checked.logging, logging);
+    assert!(Path::new(&dir).is_dir(), "the folder of the log was not created");
+}
+
+#[test]
+fn mistakes_about_the_log_are_told_with_their_place() {
+    let place = Place::new();
+    for (name, value, why) in [
+        ("LOGGING_DIR", place.path("no/log"), "does not exist, and neither does"),
+        ("LOGGING_DIR", place.path("party.json"), "exists and is not a folder"),
+        ("LOGGING_FORMAT", "xml".into(), "expected one of: text, json"),
+        ("LOGGING_FILE_BYTES", "1KiB".into(), "must be from 65536"),
+        ("LOGGING_FILES", "0".into(), "expected a whole number from 1"),
+    ] {
+        let mistakes = place.mistakes(&[(name, &value)]);
+        assert!(
+            mistakes.len() == 1 && mistakes[0].starts_with(name) && mistakes[0].contains(why),
+            "{mistakes:?}"
+        );
+    }
 }
 
 #[test]

@@ -43,13 +43,13 @@ impl Large {
         let mut lease = self.partials.lease(Key::new(&self.sender, &identity)).await;
         // Asked when nobody else stores it.
         if self.mailbox.engine.knows(&self.sender, &identity).await? {
-            tracing::debug!(sender = %self.sender, %id, "repeated delivery");
+            tracing::debug!(sender = %self.sender, message_id = %id, "repeated delivery");
             lease.take();
             return Ok(());
         }
         if let Err(refusal) = self.take(&mut lease, parts).await {
             if matches!(refusal, Refusal::Interrupted) {
-                tracing::debug!(sender = %self.sender, %id, "a large message is interrupted");
+                tracing::debug!(sender = %self.sender, message_id = %id, "a large message is interrupted");
             } else {
                 lease.take();
             }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::socket::Socket;
-use super::{ConnectionInfo, Connections, Lines, Seat};
+use super::{ConnectionInfo, Connections, Seat};
 
 /// Every HTTP/2 client opens with a text of this many bytes.
 const HELLO: usize = 24;
@@ -33,7 +33,6 @@ pub(crate) struct Connection {
     said: usize,
     ended: bool,
     moved: Arc<AtomicU64>,
-    lines: Arc<Lines>,
     _seat: Seat,
 }
 
@@ -74,7 +73,6 @@ impl Connection {
             said: 0,
             ended: false,
             moved: shared.moved.clone(),
-            lines: shared.lines.clone(),
             _seat: seat,
         }
     }
@@ -90,9 +88,9 @@ impl Connection {
         let opened = self.socket.poll_open(cx, &self.info);
         match &opened {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(why)) => self.lines.refusals.tell(|before| {
-                tracing::warn!(from = %self.info.from(), %why, more = before, "TLS handshake failed");
-            }),
+            Poll::Ready(Err(why)) => {
+                tracing::warn!(from = %self.info.from(), %why, "TLS handshake failed");
+            }
             Poll::Pending => {
                 if self.cut_off.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(self.end(io::ErrorKind::ConnectionAborted)));
@@ -143,12 +141,10 @@ impl Connection {
             return Poll::Ready(Ok(()));
         }
         if self.stall.poll(cx, &self.info).is_ready() {
-            self.lines.stalls.tell(|more| {
-                tracing::warn!(
-                    from = %self.info.from(), more,
-                    "a connection was cut: a call's message did not move for STALL_TIMEOUT"
-                );
-            });
+            tracing::warn!(
+                from = %self.info.from(),
+                "a connection was cut: a call's message did not move for STALL_TIMEOUT"
+            );
             return Poll::Ready(Err(self.end(io::ErrorKind::TimedOut)));
         }
         Poll::Pending

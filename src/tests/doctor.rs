@@ -4,14 +4,15 @@ use std::path::Path;
 
 use super::tls::{Member, tls_settings};
 use super::*;
-use crate::config::{Checked, LogLevel, LogMode, Logging, TlsClientAuth};
+use crate::config::{Checked, LogFormat, LogLevel, LogMode, Logging, TlsClientAuth};
 use crate::doctor::{Depth, Finding, Level, examine};
 
 const DEPTH: Depth = Depth { timeout: Duration::from_secs(2), largest: 64 << 20 };
 
 /// All findings, with their headings in front.
 async fn findings(settings: Settings, parties: Parties) -> Vec<Finding> {
-    let logging = Logging { level: LogLevel::Info, mode: LogMode::Direct };
+    let logging =
+        Logging { level: LogLevel::Info, mode: LogMode::Direct, format: LogFormat::Text, files: None };
     let checked = Checked { settings, parties, logging, notices: Vec::new() };
     let mut all = Vec::new();
     examine(&checked, DEPTH, |heading, found| {

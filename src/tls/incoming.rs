@@ -14,7 +14,6 @@ use super::{in_words, provider, refused, store};
 use crate::config::TlsClientAuth;
 use crate::identity::named;
 use crate::parties::Parties;
-use crate::seldom::Seldom;
 
 /// Decides about the certificates of callers.
 #[derive(Debug)]
@@ -25,7 +24,6 @@ pub(super) struct CallerVerifier {
     /// Told to callers, so that they can choose among their certificates.
     roots: Vec<DistinguishedName>,
     mandatory: bool,
-    refusals: Seldom,
 }
 
 impl CallerVerifier {
@@ -43,13 +41,7 @@ impl CallerVerifier {
                 verifiers.insert(party.clone(), verifier);
             }
         }
-        Ok(Self {
-            parties,
-            verifiers,
-            roots,
-            mandatory: auth == TlsClientAuth::Required,
-            refusals: Seldom::default(),
-        })
+        Ok(Self { parties, verifiers, roots, mandatory: auth == TlsClientAuth::Required })
     }
 }
 
@@ -77,7 +69,7 @@ impl ClientCertVerifier for CallerVerifier {
         };
         verifier.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
             let why = in_words(why);
-            self.refusals.tell(|more| tracing::warn!(%party, more, "a caller's certificate {why}"));
+            tracing::warn!(caller = %party, "a caller's certificate {why}");
         })
     }
 

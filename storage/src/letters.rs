@@ -121,9 +121,11 @@ pub(crate) fn keep_within_bound(shared: &Shared) -> Result<()> {
             let peer = reader.party(letter.entry.party).map(|p| p.to_string()).unwrap_or_default();
             let id = reader.id(&letter.entry).map(|id| id.to_string()).unwrap_or_default();
             if drop_letter(shared, &letter)? {
+                // A fact about one message, see `telemetry::DEAD_LETTERS` of the gateway: one line each, whatever repeats.
                 tracing::warn!(
+                    target: "petnet::dead_letters",
                     peer,
-                    id,
+                    message_id = id,
                     bytes = letter.entry.len,
                     "dropped the oldest dead letter: they take more than DEAD_LETTER_MAX_BYTES"
                 );
