@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use petnet_storage::{
     Arrival, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Held, IdReuse, Incarnation, MessageId,
     Observer, Outcome, Outgoing, PartyId, Payload, Pending, Result, Sequence, StoreError, StoreState,
-    StoreStats, Stored, Tracked, Upload,
+    PeerPending, StoreStats, Stored, Tracked, Upload,
 };
 use tokio::sync::watch;
 
@@ -469,7 +469,17 @@ impl Engine for FakeEngine {
     }
 
     fn stats(&self) -> StoreStats {
-        self.lock().stats.clone()
+        let inner = self.lock();
+        let mut pending: Vec<PeerPending> = Vec::new();
+        for ((peer, _), message) in &inner.pending {
+            let len = message.payload.len();
+            match pending.last_mut().filter(|last| last.peer == *peer) {
+                Some(last) => (last.messages, last.bytes) = (last.messages + 1, last.bytes + len),
+                None => pending.push(PeerPending { peer: peer.clone(), messages: 1, bytes: len }),
+            }
+        }
+        let (mailbox_messages, dead_letters) = (inner.mailbox.len() as u64, inner.letters.len() as u64);
+        StoreStats { pending, mailbox_messages, dead_letters, ..inner.stats.clone() }
     }
 
     fn state(&self) -> watch::Receiver<StoreState> {

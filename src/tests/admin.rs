@@ -71,7 +71,7 @@ async fn a_connection_that_hangs_on_the_socket_does_not_hold_the_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let a = Running::alone_with(on(folder.path())).await;
     let silent: Vec<_> =
-        (0..20).map(|_| std::os::unix::net::UnixStream::connect(folder.path().join(NAME)).unwrap()).collect();
+        (0..12).map(|_| std::os::unix::net::UnixStream::connect(folder.path().join(NAME)).unwrap()).collect();
     a.shutdown().await;
     drop(silent);
 }
