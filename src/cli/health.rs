@@ -98,7 +98,11 @@ impl Health {
     async fn ask(&self, gateway: &str) -> anyhow::Result<()> {
         let mut health = HealthClient::new(self.channel(gateway).await?);
         let answer = health.check(HealthCheckRequest::default()).await.map_err(|status| {
-            anyhow!("the gateway at {gateway} does not tell its health: {}", failure(&status))
+            let why = failure(&status);
+            anyhow!(
+                "the gateway at {gateway} does not tell its health: {why}. Does it speak TLS? Then give certificates with \
+                 --certs, or its own with --pem-path"
+            )
         })?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),
