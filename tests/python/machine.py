@@ -34,8 +34,9 @@ class Machine:
         self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout.readline() == "up\n"
         self.processes = []
-        # It need not survive a power cut.
+        # It need not survive a power cut, nor know all its manual pages.
         self.path("/etc/dpkg/dpkg.cfg.d/fast").write_text("force-unsafe-io\n")
+        self.path("/var/lib/man-db/auto-update").unlink(missing_ok=True)
 
     def inside(self, words):
         enter = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "chroot", self.root, *words]
