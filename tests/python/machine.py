@@ -1,117 +1,135 @@
-"""A Debian machine to install on: an overlay of this one's root, in which dpkg runs for real and changes nothing outside.
+"""A Debian machine to install on: an overlay of this one's root, with a systemd of its own as process 1.
 
-It has a network of its own, and no systemd: what a unit says is carried out as systemd would.
+dpkg, maintainer scripts and the unit with everything that shuts it in are the real ones; nothing outside changes. Processes,
+network, host name, control groups and mounts are its own, and all of it ends with process 1.
 """
 
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
+import sys
 
-import image
+import harness
 
-SERVICE = "usr/lib/systemd/system/petnet.service"
+BOOT_DEADLINE = 60.0
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What is there before systemd; it makes the rest.
+BOOT = """
+set -e
+root=$1 upper=$2 work=$3
+mount -t overlay overlay -o "lowerdir=/,upperdir=$upper,workdir=$work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty; do cp -a "/dev/$device" "$root/dev/$device"; done
+cp -a /dev/null "$root/dev/console"
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
+ln -s /proc/self/fd "$root/dev/fd"
+cd "$root"
+mkdir -p mnt/outside
+pivot_root . mnt/outside
+umount -l /mnt/outside
+mount --make-rshared /
+exec env -i container=other PATH="$PATH" /lib/systemd/systemd --log-target=null --unit=basic.target
+"""
+
+
+def control_groups():
+    """Where this machine has control groups of version 2."""
+    mounts = [line.split() for line in open("/proc/mounts")]
+    return next((pathlib.Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
+
+
+def why_not():
+    """Why no such machine can be started here, if so."""
+    if os.geteuid() != 0:
+        return "starting a machine needs root"
+    if not os.path.exists("/lib/systemd/systemd"):
+        return "there is no systemd; scripts/test installs it"
+    if not control_groups():
+        return "there are no control groups of version 2"
+    return None
 
 
 class Machine:
     def __init__(self, folder):
-        for name in ("upper", "work", "root"):
-            (folder / name).mkdir()
-        self.root = folder / "root"
-        self.folder = folder
-        self.network = image.Network()
-        lines = [
-            "set -e",
-            f"mount -t overlay overlay -o lowerdir=/,upperdir={folder}/upper,workdir={folder}/work {self.root}",
-            f"mount -t proc proc {self.root}/proc",
-            f"mount --rbind /dev {self.root}/dev",
-            # Not this machine's: what runs here must not be seen there.
-            f"mount -t tmpfs tmpfs {self.root}/run",
-            "echo up",
-            "exec cat",
-        ]
-        command = ["unshare", "--mount", "sh", "-c", "\n".join(lines)]
-        self.holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout.readline() == "up\n"
-        self.processes = []
+        parts = [folder / name for name in ("root", "upper", "work")]
+        for part in parts:
+            part.mkdir()
+        self.group = control_groups() / f"petnet-test-{os.getpid()}"
+        self.group.mkdir(exist_ok=True)
+        own = ["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
+        script = f'echo $$ > {self.group}/cgroup.procs; exec unshare {" ".join(own)} sh -c "$@"'
+        self.log_file = folder / "boot.log"
+        with open(self.log_file, "wb") as log:
+            words = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", script, "sh", BOOT, "sh", *map(str, parts)]
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.init = harness.until("its process 1", self.first)
+        harness.until(f"it runs; {self.log_file.read_text()}", self.is_running, BOOT_DEADLINE)
         # It need not survive a power cut, nor know all its manual pages.
         self.path("/etc/dpkg/dpkg.cfg.d/fast").write_text("force-unsafe-io\n")
         self.path("/var/lib/man-db/auto-update").unlink(missing_ok=True)
+        # Images of containers forbid their packages to start anything; machines do not.
+        self.path("/usr/sbin/policy-rc.d").unlink(missing_ok=True)
+
+    def first(self):
+        assert self.process.poll() is None, self.log_file.read_text()
+        return open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().strip()
+
+    def is_running(self):
+        assert self.process.poll() is None, self.log_file.read_text()
+        asked = subprocess.run(self.inside(["systemctl", "is-system-running"]), capture_output=True, text=True)
+        # Degraded: something of this machine does not start in a copy of it, which is not what is tested.
+        return asked.stdout.strip() in ("running", "degraded")
 
     def inside(self, words):
-        enter = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "chroot", self.root, *words]
-        return self.network.inside(list(map(str, enter)))
+        return ["nsenter", f"--target={self.init}", "--all", *map(str, words)]
 
     def run(self, *words, code=0, **arguments):
         """A command as root; gives stdout and stderr together."""
-        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
-        arguments = {"stdin": subprocess.DEVNULL} | arguments
+        environment = {"PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"}
         ran = subprocess.run(
-            self.inside(words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, **arguments
+            self.inside(words), env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=120, **arguments
         )
         said = ran.stdout.decode(errors="replace")
         assert ran.returncode == code, f"{shlex.join(map(str, words))} ended with {ran.returncode}:\n{said}"
         return said
 
+    def install(self, package, *flags):
+        """By dpkg; the package comes from outside."""
+        self.path("/root/package.deb").write_bytes(package.read_bytes())
+        return self.run("dpkg", *flags, "-i", "/root/package.deb")
+
     def path(self, inside):
-        """A file of it, as it is seen from here through the mount of its holder."""
-        return pathlib.Path(f"/proc/{self.holder.pid}/root{self.root}/{inside.lstrip('/')}")
+        """A file of it, as it is seen from here."""
+        return pathlib.Path(f"/proc/{self.init}/root/{inside.lstrip('/')}")
 
     def there(self, inside):
         return os.path.lexists(self.path(inside))
 
-    def unit(self):
-        """The unit that is installed: key to values, in their order."""
-        found = {}
-        for line in self.path(SERVICE).read_text().splitlines():
-            if "=" in line and not line.startswith("#"):
-                key, value = line.split("=", 1)
-                found.setdefault(key, []).append(value)
-        return found
+    def property(self, name, unit="petnet"):
+        return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
 
-    def start_service(self, *wrapped, **environment):
-        """Starts what the unit starts, as its user and with its environment; `wrapped` goes in front of the command."""
-        unit = self.unit()
-        settings = dict(word.split("=", 1) for line in unit["Environment"] for word in line.split())
-        for file in unit["EnvironmentFile"]:
-            lines = self.path(file).read_text().splitlines()
-            settings |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        [user], [group], [folder] = unit["User"], unit["Group"], unit["WorkingDirectory"]
-        as_user = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs", "--bounding-set=-all",
-                   "--inh-caps=-all", "env", "-i", *(f"{key}={value}" for key, value in (settings | environment).items())]
-        command = f"umask {unit['UMask'][0]}; cd {folder}; exec "
-        command += shlex.join([*as_user, *wrapped, *shlex.split(unit["ExecStart"][0])])
-        log = self.folder / f"service-{len(self.processes)}.log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                self.inside(["sh", "-c", command]), stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        self.processes.append(process)
-        return Service(self, process, log, environment)
+    def log(self, unit="petnet"):
+        return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit)
 
     def close(self):
-        for process in self.processes:
-            process.kill()
-            process.wait(10)
-        self.holder.kill()
-        self.holder.wait(10)
-        self.network.close()
+        os.kill(int(self.init), signal.SIGKILL)
+        self.process.wait(30)
+        harness.until("its control groups are empty", self.groups_are_gone)
 
-
-class Service:
-    """The gateway, as the unit starts it."""
-
-    def __init__(self, machine, process, log, environment):
-        self.machine, self.process, self.log_file = machine, process, log
-        listens = environment.get("LISTEN_ADDR", "127.0.0.1:1235")
-        try:
-            machine.run("/usr/bin/petnet", "health", "--gateway", listens, "--wait", "30s")
-        except AssertionError as failed:
-            raise AssertionError(f"{failed}\nits log:\n{self.log()}") from failed
-
-    def log(self):
-        return self.log_file.read_text(errors="replace")
-
-    def stop(self):
-        self.process.terminate()
-        return self.process.wait(60)
+    def groups_are_gone(self):
+        for folder, _, _ in os.walk(self.group, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError as busy:
+                print(f"{folder}: {busy}", file=sys.stderr)
+        return not self.group.exists()
