@@ -71,8 +71,12 @@ class Machine:
         with open(self.log_file, "wb") as log:
             words = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", script, "sh", BOOT, "sh", *map(str, parts)]
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.init = harness.until("its process 1", self.first)
-        harness.until(f"it runs; {self.log_file.read_text()}", self.is_running, BOOT_DEADLINE)
+        try:
+            self.init = harness.until("its process 1", self.first)
+            harness.until("systemd is up", self.is_running, BOOT_DEADLINE)
+        except BaseException:
+            self.process.kill()
+            raise
         # It need not survive a power cut, nor know all its manual pages.
         self.path("/etc/dpkg/dpkg.cfg.d/fast").write_text("force-unsafe-io\n")
         self.path("/var/lib/man-db/auto-update").unlink(missing_ok=True)
