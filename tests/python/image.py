@@ -75,6 +75,8 @@ class Image:
         for word, rest in final[1:]:
             getattr(self, f"do_{word.lower()}")(rest, made)
         (self.root / "etc/hosts").write_text(HOSTS)
+        for name in ("dev", "proc"):
+            (self.root / name).mkdir()
         self.add_libraries()
 
     def build(self, stage, folder):
@@ -179,6 +181,9 @@ class Container:
         root = self.root
         lines = ["set -e", f"mount --bind {self.image.root} {root}"]
         lines += [f"mount --bind {source} {root}{target}" for target, source in self.mounts.items()]
+        # What every engine gives. A static program draws random bits from a device.
+        lines += [f"mount -t proc proc {root}/proc", f"mount -t tmpfs -o mode=755 tmpfs {root}/dev"]
+        lines += [f"cp -a /dev/{device} {root}/dev/{device}" for device in ("null", "zero", "full", "random", "urandom", "tty")]
         lines += [f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp", f"mount -o remount,ro,bind {root}"]
         lines += [f"exec setpriv --no-new-privs --bounding-set=+sys_chroot,+setuid,+setgid -- chroot "
                   f"--userspec={self.image.user} --groups= {root} {shlex.join(map(str, words))}"]
