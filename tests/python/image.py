@@ -72,12 +72,13 @@ class Image:
         self.user, self.volumes, self.health, self.command = None, [], None, []
         assert final[0] == ("FROM", "scratch"), "another base needs another test"
         made = self.build(build, folder)
+        self.files = made / "image"
+        self.add_libraries(self.files / "root")
         for word, rest in final[1:]:
             getattr(self, f"do_{word.lower()}")(rest, made)
         (self.root / "etc/hosts").write_text(HOSTS)
         for name in ("dev", "proc"):
             (self.root / name).mkdir()
-        self.add_libraries()
 
     def build(self, stage, folder):
         """Runs the first stage; gives the folder in which its files are."""
@@ -133,11 +134,12 @@ class Image:
     def do_cmd(self, rest, _):
         self.command = json.loads(rest)
 
-    def add_libraries(self):
+    @staticmethod
+    def add_libraries(root):
         """Those that the program names, unless it is static."""
         listed = subprocess.run(["ldd", program()], capture_output=True, text=True).stdout
         for library in re.findall(r"(/\S+) \(0x", listed):
-            target = self.root / library.lstrip("/")
+            target = root / library.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, target)
 

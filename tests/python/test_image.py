@@ -111,6 +111,47 @@ def test_the_first_stage_has_the_toolchain_that_the_workspace_needs():
     assert image.steps(DOCKERFILE)[0][0][1].startswith(f"rust:{toolchain}-")
 
 
+@pytest.mark.skipif(not shutil.which("buildah") and "CI" not in os.environ, reason="no buildah here; scripts/test installs it where it can")
+def test_buildah_makes_of_the_first_stages_files_an_image_that_starts(built, tmp_path):
+    """The second stage as it is in the file; the first one cannot be had without a registry, and its files are those above."""
+    text = DOCKERFILE.read_text()
+    shutil.copytree(built.files, tmp_path / "image")
+    first = "FROM scratch AS build\nCOPY image /image\n"
+    (tmp_path / "Dockerfile").write_text(first + text[text.index("FROM scratch"):])
+    storage = ["--root", tmp_path / "storage", "--runroot", tmp_path / "run", "--storage-driver", "vfs"]
+    network, server = image.Network(), None
+
+    def buildah(*words):
+        ran = subprocess.run(network.inside(command(*words)), capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, f"{words}:\n{ran.stdout}{ran.stderr}"
+        return ran.stdout.strip()
+
+    def command(*words):
+        return ["buildah", *map(str, storage), *map(str, words)]
+
+    try:
+        buildah("build", "--isolation", "chroot", "--format", "docker", "-t", "petnet", tmp_path)
+        config = json.loads(buildah("inspect", "--type", "image", "petnet"))["Docker"]["config"]
+        assert (config["User"], list(config["Volumes"])) == (built.user, built.volumes)
+        assert (config["Entrypoint"], config["Cmd"]) == (built.entrypoint, built.command)
+        assert config["Healthcheck"]["Test"] == ["CMD", *built.health]
+        container = buildah("from", "petnet")
+        run = ["run", "--isolation", "chroot", "--env", "PARTY=party_a", "-v", f"{PARTY_FILE}:/app/parties/party.json:ro", container]
+        serve = [*run, "--", *built.entrypoint, *built.command]
+        with open(tmp_path / "log", "wb") as log:
+            # What buildah starts ends with the process space that it is in.
+            alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command(*serve)]
+            server = subprocess.Popen(network.inside(alone), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # buildah takes a second for each start: one call waits instead of many.
+        buildah(*run, "--", *built.health, "--wait", "30s")
+        buildah(*run, "--", PETNET, "send", "--to", "party_b", "--id", "x", "/app/parties/party.json")
+    finally:
+        if server:
+            server.kill()
+            server.wait(10)
+        network.close()
+
+
 def engine():
     for name in ("docker", "podman"):
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True).returncode == 0:
