@@ -9,6 +9,7 @@
 pub(crate) mod connector;
 pub(crate) mod counted;
 mod incoming;
+mod myself;
 mod outgoing;
 mod own;
 
@@ -22,6 +23,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+pub(crate) use myself::myself;
 pub use own::{CERTIFICATE, KEY, Own};
 
 use crate::config::TlsClientAuth;

@@ -43,6 +43,10 @@ enum Command {
 /// Writes ca.crt, server.crt and client.crt with their keys (mode 0600). Nothing that is there is overwritten, but for
 /// server and client with --renew.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  petnet certs init --party party_a --dns gateway.a.example --out ./certs
+  petnet certs init --party party_a --out ./certs --renew")]
 struct Init {
     /// The party
     #[arg(long, value_name = "ID", value_parser = party)]
@@ -71,6 +75,9 @@ struct Init {
 ///
 /// Exit code 1 when one is not valid now, is not signed by the next one in the file, or its key beside it is not its own.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  petnet certs show ./certs/server.crt")]
 struct Show {
     /// The file
     #[arg(value_name = "FILE")]

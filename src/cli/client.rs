@@ -111,18 +111,24 @@ pub(crate) async fn channel(address: &GatewayAddress) -> anyhow::Result<Channel>
     let endpoint = endpoint(gateway)?;
     let connected = match &address.certs {
         None => endpoint.connect().await,
-        Some(folder) => {
-            let connector = Connector::new(Some((config(folder)?, name(gateway)?)));
-            let origin = format!("https://{gateway}").parse().context("the address is not one")?;
-            endpoint.origin(origin).connect_with_connector(connector).await
-        }
+        Some(folder) => return secured(gateway, config(folder)?).await.with_context(|| unreachable(address)),
     };
-    connected.with_context(|| {
-        format!(
-            "cannot reach a gateway at {gateway}; is it running? Give its address with --gateway or PETNET_ADDR. {}",
-            hint(address)
-        )
-    })
+    connected.with_context(|| unreachable(address))
+}
+
+/// A connection to a gateway by TLS.
+pub(super) async fn secured(gateway: &str, tls: Arc<ClientConfig>) -> anyhow::Result<Channel> {
+    let connector = Connector::new(Some((tls, name(gateway)?)));
+    let origin = format!("https://{gateway}").parse().context("the address is not one")?;
+    Ok(endpoint(gateway)?.origin(origin).connect_with_connector(connector).await?)
+}
+
+fn unreachable(address: &GatewayAddress) -> String {
+    format!(
+        "cannot reach a gateway at {}; is it running? Give its address with --gateway or PETNET_ADDR. {}",
+        address.gateway,
+        hint(address)
+    )
 }
 
 fn name(gateway: &str) -> anyhow::Result<ServerName<'static>> {

@@ -5,9 +5,12 @@
 
 mod certs;
 mod client;
+mod completions;
 mod crashtest;
 mod doctor;
+mod health;
 mod local;
+mod man;
 mod migrate;
 mod progress;
 mod quickstart;
@@ -33,7 +36,7 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed; verify: damage found; migrate: not everything moved; certs show: not valid; doctor: something is broken; crashtest: something was lost, or nothing was proved
+  1  it failed; verify: damage found; migrate: not everything moved; certs show: not valid; doctor: something is broken; health: not serving; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
   3  serve, verify, repair, migrate: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
@@ -61,6 +64,9 @@ enum Sub {
     Crashtest(crashtest::Crashtest),
     Certs(certs::Certs),
     Doctor(doctor::Doctor),
+    Health(health::Health),
+    Completions(completions::Completions),
+    Man(man::Man),
     #[cfg(feature = "redis")]
     Status(status::Status),
 }
@@ -108,6 +114,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
         Sub::Certs(certs) => certs.run(),
         Sub::Doctor(doctor) => reported(block_on(doctor.run())),
+        Sub::Health(health) => reported(block_on(health.run())),
+        Sub::Completions(completions) => reported(completions.run()),
+        Sub::Man(man) => reported(man.run()),
         #[cfg(feature = "redis")]
         Sub::Status(status) => reported(block_on(status.run())),
     };
@@ -140,10 +149,16 @@ mod tests {
         let mut command = Arguments::command();
         command.build();
         command.clone().debug_assert();
+        all_show_an_example("petnet", &mut command);
+    }
+
+    /// Those of sub-commands, too.
+    fn all_show_an_example(above: &str, command: &mut clap::Command) {
         for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-            let name = sub.get_name().to_string();
+            let name = format!("{above} {}", sub.get_name());
             let help = sub.render_long_help().to_string();
-            assert!(help.contains("Example") && help.contains(&format!("petnet {name}")), "{name}:\n{help}");
+            assert!(help.contains("Example") && help.contains(&format!("  {name}")), "{name}:\n{help}");
+            all_show_an_example(&name, sub);
         }
     }
 }

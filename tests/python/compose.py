@@ -15,6 +15,7 @@ import harness
 
 GATEWAY_PORT = 1235
 REDIS_PORT = 6379
+CERTIFICATES = "/app/certs"
 
 
 class Stack:
@@ -33,6 +34,30 @@ class Stack:
 
     def is_gateway(self, name):
         return "build" in self.services[name]
+
+    def check_what_it_names(self):
+        """Settings, volumes and files are there, and plaintext is for this machine only."""
+        program = subprocess.run([harness.binary(), "serve", "--help"], capture_output=True, text=True, check=True).stdout
+        settings = set(re.findall(r"\[env: (\w+)", program))
+        volumes = set(self.file["volumes"])
+        for name, service in self.services.items():
+            assert set(service.get("environment", {})) <= settings, name
+            assert set(service.get("depends_on", [])) <= set(self.services), name
+            for volume in service.get("volumes", []):
+                source = volume.split(":")[0]
+                # An engine makes a folder that is missing, as those of certificates.
+                is_folder = volume.split(":")[1] == CERTIFICATES and (self.path.parent / source).parent.is_dir()
+                is_file = source.startswith("./") and (self.path.parent / source).is_file()
+                assert source in volumes or is_file or is_folder, volume
+            if self.is_gateway(name):
+                context = self.path.parent / service["build"]["context"]
+                assert (context / service["build"]["dockerfile"]).is_file(), name
+                # A gateway is known by it: two that have the same would take each other for one that started anew.
+                assert service["hostname"] == name
+            # What RFC 1123 takes for a host.
+            assert re.fullmatch(r"[a-z0-9-]+", name), name
+        published = [port for service in self.services.values() for port in service.get("ports", [])]
+        assert published and all(port.startswith("127.0.0.1:") for port in published), published
 
     def port_of(self, name):
         return REDIS_PORT if self.image(name) == "redis" else GATEWAY_PORT

@@ -1,8 +1,5 @@
 """docker/compose.redis.yaml: what it describes starts, and goes on when one gateway of the two is killed."""
 
-import re
-import subprocess
-
 import grpc
 import pytest
 
@@ -104,24 +101,7 @@ def test_it_goes_on_through_the_same_address_when_a_gateway_is_killed(stack, cli
 
 
 def test_what_it_names_is_there(stack):
-    program = subprocess.run([harness.binary(), "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    settings = set(re.findall(r"\[env: (\w+)", program))
-    volumes = set(stack.file["volumes"])
-    for name, service in stack.services.items():
-        assert set(service.get("environment", {})) <= settings, name
-        assert set(service.get("depends_on", [])) <= set(stack.services), name
-        for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
-            assert source in volumes or (source.startswith("./") and (FILE.parent / source).is_file()), volume
-        if stack.is_gateway(name):
-            context = FILE.parent / service["build"]["context"]
-            assert (context / service["build"]["dockerfile"]).is_file(), name
-            # A gateway is known by it: two that have the same would take each other for one that started anew.
-            assert service["hostname"] == name
-        # What RFC 1123 takes for a host.
-        assert re.fullmatch(r"[a-z0-9-]+", name), name
-    published = [port for service in stack.services.values() for port in service.get("ports", [])]
-    assert published and all(port.startswith("127.0.0.1:") for port in published), "plaintext is for this machine only"
+    stack.check_what_it_names()
 
 
 def test_redis_keeps_what_was_accepted(stack):
@@ -129,12 +109,3 @@ def test_redis_keeps_what_was_accepted(stack):
     given = dict(zip(command[1::2], command[2::2]))
     assert given == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}
     assert any(volume.endswith(":/data") for volume in stack.services["redis"]["volumes"])
-
-
-def test_the_image_runs_as_a_user_without_rights():
-    lines = (harness.ROOT / "docker" / "Dockerfile").read_text().splitlines()
-    stages = [n for n, line in enumerate(lines) if line.startswith("FROM ")]
-    assert len(stages) == 2
-    assert any(re.fullmatch(r"USER (?!root|0\b)\w+", line) for line in lines[stages[1]:])
-    toolchain = re.search(r'^rust-version = "([\d.]+)"', (harness.ROOT / "Cargo.toml").read_text(), re.M)[1]
-    assert lines[stages[0]].startswith(f"FROM rust:{toolchain}-")

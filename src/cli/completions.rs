@@ -1,0 +1,33 @@
+//! `petnet completions`: what a shell needs to complete our words.
+
+use std::io::Write;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use clap_complete::{Shell, generate};
+
+use super::{Arguments, Exit};
+
+/// Print the completions of a shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  petnet completions bash > /etc/bash_completion.d/petnet
+  petnet completions zsh > ~/.zfunc/_petnet
+  petnet completions fish > ~/.config/fish/completions/petnet.fish")]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        // Into memory first: the generator panics where it cannot write, as on a closed pipe.
+        let mut text = Vec::new();
+        generate(self.shell, &mut Arguments::command(), "petnet", &mut text);
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&text).and_then(|()| stdout.flush()).context("cannot write to stdout")?;
+        Ok(Exit::Ok)
+    }
+}
