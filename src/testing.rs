@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use petnet_storage::{
     Arrival, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Held, IdReuse, Incarnation, MessageId,
-    Observer, Outcome, Outgoing, PartyId, Payload, Pending, Result, Sequence, StoreError, StoreState,
-    PeerPending, StoreStats, Stored, Tracked, Upload,
+    Observer, Outcome, Outgoing, PartyId, Payload, PeerPending, Pending, Result, Sequence, StoreError,
+    StoreState, StoreStats, Stored, Tracked, Upload,
 };
 use tokio::sync::watch;
 
