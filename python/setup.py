@@ -31,6 +31,9 @@ class BuildWithStubs(build_py):
     """Copies the package, then adds the stubs: beside the copy, or, for an editable installation, in the source."""
 
     def run(self):
+        # What an earlier build left there would be packed, too.
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         root = HERE / "src" if self.editable_mode else pathlib.Path(self.build_lib)
         generate_stubs.generate(protos(), root / "petnet" / "pb2")
