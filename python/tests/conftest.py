@@ -39,6 +39,11 @@ class Pair:
         self.clients.append(petnet.Client(gateway.party, gateway.address, **options))
         return self.clients[-1]
 
+    def secure_client(self, gateway):
+        """With the certificates of its party."""
+        self.clients.append(petnet.Client.from_folder(gateway.party, gateway.certs, gateway.address))
+        return self.clients[-1]
+
     def start(self):
         for gateway in self.gateways:
             gateway.start()

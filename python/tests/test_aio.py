@@ -108,7 +108,8 @@ def test_a_channel_keeps_order_and_goes_on_where_it_was(shared, name, tmp_path):
                     raise RuntimeError
         # The blocking twin reads the same state.
         with petnet.Client("party_a", shared.a.address) as client:
-            assert petnet.Channel(name, "party_b", client, state=tmp_path / "a.state").send(b"two") == 2
+            with petnet.Channel(name, "party_b", client, state=tmp_path / "a.state") as channel:
+                assert channel.send(b"two") == 2
         left, right = ends(a, b)
         async with right:
             async with right.receiving(timeout=30) as payload:

@@ -18,7 +18,10 @@ from petnet.errors import PendingSend, PetnetError, Refused
 
 
 class Channel:
-    """As petnet.Channel. One task may send while another receives. ``async with`` opens it; so does its first use."""
+    """As petnet.Channel. One task may send while another receives. ``async with`` opens it; so does its first use.
+
+    Make it in a coroutine: before Python 3.10 its locks belong to the loop in which it was made.
+    """
 
     def __init__(
         self,
