@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT / "tests" / "python"))
 import harness  # noqa: E402
 
 STUBS = tuple(
-    types.SimpleNamespace(pb=getattr(pb2, f"{name}_pb2"), grpc=getattr(pb2, f"{name}_pb2_grpc")) for name in ("health", "simple")
+    types.SimpleNamespace(pb=getattr(pb2, f"{name}_pb2"), grpc=getattr(pb2, f"{name}_pb2_grpc"))
+    for name in ("health", "simple")
 )
 
 

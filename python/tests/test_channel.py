@@ -9,7 +9,6 @@ import threading
 import pytest
 
 import petnet
-import petnet.pb2.simple_pb2_grpc
 from harness import until
 from petnet._journal import Journal
 

@@ -29,7 +29,7 @@ def test_a_closed_client_opens_again_when_it_is_used(a):
 def test_what_is_not_there_is_empty_without_a_timeout_and_an_error_with_one(a, name):
     assert a.recv(name) == b""
     for error in (petnet.NotThere, TimeoutError):
-        with pytest.raises(error, match="not there within 0.1 s"):
+        with pytest.raises(error, match="not there within"):
             a.recv(name, timeout=0.1)
     with pytest.raises(petnet.NotThere):
         a.recv(name, 0)

@@ -78,7 +78,7 @@ def three():
     salaries = [[random.randrange(1500, 9000) for _ in range(4)] for _ in range(3)]
     common = ["salaries.py", "-M3", "--no-log", "--topic", "salaries", "--parties", "party_a,party_b,party_c"]
     programs = [[*common, f"-I{index}", "--salaries", joined(own)] for index, own in enumerate(salaries)]
-    everybodys = sum(salaries, [])
+    everybodys = [one for own in salaries for one in own]
     counts = [f"at least {threshold}: {sum(one >= threshold for one in everybodys)}" for threshold in range(2000, 8000, 500)]
     return programs, [*counts, f"mean: {sum(everybodys) / len(everybodys):.2f}"]
 

@@ -11,9 +11,9 @@ import contextlib
 import pathlib
 
 from mpyc.runtime import mpc
-from petnet_mpyc import through_gateways
 
 import petnet.aio
+from petnet_mpyc import through_gateways
 
 THRESHOLDS = range(2000, 8000, 500)
 #: Seconds for which a gateway may be down.
