@@ -5,12 +5,15 @@ import random
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
+import grpc
 import pytest
 
 import petnet
 from harness import until
 from petnet._journal import Journal
+from petnet.pb2 import simple_pb2, simple_pb2_grpc
 
 PROGRAMS = pathlib.Path(__file__).parent / "programs"
 
@@ -244,3 +247,27 @@ def test_killed_again_and_again_each_message_is_read_once_in_order_and_in_one_ve
     # What the gateway holds under each id is what was read.
     b = pair.client(pair.b)
     assert [b.recv(f"numbers:{number}", timeout=30).decode() for number in range(count)] == read
+
+
+def test_an_answer_that_leaves_open_whether_a_message_was_accepted_does_not_give_its_number_away(tmp_path):
+    """PETNet's 30001 says that something went wrong in the gateway, not before or after what."""
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+
+    class Fails(simple_pb2_grpc.SimpleRequestServerServicer):
+        def ClientSimpleSend(self, request, context):
+            return simple_pb2.Response(success=False, error_code=30001, error_msg="it broke")
+
+    simple_pb2_grpc.add_SimpleRequestServerServicer_to_server(Fails(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with petnet.Client("party_a", f"127.0.0.1:{port}") as client:
+            state = tmp_path / "state"
+            channel = petnet.Channel("t", "party_b", client, state=state)
+            with pytest.raises(petnet.Refused, match="it broke"):
+                channel.send(b"zero")
+            with pytest.raises(petnet.PendingSend):
+                channel.send(b"zero")
+            channel.close()
+    finally:
+        server.stop(0).wait(10)

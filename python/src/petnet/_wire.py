@@ -122,7 +122,9 @@ def compress(payload: bytes) -> bytes:
 
 
 def decompress(payload: bytes, what: str) -> bytes:
-    """Raw snappy back to bytes. The length that it claims is not believed before it is plausible."""
+    """Raw snappy back to bytes, and nothing to nothing. The length that it claims is not believed before it is plausible."""
+    if not payload:
+        return b""
     try:
         claimed = cramjam.snappy.decompress_raw_len(payload)
         if claimed <= _BEST_RATIO * len(payload):

@@ -61,8 +61,8 @@ class Channel:
         """
         self.topic = topic
         self.peer = peer
-        self._own = Client.from_environment() if client is None else None
-        self._client = client or self._own or Client("")
+        self._client = Client.from_environment() if client is None else client
+        self._owned = client is None
         self._release = release
         self._sender = peer if check_sender else None
         self._sending = threading.Lock()
@@ -88,8 +88,8 @@ class Channel:
     def close(self) -> None:
         """Closes the state file, and the client if it is the channel's own."""
         self._journal.close()
-        if self._own is not None:
-            self._own.close()
+        if self._owned:
+            self._client.close()
 
     @property
     def sent(self) -> int:

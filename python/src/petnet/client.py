@@ -343,7 +343,7 @@ class Client(ClientBase):
                     raise failure from error
                 pause = retry.pause_after(failure)
             except errors.Refused as refused:
-                refused.maybe_accepted = retry.failed
+                refused.maybe_accepted |= retry.failed
                 raise
             time.sleep(pause)
 

@@ -100,7 +100,10 @@ _CODE_KEY = "petnet-error-code"
 
 def of_response(what: str, code: int, message: str) -> PetnetError:
     """The error of a Response without success."""
-    return _BY_CODE.get(code, Refused)(f"{what}: {message or 'refused without a reason'} (error {code})", code)
+    kind = _BY_CODE.get(code, Refused)
+    # What is not known to come before acceptance may have come after it.
+    maybe_accepted = kind in (Refused, Damaged)
+    return kind(f"{what}: {message or 'refused without a reason'} (error {code})", code, maybe_accepted)
 
 
 def of_call(what: str, error: grpc.RpcError) -> PetnetError:

@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Union, cast
 
@@ -38,6 +39,7 @@ class Source:
         self._file = cast("IO[bytes]", given) if hasattr(given, "read") else None
         self._chunks = None if self._file else given
         self._start: int | None = None
+        self._reading = threading.Lock()
         if self._file is not None and self._file.seekable():
             self._start = self._file.tell()
             if length is None:
@@ -50,8 +52,6 @@ class Source:
 
     def pieces(self) -> Iterator[tuple[bytes, bool]]:
         """Pieces, and whether each is the last one."""
-        if self._start is not None:
-            cast("IO[bytes]", self._file).seek(self._start)
         held = b""
         for piece in self._from_file() if self._file is not None else self._from_chunks():
             if held:
@@ -61,7 +61,19 @@ class Source:
 
     def _from_file(self) -> Iterator[bytes]:
         file = cast("IO[bytes]", self._file)
-        return iter(lambda: file.read(PIECE), b"")
+        if self._start is None:
+            yield from iter(lambda: file.read(PIECE), b"")
+            return
+        at = self._start
+        while True:
+            # gRPC's thread of an attempt that broke may still be in here when the next one reads.
+            with self._reading:
+                file.seek(at)
+                piece = file.read(PIECE)
+            if not piece:
+                return
+            at += len(piece)
+            yield piece
 
     def _from_chunks(self) -> Iterator[bytes]:
         return in_pieces(cast("Iterable[bytes]", self._chunks))
@@ -87,6 +99,8 @@ class Sink:
     """Where a message goes. A path gets it when it is whole, by a rename; a file that is open gets it as it comes."""
 
     def __init__(self, given: Writable) -> None:
+        #: Bytes written.
+        self.written = 0
         self._target: pathlib.Path | None = None
         self._temporary: str | None = None
         if not isinstance(given, (str, os.PathLike)):
@@ -101,9 +115,6 @@ class Sink:
         self._target = path
         handle, self._temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         self._file = os.fdopen(handle, "wb")
-        self.written = 0
-
-    written = 0
 
     def write(self, piece: bytes) -> None:
         view = memoryview(piece)

@@ -36,8 +36,8 @@ class Channel:
         """As petnet.Channel, but what was on its way is sent when the channel is opened, by ``async with`` or ``open``."""
         self.topic = topic
         self.peer = peer
-        self._own = Client.from_environment() if client is None else None
-        self._client = client or self._own or Client("")
+        self._client = Client.from_environment() if client is None else client
+        self._owned = client is None
         self._release = release
         self._sender = peer if check_sender else None
         self._opening = asyncio.Lock()
@@ -73,8 +73,8 @@ class Channel:
     async def close(self) -> None:
         """As petnet.Channel.close."""
         self._journal.close()
-        if self._own is not None:
-            await self._own.close()
+        if self._owned:
+            await self._client.close()
 
     @property
     def sent(self) -> int:

@@ -229,6 +229,6 @@ class Client(blocking.ClientBase):
                     raise failure from error
                 pause = retry.pause_after(failure)
             except errors.Refused as refused:
-                refused.maybe_accepted = retry.failed
+                refused.maybe_accepted |= retry.failed
                 raise
             await asyncio.sleep(pause)
