@@ -81,8 +81,9 @@ def test_streams_of_every_source_arrive_whole(shared, name, tmp_path):
             await a.send_stream("party_b", name, breaks())
         with pytest.raises(petnet.NotThere):
             await b.recv_stream(name, io.BytesIO(), timeout=0)
-        with pytest.raises(petnet.UnknownReceiver):
-            await a.send_stream("nobody", name, payload)
+        for source in (payload, chunks()):
+            with pytest.raises(petnet.UnknownReceiver):
+                await a.send_stream("nobody", name, source)
         with pytest.raises(petnet.InvalidRequest):
             await a.send_stream("party_b", name, payload, length=2)
 
@@ -141,3 +142,33 @@ def test_a_cancelled_receive_has_received_nothing_and_a_cancelled_send_is_flushe
         assert await b.recv("t:0", timeout=30) == b"zero"
 
     run(pair, story)
+
+
+def test_calls_and_streams_outlive_a_restart_of_the_gateway(fresh, tmp_path):
+    pair = fresh()
+    (tmp_path / "big").write_bytes(os.urandom(32 * MIB))
+
+    class KillsOnce(io.FileIO):
+        killed = False
+
+        def read(self, size=-1):
+            if self.tell() > 8 * MIB and not self.killed:
+                self.killed = True
+                pair.a.kill()
+                pair.a.start()
+            return super().read(size)
+
+    async def story(a, b):
+        waiting = asyncio.create_task(b.recv("m", timeout=60))
+        with KillsOnce(tmp_path / "big") as source:
+            assert await a.send_stream("party_b", "stream", source) > 0
+            assert source.killed
+        await asyncio.to_thread(pair.b.kill)
+        sending = asyncio.create_task(a.send("party_b", "m", b"across"))
+        await asyncio.to_thread(pair.b.start)
+        assert await sending
+        assert await waiting == b"across"
+        assert await b.recv_stream("stream", tmp_path / "received", timeout=60) == 32 * MIB
+
+    run(pair, story)
+    assert (tmp_path / "received").read_bytes() == (tmp_path / "big").read_bytes()

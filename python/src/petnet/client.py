@@ -46,7 +46,7 @@ class ClientBase:
     ) -> None:
         """Makes a client of the gateway at target_url; it connects with the first call, and again after every break.
 
-        target_party: the party whose gateway that is, which is our own. For logs only.
+        target_party: the party whose gateway that is, which is our own. Only kept, as in PETNet.
         target_url: host:port.
         ca_certificates, client_key, client_certificates: PEM (bytes or text) or paths of PEM files. All three: TLS in
             which both sides prove who they are. None: plaintext. Some: ValueError.

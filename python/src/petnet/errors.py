@@ -95,6 +95,9 @@ _BY_STATUS: dict[grpc.StatusCode, type[PetnetError]] = {
     grpc.StatusCode.ABORTED: Gone,
     grpc.StatusCode.DATA_LOSS: Damaged,
 }
+#: A connection that breaks in the middle of a call, and a call of grpc.aio that was ended while it was written to and whose
+#: answer is lost by that, are INTERNAL with one of these texts.
+_BROKEN = ("RST_STREAM", "Internal error from Core")
 _CODE_KEY = "petnet-error-code"
 
 
@@ -116,8 +119,7 @@ def of_call(what: str, error: grpc.RpcError) -> PetnetError:
         kind = _BY_STATUS[status]
     elif code is not None:
         kind = _BY_CODE.get(code, Refused)
-    # A connection that breaks in the middle of a call shows like this, too.
-    elif status is grpc.StatusCode.INTERNAL and "RST_STREAM" in details:
+    elif status is grpc.StatusCode.INTERNAL and any(text in details for text in _BROKEN):
         kind = Unavailable
     else:
         kind = Refused

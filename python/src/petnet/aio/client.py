@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterable, Awaitable
 from types import TracebackType
@@ -19,6 +20,10 @@ from petnet.aio._source import in_thread
 from petnet.pb2 import health_pb2, health_pb2_grpc, mailbox_pb2, mailbox_pb2_grpc, simple_pb2, simple_pb2_grpc
 
 Answer = TypeVar("Answer")
+#: Seconds that a refusal of a stream may take before it goes on.
+_REFUSAL = 0.1
+#: What writing to a call raises that the gateway has ended; its answer says why.
+_ENDED = (asyncio.InvalidStateError, grpc.RpcError)
 
 
 class Client(blocking.ClientBase):
@@ -177,14 +182,19 @@ class Client(blocking.ClientBase):
         first: dict[str, Any] = {"message_id": message_id, "receiver_id": receiver, "len": given.length}
         try:
             async for payload, last in given.pieces():
-                await call.write(mailbox_pb2.SendPiece(payload=payload, last=last, **first))
+                try:
+                    await call.write(mailbox_pb2.SendPiece(payload=payload, last=last, **first))
+                except _ENDED:
+                    break
                 if not first:
                     retry.moved(self.patience)
+                elif retry.failed or not given.repeatable:
+                    # grpc.aio loses the reason of a refusal that comes while it writes. Most come after the first piece.
+                    await asyncio.wait([asyncio.ensure_future(call.code())], timeout=_REFUSAL)
                 first = {}
                 bar.update(len(payload))
-            await call.done_writing()
-        except (asyncio.InvalidStateError, grpc.RpcError):
-            pass  # The gateway has ended the call; its answer says why.
+            with contextlib.suppress(*_ENDED):
+                await call.done_writing()
         except BaseException:
             # An error of the source, or a cancelled task: what is half sent is not accepted.
             call.cancel()
