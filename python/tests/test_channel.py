@@ -205,12 +205,12 @@ def test_a_state_file_does_not_grow_without_end(tmp_path):
     assert journal_of(path) == (5, 7, b"last")
 
 
-def test_killed_again_and_again_each_message_is_read_once_in_order_and_in_one_version(fresh, tmp_path):
+def test_programs_and_gateways_killed_again_and_again_each_message_is_read_once_in_order_and_in_one_version(fresh, tmp_path):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
     pair = fresh()
-    count, kills = 250, 8
+    count, kills = 250, 10
     output = tmp_path / "read"
     output.touch()
     sender = [PROGRAMS / "sender.py", pair.a.address, tmp_path / "a.state", str(count)]
@@ -231,10 +231,14 @@ def test_killed_again_and_again_each_message_is_read_once_in_order_and_in_one_ve
         for _ in range(kills):
             goal = min(lines() + chance.randrange(1, count // kills), count)
             until("more is read", lambda goal=goal: lines() >= goal)
-            victim = commands[chance.choice(["sender", "reader"])]
-            running[victim].kill()
-            running[victim].wait(10)
-            start(victim)
+            victim = chance.choice([*commands.values(), pair.a, pair.b])
+            if victim in running:
+                running[victim].kill()
+                running[victim].wait(10)
+                start(victim)
+            else:
+                victim.kill()
+                victim.start()
         for process in running.values():
             assert process.wait(60) == 0
     finally:
