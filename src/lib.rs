@@ -15,7 +15,7 @@ pub mod fuzzing;
 pub mod gateway;
 mod guard;
 mod health;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the gateway does not serve it yet"))]
+#[expect(dead_code, reason = "the gateway does not serve it yet")]
 mod http;
 mod hub;
 mod identity;

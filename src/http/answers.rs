@@ -79,13 +79,10 @@ async fn guarded(State(answers): State<Arc<Answers>>, request: Request, next: Ne
                     set HTTP_LISTEN_ADDR to be reached by other names\n";
         (StatusCode::MISDIRECTED_REQUEST, text).into_response()
     } else {
-        match tokio::time::timeout(answers.answer_time, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => {
-                let text = format!("the store did not say within {:?} how it is\n", answers.answer_time);
-                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-            }
-        }
+        tokio::time::timeout(answers.answer_time, next.run(request)).await.unwrap_or_else(|_| {
+            let text = format!("the store did not say within {:?} how it is\n", answers.answer_time);
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        })
     };
     let headers = response.headers_mut();
     headers.extend(HEADERS);

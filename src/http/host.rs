@@ -23,7 +23,8 @@ fn is_loopback(host: &str) -> bool {
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -32,12 +33,20 @@ mod tests {
 
     #[test]
     fn only_names_of_the_loopback_are_known() {
-        for host in ["localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1:1236", "127.9.9.9", "[::1]:1", "[::1]"] {
+        for host in
+            ["localhost", "LOCALHOST:8080", "localhost.", "127.0.0.1:1236", "127.9.9.9", "[::1]:1", "[::1]"]
+        {
             assert!(is_loopback(host), "{host}");
         }
-        for host in
-            ["", "evil.example", "localhost.evil.example:1236", "127.0.0.1.evil.example", "192.168.1.1", "[::2]", "[::1"]
-        {
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example:1236",
+            "127.0.0.1.evil.example",
+            "192.168.1.1",
+            "[::2]",
+            "[::1",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

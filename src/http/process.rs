@@ -31,7 +31,8 @@ impl Process {
     pub(crate) fn read() -> Self {
         let mut process = Self {
             // Less the one that lists them.
-            open_files: fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1)) as u64,
+            open_files: fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1))
+                as u64,
             open_files_limit: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
             ..Self::default()
         };
@@ -68,10 +69,16 @@ mod tests {
     #[test]
     fn this_process_is_read() {
         let process = Process::read();
-        assert!(process.resident_bytes > 1 << 20 && process.virtual_bytes > process.resident_bytes, "{process:?}");
+        assert!(
+            process.resident_bytes > 1 << 20 && process.virtual_bytes > process.resident_bytes,
+            "{process:?}"
+        );
         assert!(process.open_files >= 3 && process.open_files_limit > process.open_files, "{process:?}");
         let now = crate::meters::now_ms() as f64 / 1e3;
-        assert!(process.threads >= 1 && process.start_seconds > 1e9 && process.start_seconds < now, "{process:?}");
+        assert!(
+            process.threads >= 1 && process.start_seconds > 1e9 && process.start_seconds < now,
+            "{process:?}"
+        );
     }
 
     #[test]

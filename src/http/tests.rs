@@ -75,7 +75,11 @@ async fn every_path_answers_and_carries_the_headers() {
     assert_eq!(told["dead_letters"].as_array().unwrap().len(), super::answers::LETTERS);
     assert_eq!(told["history"]["every_seconds"], 10);
     let page = served.get("/").await;
-    assert!(page.head.contains("content-type: text/html") && page.head.contains("script-src 'nonce-"), "{}", page.head);
+    assert!(
+        page.head.contains("content-type: text/html") && page.head.contains("script-src 'nonce-"),
+        "{}",
+        page.head
+    );
     for path in ["/", "/metrics", "/healthz", "/readyz", "/status.json", "/nothing"] {
         let answer = served.get(path).await;
         assert_eq!(answer.status, if path == "/nothing" { 404 } else { 200 }, "{path}");
@@ -160,7 +164,7 @@ async fn silent_connections_make_room_after_their_time() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut() {
+async fn an_answer_that_hangs_gives_its_seat_back_after_the_time_of_a_connection() {
     let bounds = Bounds { connections: 1, connection_time: Duration::from_millis(200), ..Bounds::default() };
     let served = served_within(bounds).await;
     served.source.hangs.store(true, Ordering::Relaxed);

@@ -26,18 +26,24 @@ impl Writer<'_> {
         self.0.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels.to_vec())
     }
 
-    pub(super) fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> Result<(), Error> {
-        self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+    pub(super) fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        value: f64,
+    ) -> Result<(), Error> {
+        self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     pub(super) fn gauges<'a>(
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         values: impl Iterator<Item = (Vec<Label<'a>>, f64)>,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for (labels, value) in values {
             metric.encode_family(&labels)?.encode_gauge(&value)?;
         }
@@ -48,10 +54,10 @@ impl Writer<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
-        value: impl EncodeCounterValue,
+        unit: Option<&Unit>,
+        value: impl EncodeCounterValue + Copy,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
@@ -59,10 +65,10 @@ impl Writer<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         values: impl Iterator<Item = (Vec<Label<'a>>, u64)>,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
         for (labels, value) in values {
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }
@@ -73,17 +79,17 @@ impl Writer<'_> {
     pub(super) fn amount(&mut self, name: &str, of: &str, amount: &Amount) -> Result<(), Error> {
         let messages = format!("{name}_messages");
         self.counter(&messages, &format!("Messages {of}"), None, amount.messages())?;
-        self.counter(name, &format!("Payload of messages {of}"), Some(Unit::Bytes), amount.bytes())
+        self.counter(name, &format!("Payload of messages {of}"), Some(&Unit::Bytes), amount.bytes())
     }
 
     pub(super) fn histogram(
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
+        unit: Option<&Unit>,
         spread: &Spread,
     ) -> Result<(), Error> {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
         if spread.counts.is_empty() {
             return Ok(());
         }
