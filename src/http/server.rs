@@ -69,7 +69,7 @@ impl Http {
         let stop = CancellationToken::new();
         let history = Arc::<History>::default();
         let sampler = tokio::spawn(history.clone().sample(source.clone(), draining.clone(), stop.clone()));
-        let loopback = listener.local_addr().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
+        let loopback = is_loopback(&listener);
         let router = answers::router(source, history, draining, loopback, bounds.answer_time);
         let task = tokio::spawn(serve(listener, router, bounds, stop.clone()));
         Self { stop: stop.drop_guard(), task, sampler }
@@ -85,6 +85,16 @@ impl Http {
             }
         }
     }
+}
+
+fn is_loopback(listener: &TcpListener) -> bool {
+    // Without an address to be told, as strict as can be.
+    let Ok(addr) = listener.local_addr() else { return true };
+    let loopback = addr.ip().to_canonical().is_loopback();
+    if !loopback {
+        tracing::warn!(%addr, "HTTP_LISTEN_ADDR is not on the loopback: who reaches it can read status and metrics");
+    }
+    loopback
 }
 
 async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: CancellationToken) {
