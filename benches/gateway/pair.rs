@@ -134,6 +134,8 @@ impl Member {
         command.arg("--config-file-path").arg(file);
         command.arg("--data-dir").arg(data);
         command.arg("--listen-addr").arg(address.to_string()).arg("--pem-path").arg(certs);
+        // Both are on this machine.
+        command.arg("--http-listen-addr").arg("127.0.0.1:0");
         command.envs(settings.iter().copied());
         Self::start(command.stderr(Stdio::piped()), address)
     }
