@@ -36,8 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
     let mut generate = tonic_prost_build::configure().bytes(".");
     for shown in SHOWN {
-        generate =
-            generate.type_attribute(format!("petnet.admin.v1.{shown}"), "#[derive(serde::Serialize)]");
+        generate = generate.type_attribute(format!("petnet.admin.v1.{shown}"), "#[derive(serde::Serialize)]");
     }
     generate.compile_fds(files)?;
     Ok(())

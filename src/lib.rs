@@ -1,6 +1,7 @@
 //! PETNet: a data-proxy gateway for privacy computing that loses nothing it accepted.
 
 mod access;
+mod admin_socket;
 mod backoff;
 mod calls;
 mod certs;

@@ -63,7 +63,9 @@ fn label(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::Invalid(_) => "invalid",
         Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => "unknown_receiver",
-        Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => "too_large",
+        Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => {
+            "too_large"
+        }
         Refusal::TooManyUploads | Refusal::TooManySubscriptions => "too_many",
         Refusal::Denied(_) => "denied",
         Refusal::Draining => "draining",

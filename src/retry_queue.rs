@@ -81,8 +81,13 @@ mod tests {
     use crate::testing::Random;
 
     fn work(sequence: u64) -> Work {
-        let pending =
-            Pending { sequence: Sequence(sequence), id_key: u128::from(sequence), len: 1, age: 0, expires_in: None };
+        let pending = Pending {
+            sequence: Sequence(sequence),
+            id_key: u128::from(sequence),
+            len: 1,
+            age: 0,
+            expires_in: None,
+        };
         Work { pending, failures: 1 }
     }
 
