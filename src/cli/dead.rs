@@ -130,7 +130,7 @@ struct Which {
     #[arg(long)]
     all: bool,
     /// With --all: only those for this receiver
-    #[arg(long, value_name = "PEER", requires = "all")]
+    #[arg(long, value_name = "PEER", requires = "all", conflicts_with = "sequences")]
     peer: Option<PartyId>,
 }
 
@@ -271,7 +271,7 @@ fn table(letters: &[DeadLetter]) -> String {
             l.message_id.clone(),
             l.reason_text.clone(),
         ];
-        table.row(cells, Some(3));
+        table.row(&cells, Some(3));
     }
     if table.is_empty() { "There are no dead letters.".into() } else { table.render(colours()) }
 }

@@ -227,7 +227,7 @@ fn table(messages: &[HeldMessage]) -> String {
     let mut table = Table::new(&columns);
     for m in messages {
         let from = or_dash(Some(m.sender.clone()));
-        table.row([m.sequence.to_string(), from, progress::bytes(m.len), m.message_id.clone()], None);
+        table.row(&[m.sequence.to_string(), from, progress::bytes(m.len), m.message_id.clone()], None);
     }
     if table.is_empty() { "The mailbox has no such messages.".into() } else { table.render(false) }
 }

@@ -9,6 +9,8 @@ mod client;
 mod crashtest;
 mod dead;
 mod doctor;
+#[cfg(test)]
+mod fake;
 mod local;
 mod mailbox;
 mod migrate;

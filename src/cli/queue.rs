@@ -4,8 +4,6 @@ mod show;
 
 pub(super) use show::Content;
 
-use std::collections::VecDeque;
-
 use petnet_storage::{MessageId, PartyId};
 
 use super::admin::{self, Folder, PAGE};
@@ -113,13 +111,16 @@ struct Retry {
 ///
 /// They are not delivered and do not become dead letters. One that is on its way may still arrive.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "petnet queue drop [OPTIONS] <PEER> <ID>...|--sequence <N>...|--all",
+    after_help = "\
 Examples:
   petnet queue drop party_b model/7 model/8
   petnet queue drop party_b --sequence 17 --yes
   petnet queue drop party_b --all
 
-Exit codes: 0 dropped, 1 failed, not confirmed, or no gateway runs there, 2 wrong arguments, 5 nothing there by that name")]
+Exit codes: 0 dropped, 1 failed, not confirmed, or no gateway runs there, 2 wrong arguments, 5 nothing there by that name"
+)]
 struct Drop {
     /// The peer that they wait for
     #[arg(value_name = "PEER")]
@@ -231,17 +232,16 @@ impl Ls {
             }
             return Ok(Exit::Ok);
         }
-        let mut peers: VecDeque<String> = match one {
-            Some(one) => [one].into(),
-            None => {
-                let status = admin::ask("cannot list", client.status(StatusRequest {})).await?;
-                status.peers.into_iter().filter(|p| p.pending > 0).map(|p| p.party).collect()
-            }
+        let peers: Vec<String> = if let Some(one) = one {
+            vec![one]
+        } else {
+            let status = admin::ask("cannot list", client.status(StatusRequest {})).await?;
+            status.peers.into_iter().filter(|p| p.pending > 0).map(|p| p.party).collect()
         };
         if peers.is_empty() && !self.list.json {
             admin::print(&text(&[]))?;
         }
-        while let Some(peer) = peers.pop_front() {
+        for peer in peers {
             let mut after = self.after;
             loop {
                 let found = self.page(&mut client, peer.clone(), after).await?;
@@ -297,7 +297,7 @@ fn text(messages: &[PendingMessage]) -> String {
     for m in messages {
         let error = if m.in_flight { "(on its way)".into() } else { m.last_error.clone() };
         table.row(
-            [
+            &[
                 m.peer.clone(),
                 m.sequence.to_string(),
                 progress::bytes(m.len),
@@ -359,13 +359,9 @@ mod tests {
         };
         let shown = text(&[message("m", 7, "no\nanswer"), message("\u{1b}[2J", 12, "")]);
         let expected = "\
-peer     sequence     size          age  expires in  failed  id          last error
-party_b         7  5.0 MiB  1 min 05 s    6 d 23 h       3  m           no\\nanswer
+peer     sequence     size         age  expires in  failed  id         last error
+party_b         7  5.0 MiB  1 min 05 s    6 d 23 h       3  m          no\\nanswer
 party_b        12  5.0 MiB  1 min 05 s    6 d 23 h       3  \\u{1b}[2J";
-        let squeezed = |text: &str| {
-            text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
-        };
-        assert_eq!(squeezed(&shown), squeezed(expected));
-        assert_eq!(shown.lines().map(|l| l.find("age").or(l.find("1 min"))).count(), 3);
+        assert_eq!(shown, expected);
     }
 }

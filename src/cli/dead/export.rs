@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use petnet_storage::PartyId;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::folder::{Entry, ExportFolder, Placed};
+use super::folder::{Entry, ExportFolder, Placed, hex};
 use super::{find, list};
 use crate::admin_socket::Client;
 use crate::cli::admin::{self, Folder, NotThere, PAGE};
@@ -133,8 +133,7 @@ async fn one(
             return Ok(());
         }
     }
-    let sha256: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    match folder.place(file, Entry::new(letter, sha256))? {
+    match folder.place(file, Entry::new(letter, hex(digest)))? {
         Placed::Written => done.written += 1,
         Placed::WasThere => done.there += 1,
     }

@@ -214,7 +214,14 @@ fn sha256(file: &Path) -> std::io::Result<String> {
             n => digest.update(&bytes[..n]),
         }
     }
-    Ok(digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(digest))
+}
+
+/// The end of a digest, as tools for checksums write it.
+pub(super) fn hex(digest: Digest) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    digest.finish().as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn sync_parent(path: &Path) -> anyhow::Result<()> {
@@ -241,8 +248,9 @@ mod tests {
     }
 
     fn entry(letter: &DeadLetter, content: &[u8]) -> Entry {
-        let digest = ring::digest::digest(&SHA256, content);
-        Entry::new(letter, digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        let mut digest = Digest::new(&SHA256);
+        digest.update(content);
+        Entry::new(letter, hex(digest))
     }
 
     fn place(folder: &mut ExportFolder, letter: &DeadLetter, content: &[u8]) -> anyhow::Result<Placed> {

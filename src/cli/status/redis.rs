@@ -33,7 +33,7 @@ impl Redis {
         };
         let options = match redis_options(url, party) {
             Ok(options) => options,
-            Err(why) => return wrong(&why.to_string()),
+            Err(why) => return wrong(&why),
         };
         let found = RedisStatus::read(&options).await.context("nothing can be shown")?;
         let shown = if json { to_json(&found).to_string() } else { text(party, &found) };

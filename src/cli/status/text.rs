@@ -50,11 +50,22 @@ fn store(s: &Store) -> Vec<String> {
     ];
     let mut used = format!("used           {}{of}", bytes(s.used_bytes));
     if s.disk_bytes > 0 {
-        used +=
-            &format!("; {} on disk, {} can be given back", bytes(s.disk_bytes), bytes(s.reclaimable_bytes));
+        used.extend([
+            "; ",
+            &bytes(s.disk_bytes),
+            " on disk, ",
+            &bytes(s.reclaimable_bytes),
+            " can be given back",
+        ]);
     }
     if s.segments + s.spare_segments > 0 {
-        used += &format!("; {}, {} spare", many(s.segments, "segment", "segments"), count(s.spare_segments));
+        used.extend([
+            "; ",
+            &many(s.segments, "segment", "segments"),
+            ", ",
+            &count(s.spare_segments),
+            " spare",
+        ]);
     }
     lines.push(used);
     if s.disk_total_bytes > 0 {
@@ -69,8 +80,12 @@ fn store(s: &Store) -> Vec<String> {
         let mut line = format!("syncs          {syncs} for {appends}");
         if s.sync_p50_seconds > 0.0 {
             let ms = |seconds: f64| format!("{:.1} ms", seconds * 1000.0);
-            line +=
-                &format!("; last minute {}, 99 % within {}", ms(s.sync_p50_seconds), ms(s.sync_p99_seconds));
+            line.extend([
+                "; last minute ",
+                &ms(s.sync_p50_seconds),
+                ", 99 % within ",
+                &ms(s.sync_p99_seconds),
+            ]);
         }
         lines.push(line);
     }
@@ -113,7 +128,7 @@ fn process(p: &Process) -> String {
     format!("process        {} of memory, {files}, {connections}", bytes(p.resident_bytes))
 }
 
-fn certificates<'a>(found: &'a StatusResponse, colours: bool) -> impl Iterator<Item = String> + 'a {
+fn certificates(found: &StatusResponse, colours: bool) -> impl Iterator<Item = String> {
     let soon = found.certificates.iter().filter(|c| c.seconds_left < SOON_SECONDS);
     soon.map(move |c| {
         let name = escape(&c.name);
@@ -157,7 +172,7 @@ fn peers(peers: &[Peer], colours: bool) -> String {
             count(p.received),
             error,
         ];
-        table.row(cells, Some(1));
+        table.row(&cells, Some(1));
     }
     table.render(colours)
 }
@@ -165,10 +180,10 @@ fn peers(peers: &[Peer], colours: bool) -> String {
 fn state(p: &Peer) -> String {
     let mut state = p.state.clone();
     if let Some(since) = p.down_seconds {
-        state += &format!(" {}", seconds(since));
+        state.extend([" ", &seconds(since)]);
     }
     if let Some(next) = p.next_attempt_seconds {
-        state += &format!(", next try in {}", seconds(next));
+        state.extend([", next try in ", &seconds(next)]);
     }
     state
 }
