@@ -119,16 +119,28 @@ pub(crate) async fn change(
     json: bool,
     call: impl Future<Output = Result<Response<Changed>, Status>>,
 ) -> anyhow::Result<Exit> {
-    let changed = match timeout(CHANGE_TIMEOUT, call).await {
-        Ok(Ok(changed)) => changed.into_inner(),
-        Ok(Err(status)) => return Err(refused(what, &status)),
+    told(&changed(what, call).await?, json)
+}
+
+/// Awaits a change.
+pub(crate) async fn changed(
+    what: &str,
+    call: impl Future<Output = Result<Response<Changed>, Status>>,
+) -> anyhow::Result<Changed> {
+    match timeout(CHANGE_TIMEOUT, call).await {
+        Ok(Ok(changed)) => Ok(changed.into_inner()),
+        Ok(Err(status)) => Err(refused(what, &status)),
         Err(_) => bail!(
             "{what}: no answer from the gateway within {CHANGE_TIMEOUT:?}; it may or may not have happened: list before \
              you try again"
         ),
-    };
+    }
+}
+
+/// Says what was changed.
+pub(crate) fn told(changed: &Changed, json: bool) -> anyhow::Result<Exit> {
     if json {
-        print_json(&changed)?;
+        print_json(changed)?;
     } else {
         print(&escape(&changed.text))?;
     }

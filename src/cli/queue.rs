@@ -6,8 +6,8 @@ pub(super) use show::Content;
 
 use petnet_storage::{MessageId, PartyId};
 
-use super::admin::{self, Folder, PAGE};
-use super::table::{Align, Table, count, many, or_dash, seconds};
+use super::admin::{self, Folder, NotThere, PAGE};
+use super::table::{Align, Table, count, escape, many, or_dash, seconds};
 use super::{Exit, progress};
 use crate::admin_socket::Client;
 use crate::proto::admin::{
@@ -221,7 +221,10 @@ impl Ls {
         let mut client = self.folder.connect().await?;
         let one = self.peer.as_ref().map(ToString::to_string);
         if !self.list.all {
-            let found = self.page(&mut client, one.unwrap_or_default(), self.after).await?;
+            let found = self.page(&mut client, one.clone().unwrap_or_default(), self.after).await?;
+            if let Some(peer) = one.filter(|_| found.messages.is_empty()) {
+                known(&mut client, &peer).await?;
+            }
             if self.list.json {
                 admin::print_json(&found)?;
             } else {
@@ -233,6 +236,7 @@ impl Ls {
             return Ok(Exit::Ok);
         }
         let peers: Vec<String> = if let Some(one) = one {
+            known(&mut client, &one).await?;
             vec![one]
         } else {
             let status = admin::ask("cannot list", client.status(StatusRequest {})).await?;
@@ -281,6 +285,16 @@ impl Ls {
         let request = ListPendingRequest { peer, prefix, after, limit };
         admin::ask("cannot list pending messages", client.list_pending(request)).await
     }
+}
+
+/// An error for a name that is no peer's: a slip of the keyboard must not look like an empty queue.
+async fn known(client: &mut Client, peer: &str) -> anyhow::Result<()> {
+    let peers = admin::ask("cannot list", client.status(StatusRequest {})).await?.peers;
+    if peers.iter().any(|known| known.party == peer) {
+        return Ok(());
+    }
+    let all: Vec<String> = peers.iter().map(|known| escape(&known.party)).collect();
+    Err(NotThere(format!("there is no peer {}; there are: {}", escape(peer), all.join(", "))).into())
 }
 
 fn text(messages: &[PendingMessage]) -> String {
@@ -335,7 +349,11 @@ impl Drop {
             message_ids: ids.iter().map(ToString::to_string).collect(),
             all,
         };
-        admin::change("cannot drop", self.rest.json, client.drop_pending(request)).await
+        let changed = admin::changed("cannot drop", client.drop_pending(request)).await?;
+        if changed.messages == 0 && !all {
+            return Err(NotThere(format!("none of these is pending for {}", self.peer)).into());
+        }
+        admin::told(&changed, self.rest.json)
     }
 }
 
