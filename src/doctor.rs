@@ -3,6 +3,7 @@
 //! Changes nothing: not a file stays, nothing is delivered, and a gateway that runs on the same settings goes on.
 
 mod certificates;
+mod gateway;
 mod machine;
 mod peers;
 #[cfg(feature = "redis")]
@@ -78,6 +79,9 @@ pub(crate) async fn examine(checked: &Checked, depth: Depth, mut tell: impl FnMu
     tell("settings", of_settings);
     tell("certificates", certificates::examine(settings, parties));
     tell("this machine", machine::examine(settings).await);
+    if let Some(found) = gateway::examine(&settings.data_dir, depth.timeout).await {
+        tell("the gateway that runs on the data folder", found);
+    }
     for (party, connections) in parties.parties.iter().filter(|(party, _)| **party != settings.party) {
         for connection in connections {
             let heading = format!("{party} at {}", connection.url);

@@ -14,9 +14,23 @@ use common::{Place, Running, is_root, petnet, read_only, run};
 
 #[test]
 fn every_sub_command_has_help_with_an_example() {
-    for sub in
-        ["serve", "send", "recv", "quickstart", "verify", "repair", "migrate", "crashtest", "certs", "doctor"]
-    {
+    for sub in [
+        "serve",
+        "send",
+        "recv",
+        "quickstart",
+        "verify",
+        "repair",
+        "migrate",
+        "crashtest",
+        "certs",
+        "doctor",
+        "status",
+        "queue",
+        "dead",
+        "mailbox",
+        "track",
+    ] {
         let (code, out, _) = run(&mut petnet(&[sub, "--help"]));
         let help = String::from_utf8(out).unwrap();
         assert_eq!(code, Some(0));

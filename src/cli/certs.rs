@@ -26,7 +26,9 @@ const SOON_DAYS: i64 = 30;
 Examples:
   petnet certs init --party party_a --dns gateway.a.example --out ./certs
   petnet certs show ./certs/server.crt
-  petnet certs init --party party_a --out ./certs --renew")]
+  petnet certs init --party party_a --out ./certs --renew
+
+Exit codes: 0 done; show: valid, 1 failed; show: not valid, 2 wrong arguments")]
 pub(crate) struct Certs {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +48,9 @@ enum Command {
 #[command(after_help = "\
 Examples:
   petnet certs init --party party_a --dns gateway.a.example --out ./certs
-  petnet certs init --party party_a --out ./certs --renew")]
+  petnet certs init --party party_a --out ./certs --renew
+
+Exit codes: 0 made, 1 failed, 2 wrong arguments")]
 struct Init {
     /// The party
     #[arg(long, value_name = "ID", value_parser = party)]
@@ -77,7 +81,9 @@ struct Init {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  petnet certs show ./certs/server.crt")]
+  petnet certs show ./certs/server.crt
+
+Exit codes: 0 valid, 1 not valid or not readable, 2 wrong arguments")]
 struct Show {
     /// The file
     #[arg(value_name = "FILE")]

@@ -3,25 +3,32 @@
 //! Invariant: results go to stdout, everything else to stderr; an exit code of 0 means that what was asked for
 //! happened.
 
+mod admin;
 mod certs;
 mod client;
 mod completions;
 mod crashtest;
+mod dead;
 mod doctor;
+#[cfg(test)]
+mod fake;
 mod health;
 mod local;
+mod mailbox;
 mod man;
 mod migrate;
 mod progress;
+mod queue;
 mod quickstart;
 mod recv;
 mod repair;
 mod send;
 mod serve;
 mod signals;
-#[cfg(feature = "redis")]
 mod status;
 mod streams;
+mod table;
+mod track;
 mod verify;
 
 use std::future::Future;
@@ -36,11 +43,11 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  what was asked for happened
-  1  it failed; verify: damage found; migrate: not everything moved; certs show: not valid; doctor: something is broken; health: not serving; crashtest: something was lost, or nothing was proved
+  1  it failed; verify: damage found; migrate: not everything moved; certs show: not valid; doctor: something is broken; status, health: not serving; crashtest: something was lost, or nothing was proved
   2  the arguments or settings are wrong; nothing was started
   3  serve, verify, repair, migrate: could not start (port or data folder in use, disk error)
   4  serve: a write to the disk failed and the store took no more; start it again to read back from disk
-  5  recv: no such message in time
+  5  recv: no such message in time; queue, dead, mailbox, track: nothing there by that name
 
 Try `petnet quickstart` first.";
 
@@ -67,8 +74,11 @@ enum Sub {
     Health(health::Health),
     Completions(completions::Completions),
     Man(man::Man),
-    #[cfg(feature = "redis")]
     Status(status::Status),
+    Queue(queue::Queue),
+    Dead(dead::Dead),
+    Mailbox(mailbox::Mailbox),
+    Track(track::Track),
 }
 
 /// How a command ends.
@@ -117,8 +127,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Sub::Health(health) => reported(block_on(health.run())),
         Sub::Completions(completions) => reported(completions.run()),
         Sub::Man(man) => reported(man.run()),
-        #[cfg(feature = "redis")]
         Sub::Status(status) => reported(block_on(status.run())),
+        Sub::Queue(queue) => reported(block_on(queue.run())),
+        Sub::Dead(dead) => reported(block_on(dead.run())),
+        Sub::Mailbox(mailbox) => reported(block_on(mailbox.run())),
+        Sub::Track(track) => reported(block_on(track.run())),
     };
     exit.into()
 }
@@ -126,7 +139,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 fn reported(result: anyhow::Result<Exit>) -> Exit {
     result.unwrap_or_else(|error| {
         eprintln!("petnet: {error:#}");
-        Exit::Failed
+        if error.is::<admin::NotThere>() { Exit::NotThere } else { Exit::Failed }
     })
 }
 
@@ -140,25 +153,78 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use clap::CommandFactory;
 
     use super::*;
 
     #[test]
-    fn every_sub_command_shows_an_example() {
+    fn every_sub_command_shows_an_example_and_exit_codes() {
         let mut command = Arguments::command();
         command.build();
         command.clone().debug_assert();
-        all_show_an_example("petnet", &mut command);
+        looked_through(&mut command, "petnet");
     }
 
-    /// Those of sub-commands, too.
-    fn all_show_an_example(above: &str, command: &mut clap::Command) {
+    fn looked_through(command: &mut clap::Command, path: &str) {
         for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
-            let name = format!("{above} {}", sub.get_name());
+            let path = format!("{path} {}", sub.get_name());
             let help = sub.render_long_help().to_string();
-            assert!(help.contains("Example") && help.contains(&format!("  {name}")), "{name}:\n{help}");
-            all_show_an_example(&name, sub);
+            for part in ["Example", &format!("  {path}"), "Exit code"] {
+                assert!(help.contains(part), "{path} has no {part:?}:\n{help}");
+            }
+            looked_through(sub, &path);
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_gets_a_suggestion_at_every_depth() {
+        for (words, suggested) in [
+            (["petnet", "queu", "ls"], "'queue'"),
+            (["petnet", "queue", "lst"], "'ls'"),
+            (["petnet", "dead", "exprot"], "'export'"),
+            (["petnet", "mailbox", "relaese"], "'release'"),
+            (["petnet", "status", "--wacth"], "'--watch'"),
+        ] {
+            let why = Arguments::try_parse_from(words).map(|_| ()).unwrap_err().to_string();
+            assert!(why.contains(suggested), "{words:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "queue drop b",
+            "queue drop b m --all",
+            "queue drop b m --sequence 1",
+            "queue ls --after 7",
+            "queue ls b --all --limit 7",
+            "queue ls --limit 1001",
+            "dead drop",
+            "dead drop 1 --all",
+            "dead retry 1 --peer b",
+            "mailbox release",
+            "mailbox release m --prefix m",
+            "mailbox release --prefix=",
+            "queue show b m --json --payload",
+        ] {
+            let words = std::iter::once("petnet").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+        for line in [
+            "queue drop b m n",
+            "queue drop b --sequence 1 2",
+            "queue drop b --all",
+            "queue ls",
+            "queue ls b --after 7 --limit 1000",
+            "dead drop --all --peer b",
+            "dead retry 1 #2",
+            "status --watch --json",
+            "status --watch 5",
+        ] {
+            let words = std::iter::once("petnet").chain(line.split(' '));
+            Arguments::try_parse_from(words).unwrap_or_else(|why| panic!("{line}: {why}"));
         }
     }
 }

@@ -86,7 +86,7 @@ impl Recv {
 }
 
 /// Where a message goes.
-enum Output {
+pub(super) enum Output {
     Stdout,
     /// Not a file (`/dev/null`, a pipe): a rename would replace it.
     Device(File),
@@ -96,7 +96,7 @@ enum Output {
 
 impl Output {
     /// A link is followed.
-    fn open(file: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else { return Ok(Self::Stdout) };
         let cannot = || format!("cannot write {}", file.display());
         if std::fs::metadata(file).is_ok_and(|found| !found.is_file()) {
@@ -110,7 +110,7 @@ impl Output {
         Ok(Self::File(temporary, file))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             // The reader of a pipe may have enough early.
             Self::Stdout => match streams::to_stdout(bytes) {
@@ -123,7 +123,7 @@ impl Output {
     }
 
     /// The message is whole.
-    fn keep(self) -> anyhow::Result<()> {
+    pub(super) fn keep(self) -> anyhow::Result<()> {
         let Self::File(temporary, file) = self else { return Ok(()) };
         let keep = || {
             temporary.as_file().sync_all()?;

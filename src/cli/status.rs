@@ -1,108 +1,114 @@
-//! `petnet status`: what a party's store in Redis holds, which gateways work on it, and what "accepted" means there.
+//! `petnet status`: how a gateway is, from the gateway itself; or what a party's store in Redis holds, from Redis.
+//!
+//! Invariant: exit code 0 says that messages are accepted and delivered there.
 
-use anyhow::Context;
-use petnet_storage::PartyId;
-use petnet_storage::redis::{GatewayStatus, PeerStatus, RedisStatus};
-use serde_json::{Value, json};
+#[cfg(feature = "redis")]
+mod redis;
+mod text;
 
-use super::local::say;
-use super::{Exit, progress};
-use crate::config::redis_options;
+use std::io::IsTerminal;
+use std::time::Duration;
 
-/// Show a party's store in Redis: its gateways, what waits for whom, and what "accepted" means.
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Exit;
+use super::admin::{self, Folder};
+use super::signals::StopSignals;
+use super::table::colours;
+use crate::config::duration;
+use crate::proto::admin::{StatusRequest, StatusResponse};
+
+/// Cursor to the first place, and everything gone.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+const SERVING: &str = "serving";
+
+/// Show how a gateway is: state, store, disk, and what waits for each peer.
 ///
-/// Asks Redis, not a gateway, and changes nothing; so it works also when no gateway runs. Certificates and permissions are
-/// those of a gateway: `REDIS_PEM_PATH`, `REDIS_TIMEOUT`. For a data folder there is `petnet verify`, with its gateway stopped.
+/// Asks the gateway that runs on the data folder. With --redis-url, or `REDIS_URL` and no --data-dir, it asks Redis instead:
+/// which gateways work on the party's store, what waits for whom, and what "accepted" means there; that works also when
+/// no gateway runs. For a data folder without a gateway there is `petnet verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  petnet status --data-dir /var/lib/petnet
+  petnet status --watch 5
+  petnet status --json
   petnet status --party party_a --redis-url redis://localhost:6379
 
 Exit codes:
-  0  asked and shown
-  1  Redis could not be asked, or no gateway of the party is alive
+  0  the gateway serves (with Redis: one is alive)
+  1  it does not, it could not be asked, or none runs there
   2  wrong arguments")]
 pub(crate) struct Status {
-    /// Whose store it is
-    #[arg(long, env = "PARTY", value_name = "ID")]
-    party: PartyId,
-    /// Where it is, as the gateways have it in `REDIS_URL`
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
-    redis_url: String,
-    /// Print one JSON object instead of text; sizes are bytes, times seconds
+    #[command(flatten)]
+    folder: Folder,
+    #[cfg(feature = "redis")]
+    #[command(flatten)]
+    redis: redis::Redis,
+    /// Print one JSON object instead of text; sizes are bytes, times seconds; with --watch one a line
     #[arg(long)]
     json: bool,
+    /// Show it again and again, with a pause (2 s when not given) between, until Ctrl-C
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = pause)]
+    watch: Option<Duration>,
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    let pause = duration(text)?;
+    if pause >= SHORTEST { Ok(pause) } else { Err(format!("must be at least {SHORTEST:?}")) }
 }
 
 impl Status {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let options = match redis_options(&self.redis_url, &self.party) {
-            Ok(options) => options,
-            Err(why) => {
-                eprintln!("petnet status: {why}");
-                return Ok(Exit::WrongSettings);
+        let Some(pause) = self.watch else {
+            let (shown, exit) = self.look(colours()).await?;
+            if exit != Exit::WrongSettings {
+                admin::print(&shown)?;
             }
+            return Ok(exit);
         };
-        let found = RedisStatus::read(&options).await.context("nothing can be shown")?;
-        say(&if self.json { to_json(&found).to_string() } else { text(&self.party, &found) });
-        Ok(if found.gateways.iter().any(|gateway| gateway.is_live) { Exit::Ok } else { Exit::Failed })
+        let mut signals = StopSignals::listen()?;
+        let terminal = std::io::stdout().is_terminal() && !self.json;
+        let mut ticks = interval(pause);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Exit::Failed;
+        loop {
+            let look = async {
+                ticks.tick().await;
+                self.look(colours()).await
+            };
+            let looked = tokio::select! {
+                looked = look => looked,
+                _ = signals.next() => return Ok(last),
+            };
+            // A gateway that is not there may come back: that is worth watching.
+            let (shown, exit) = looked.unwrap_or_else(|why| {
+                let why = format!("{why:#}");
+                let shown = if self.json { serde_json::json!({ "error": why }).to_string() } else { why };
+                (shown, Exit::Failed)
+            });
+            last = exit;
+            let clear = if terminal { CLEAR } else { "" };
+            if last == Exit::WrongSettings || !admin::print(&format!("{clear}{shown}"))? {
+                return Ok(last);
+            }
+        }
+    }
+
+    /// What to show, and how the command ends with it.
+    async fn look(&self, colours: bool) -> anyhow::Result<(String, Exit)> {
+        #[cfg(feature = "redis")]
+        if let Some(url) = self.redis.url.as_ref().filter(|url| !url.is_empty() && !self.folder.is_flag) {
+            return self.redis.look(url, self.json).await;
+        }
+        let mut client = self.folder.connect().await?;
+        let found = admin::ask("cannot show the status", client.status(StatusRequest {})).await?;
+        let shown = if self.json { serde_json::to_string(&found)? } else { text::text(&found, colours) };
+        Ok((shown, exit(&found)))
     }
 }
 
-fn text(party: &PartyId, found: &RedisStatus) -> String {
-    let mut lines = vec![format!("{party} in Redis at {}", found.node), found.durability.means.clone()];
-    lines.extend(found.durability.losses.iter().map(|loss| format!("  BUT: {loss}")));
-    if let Some(migration) = &found.migration {
-        lines.push(format!("A migration is {migration}: no gateway works on this store."));
-    }
-    lines.push(format!("\n{:<40} {:<14} delivers to", "gateway", "heard of"));
-    if found.gateways.is_empty() {
-        lines.push("(none)".into());
-    }
-    lines.extend(found.gateways.iter().map(gateway));
-    lines.push(format!("\n{:<24} {:>9} {:>10} {:>12}  delivered by", "peer", "pending", "size", "oldest"));
-    if found.peers.is_empty() {
-        lines.push("(none)".into());
-    }
-    lines.extend(found.peers.iter().map(peer));
-    lines.push(format!("\nmailbox       {}", found.mailbox));
-    lines.push(format!("dead letters  {}, {}", found.dead_letters, progress::bytes(found.dead_letter_bytes)));
-    lines.push(format!("used          {}", progress::bytes(found.used_bytes)));
-    lines.join("\n")
-}
-
-fn gateway(of: &GatewayStatus) -> String {
-    let heard = if of.is_live {
-        format!("{} s ago", of.silent.as_secs())
-    } else {
-        format!("GONE {} s", of.silent.as_secs())
-    };
-    format!("{:<40} {heard:<14} {}", of.label, of.delivers_to.join(", "))
-}
-
-fn peer(of: &PeerStatus) -> String {
-    let oldest = of.oldest.map(|age| format!("{age} s")).unwrap_or_default();
-    let by = of.gateway.as_deref().unwrap_or("nobody");
-    format!("{:<24} {:>9} {:>10} {oldest:>12}  {by}", of.peer, of.messages, progress::bytes(of.bytes))
-}
-
-fn to_json(found: &RedisStatus) -> Value {
-    let gateway = |g: &GatewayStatus| json!({"gateway": g.label, "live": g.is_live, "silent_seconds": g.silent.as_secs(), "delivers_to": g.delivers_to});
-    let peer = |p: &PeerStatus| {
-        json!({
-            "peer": p.peer, "pending": p.messages, "bytes": p.bytes, "oldest_seconds": p.oldest, "delivered_by": p.gateway,
-        })
-    };
-    json!({
-        "redis": found.node,
-        "accepted_means": found.durability.means,
-        "losses": found.durability.losses,
-        "migration": found.migration,
-        "gateways": found.gateways.iter().map(gateway).collect::<Vec<_>>(),
-        "peers": found.peers.iter().map(peer).collect::<Vec<_>>(),
-        "mailbox": found.mailbox,
-        "dead_letters": found.dead_letters,
-        "dead_letter_bytes": found.dead_letter_bytes,
-        "used_bytes": found.used_bytes,
-    })
+fn exit(found: &StatusResponse) -> Exit {
+    if found.state == SERVING { Exit::Ok } else { Exit::Failed }
 }
