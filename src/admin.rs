@@ -17,6 +17,7 @@ use futures_util::Stream;
 use petnet_storage::{PartyId, StoreError};
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::dead::shown;
 pub(crate) use self::socket::AdminSocket;
 use crate::mailbox::Refusal;
 use crate::overview::Overview;

@@ -50,8 +50,10 @@ pub struct Settings {
     pub party: PartyId,
     /// Where clients and peers connect (`LISTEN_ADDR`).
     pub listen_addr: SocketAddr,
-    /// Where metrics and the status page will be served (`HTTP_LISTEN_ADDR`).
-    pub http_listen_addr: SocketAddr,
+    /// Where metrics and the status page are served (`HTTP_LISTEN_ADDR`); `None`: nowhere.
+    pub http_listen_addr: Option<SocketAddr>,
+    /// That was asked for: without it the gateway does not start.
+    pub http_required: bool,
     /// The party file (`CONFIG_FILE_PATH`).
     pub party_file: PathBuf,
     /// Folder of our certificate and key (`PEM_PATH`).
@@ -241,7 +243,11 @@ impl Checker<'_> {
         let reuse = [("replace", IdReuse::Replace), ("reject", IdReuse::Reject)];
         Some(Settings {
             listen_addr: self.value("LISTEN_ADDR", anywhere, values::address),
-            http_listen_addr: self.value("HTTP_LISTEN_ADDR", anywhere, values::address),
+            http_listen_addr: self.value("HTTP_LISTEN_ADDR", None, |text| match text {
+                "off" => Ok(None),
+                _ => values::address(text).map(Some),
+            }),
+            http_required: self.raw.get("HTTP_LISTEN_ADDR").is_some_and(|given| !given.is_default()),
             party_file: self.path("CONFIG_FILE_PATH"),
             pem_path: self.path("PEM_PATH"),
             own_certificate,

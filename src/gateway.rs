@@ -17,6 +17,7 @@ use crate::admin::{AdminApi, AdminSocket};
 use crate::client_api::SimpleApi;
 use crate::config::Settings;
 use crate::health::HealthApi;
+use crate::http::{self, Http};
 use crate::hub::Hub;
 use crate::link_api::{LinkApi, Partials};
 use crate::listen::Connections;
@@ -47,9 +48,11 @@ pub enum StartError {
     #[error("TLS cannot be served: {0}")]
     Tls(String),
     /// The address could not be bound.
-    #[error("cannot listen on {addr}: {source}; choose another LISTEN_ADDR or stop what uses it")]
+    #[error("cannot listen on {addr}: {source}; choose another {setting} or stop what uses it")]
     Listen {
-        /// `LISTEN_ADDR`
+        /// `LISTEN_ADDR` or `HTTP_LISTEN_ADDR`.
+        setting: &'static str,
+        /// Its value.
         addr: SocketAddr,
         /// Why.
         source: std::io::Error,
@@ -68,7 +71,8 @@ pub struct Gateway {
     partials: Arc<Partials>,
     server: Server,
     admin: Option<AdminSocket>,
-    overview: Arc<Overview>,
+    http: Option<Http>,
+    http_addr: Option<SocketAddr>,
     peers: Arc<Peers>,
     reload: Arc<Notify>,
     #[cfg(test)]
@@ -83,11 +87,10 @@ impl Gateway {
     /// Opens the store, starts the forwarders, listens; returns when it serves.
     pub async fn start(settings: Settings, parties: Parties) -> Result<Self, StartError> {
         // Before the store: opening a large one only to find the port in use would be a waste.
-        let listener = listen(settings.listen_addr)?;
+        let listeners = Listeners::bind(&settings)?;
         let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
-        let addr = listener.local_addr().unwrap_or(settings.listen_addr);
-        let opened = store::open(&settings, addr, hub.clone()).await?;
-        Self::assemble(settings, parties, hub, opened, listener).await
+        let opened = store::open(&settings, listeners.addr(), hub.clone()).await?;
+        Self::assemble(settings, parties, hub, opened, listeners).await
     }
 
     /// A whole gateway over an engine that is open already and reports to `hub`.
@@ -98,7 +101,7 @@ impl Gateway {
         hub: Arc<Hub>,
         engine: Arc<dyn Engine>,
     ) -> Result<Self, StartError> {
-        let listener = listen(settings.listen_addr)?;
+        let listeners = Listeners::bind(&settings)?;
         let opened = Opened {
             engine,
             found: String::new(),
@@ -106,7 +109,7 @@ impl Gateway {
             place: String::new(),
             accepted_means: String::new(),
         };
-        Self::assemble(settings, parties, hub, opened, listener).await
+        Self::assemble(settings, parties, hub, opened, listeners).await
     }
 
     /// Receives that wait.
@@ -132,10 +135,10 @@ impl Gateway {
         parties: Parties,
         hub: Arc<Hub>,
         opened: Opened,
-        listener: TcpListener,
+        listeners: Listeners,
     ) -> Result<Self, StartError> {
         let engine = opened.engine.clone();
-        let addr = listener.local_addr().unwrap_or(settings.listen_addr);
+        let addr = listeners.addr();
         let draining = CancellationToken::new();
         let trust = Trust::new(&settings, parties.clone(), 0).map_err(StartError::Tls)?;
         let (sender, trust) = watch::channel(Arc::new(trust));
@@ -174,7 +177,7 @@ impl Gateway {
         let partials = Partials::new(settings.link_resume);
         let link = LinkApi { mailbox, max_age: settings.limits.connection_age, partials: partials.clone() };
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let identity = Identity::new(&settings, addr, &opened);
+        let identity = Identity::new(&settings, addr, listeners.http_addr(), &opened);
         let connections = Connections::new(settings.limits.clone(), trust.clone(), draining.clone());
         let overview = Overview {
             identity,
@@ -191,7 +194,8 @@ impl Gateway {
         let overview = Arc::new(overview);
         tokio::spawn(overview.clone().measure());
         let admin = admin(&settings, &overview);
-        let server = Server::start(listener, connections, simple, new, link, health);
+        let http = listeners.http.map(|listener| http::start(listener, overview.clone(), draining.clone()));
+        let server = Server::start(listeners.grpc, connections, simple, new, link, health);
         let grace = settings.shutdown_grace;
         Ok(Self {
             addr,
@@ -203,7 +207,8 @@ impl Gateway {
             partials,
             server,
             admin,
-            overview,
+            http,
+            http_addr: overview.identity.http_addr,
             peers,
             reload,
             #[cfg(test)]
@@ -239,6 +244,11 @@ impl Gateway {
     /// Where it listens (the real port when 0 was asked for).
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where metrics and the status page are.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http_addr
     }
 
     /// What opening the store found, in a line for people.
@@ -278,9 +288,45 @@ impl Gateway {
         }
         self.peers.end().await;
         let closed = self.engine.close().await;
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
         let stats = self.engine.stats();
         tracing::info!(appends = stats.appends, syncs = stats.syncs, "shut down");
         closed
+    }
+}
+
+/// What a gateway listens on.
+#[derive(Debug)]
+struct Listeners {
+    grpc: TcpListener,
+    http: Option<TcpListener>,
+    wanted: SocketAddr,
+}
+
+impl Listeners {
+    fn bind(settings: &Settings) -> Result<Self, StartError> {
+        let grpc = listen("LISTEN_ADDR", settings.listen_addr)?;
+        let http = match settings.http_listen_addr.map(|addr| listen("HTTP_LISTEN_ADDR", addr)) {
+            None => None,
+            Some(Ok(listener)) => Some(listener),
+            Some(Err(why)) if settings.http_required => return Err(why),
+            // Two gateways on a machine, of which nobody asked for two pages: messages matter more.
+            Some(Err(why)) => {
+                tracing::warn!(%why, "no metrics and no status page");
+                None
+            }
+        };
+        Ok(Self { grpc, http, wanted: settings.listen_addr })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.grpc.local_addr().unwrap_or(self.wanted)
+    }
+
+    fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 }
 
@@ -295,7 +341,7 @@ fn admin(settings: &Settings, overview: &Arc<Overview>) -> Option<AdminSocket> {
     started.inspect_err(told).ok()
 }
 
-fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
+fn listen(setting: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {
     let bind = || {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart must not wait for the old connections to leave the kernel.
@@ -303,5 +349,5 @@ fn listen(addr: SocketAddr) -> Result<TcpListener, StartError> {
         socket.bind(addr)?;
         socket.listen(BACKLOG)
     };
-    bind().map_err(|source| StartError::Listen { addr, source })
+    bind().map_err(|source| StartError::Listen { setting, addr, source })
 }

@@ -11,7 +11,6 @@ mod history;
 mod host;
 mod metrics;
 mod page;
-pub(crate) mod process;
 mod server;
 #[cfg(test)]
 mod tests;

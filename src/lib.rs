@@ -17,7 +17,6 @@ pub mod fuzzing;
 pub mod gateway;
 mod guard;
 mod health;
-#[expect(dead_code, reason = "the gateway does not serve it yet")]
 mod http;
 mod hub;
 mod identity;

@@ -10,20 +10,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use petnet_storage::{Disk, Engine, PartyId, RealDisk, Sequence, StoreState, StoreStats};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::minute::Minute;
+use crate::admin;
 use crate::config::Settings;
 use crate::forwarder::Course;
+use crate::http::Source;
 use crate::hub::Hub;
 use crate::listen::Connections;
-use crate::meters::{DEATHS, now_ms};
+use crate::meters::{DEATHS, Meters, now_ms};
 use crate::peers::Peers;
-use crate::process;
-use crate::proto::admin::{Certificate, DeadLetters, Mailbox, Peer, StatusResponse, Store};
+use crate::process::Process as Taken;
+use crate::proto::admin::{
+    Certificate, DeadLetter, DeadLetters, Mailbox, Peer, Process, StatusResponse, Store,
+};
 use crate::store::Opened;
+use crate::telemetry;
 use crate::trust::{Current, Trust};
 
 /// How long one answer of the store may take.
@@ -44,19 +50,27 @@ pub(crate) struct Identity {
     pub(crate) accepted_means: String,
     /// The folder on whose disk the store is.
     pub(crate) folder: Option<PathBuf>,
+    /// `SEND_TTL`; `None`: for ever.
+    pub(crate) send_ttl: Option<Duration>,
 }
 
 impl Identity {
     /// Of a gateway that listens on `addr` over an opened store.
-    pub(crate) fn new(settings: &Settings, addr: SocketAddr, opened: &Opened) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        addr: SocketAddr,
+        http_addr: Option<SocketAddr>,
+        opened: &Opened,
+    ) -> Self {
         Self {
             party: settings.party.clone(),
             listen_addr: addr,
-            http_addr: None,
+            http_addr,
             engine: opened.kind,
             place: opened.place.clone(),
             accepted_means: opened.accepted_means.clone(),
             folder: (opened.kind == "embedded").then(|| settings.data_dir.clone()),
+            send_ttl: settings.send_ttl,
         }
     }
 }
@@ -83,7 +97,7 @@ impl Overview {
         let (state, state_reason) = self.state();
         let trust = self.trust.borrow().clone();
         let peers = self.all_peers(&stats, &trust).await;
-        let dead_letters = self.dead_letters(stats.dead_letters).await;
+        let dead_letters = self.count_dead_letters(stats.dead_letters).await;
         StatusResponse {
             party: self.identity.party.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -103,7 +117,7 @@ impl Overview {
                 subscriptions: self.hub.subscriptions.len() as u64,
             }),
             dead_letters,
-            process: Some(process::look(self.connections.count())),
+            process: Some(process(self.connections.count()).await),
             rates: Some(self.minute.rates(&self.hub.record.meters)),
         }
     }
@@ -223,7 +237,7 @@ impl Overview {
     }
 
     /// How many there are by reason, of `total`.
-    async fn dead_letters(&self, total: u64) -> Vec<DeadLetters> {
+    async fn count_dead_letters(&self, total: u64) -> Vec<DeadLetters> {
         if total == 0 {
             return Vec::new();
         }
@@ -237,6 +251,50 @@ impl Overview {
             .filter(|(_, messages)| *messages > 0)
             .map(|(reason, messages)| DeadLetters { reason: reason.into(), messages })
             .collect()
+    }
+}
+
+async fn process(connections: usize) -> Process {
+    // Lists a folder of /proc.
+    let taken = tokio::task::spawn_blocking(Taken::read).await.unwrap_or_default();
+    Process {
+        resident_bytes: taken.resident_bytes,
+        open_files: taken.open_files,
+        open_files_limit: taken.open_files_limit,
+        connections: connections as u64,
+    }
+}
+
+/// What the HTTP server shows.
+#[async_trait]
+impl Source for Overview {
+    async fn status(&self) -> StatusResponse {
+        Self::status(self).await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Vec<DeadLetter> {
+        let newest = timeout(PATIENCE, self.engine.newest_dead_letters(limit)).await;
+        newest.ok().and_then(Result::ok).unwrap_or_default().into_iter().map(admin::shown).collect()
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.engine.stats()
+    }
+
+    fn meters(&self) -> &Meters {
+        &self.hub.record.meters
+    }
+
+    fn is_serving(&self) -> bool {
+        *self.engine.state().borrow() == StoreState::Serving && !self.draining.is_cancelled()
+    }
+
+    fn send_ttl(&self) -> Option<Duration> {
+        self.identity.send_ttl
+    }
+
+    fn dropped_lines(&self) -> u64 {
+        telemetry::dropped_lines()
     }
 }
 

@@ -455,6 +455,10 @@ impl Engine for FakeEngine {
         Ok(letters.filter(|letter| letter.sequence > after).take(limit).collect())
     }
 
+    async fn newest_dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        Ok(self.letters().into_iter().rev().take(limit).collect())
+    }
+
     async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
         Ok(self.lock().letters.get(&sequence).cloned())
     }

@@ -14,7 +14,9 @@ use super::{Arguments, Exit};
 Examples:
   petnet completions bash > /etc/bash_completion.d/petnet
   petnet completions zsh > ~/.zfunc/_petnet
-  petnet completions fish > ~/.config/fish/completions/petnet.fish")]
+  petnet completions fish > ~/.config/fish/completions/petnet.fish
+
+Exit codes: 0 written, 1 failed, 2 wrong arguments")]
 pub(crate) struct Completions {
     /// Which shell
     #[arg(value_name = "SHELL")]

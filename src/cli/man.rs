@@ -14,7 +14,9 @@ use super::{Arguments, Exit};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  petnet man ./man1; man ./man1/petnet-serve.1")]
+  petnet man ./man1; man ./man1/petnet-serve.1
+
+Exit codes: 0 written, 1 failed, 2 wrong arguments")]
 pub(crate) struct Man {
     /// The folder
     #[arg(value_name = "DIR")]

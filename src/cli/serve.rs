@@ -161,7 +161,8 @@ impl Served {
     fn tell(&self, gateway: &Gateway) {
         let Self { party, tls, store, peers } = self;
         let (version, address) = (env!("CARGO_PKG_VERSION"), gateway.local_addr());
-        info!(version, %address, tls, store, peers, "{party} serves on {address}, {}", gateway.found());
+        let http = gateway.http_addr().map_or_else(|| "off".to_owned(), |http| http.to_string());
+        info!(version, %address, http, tls, store, peers, "{party} serves on {address}, {}", gateway.found());
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Setting {
     pub help: &'static str,
 }
 
+/// Behind the name of a setting: its value is the one that holds when none is given.
+const DEFAULT: &str = " (default)";
+
 const fn setting(
     name: &'static str,
     default: Option<&'static str>,
@@ -49,12 +52,7 @@ pub const SETTINGS: &[Setting] = &[
         "IP:PORT",
         "Where clients and peers connect; port 0 picks a free one",
     ),
-    setting(
-        "HTTP_LISTEN_ADDR",
-        Some("127.0.0.1:1236"),
-        "IP:PORT",
-        "Metrics and status page (not served yet)",
-    ),
+    setting("HTTP_LISTEN_ADDR", Some("127.0.0.1:1236"), "IP:PORT", "Metrics and status page; `off`: neither"),
     setting("MESSAGE_TTL", Some("3600"), "TIME", "How long an arrived message stays; 0 = for ever"),
     setting("SEND_TTL", Some("604800"), "TIME", "How long a message may wait for its peer; 0 = for ever"),
     setting(
@@ -279,6 +277,13 @@ pub(crate) struct Given {
     pub(crate) place: String,
 }
 
+impl Given {
+    /// Nobody gave it.
+    pub(crate) fn is_default(&self) -> bool {
+        self.place.ends_with(DEFAULT)
+    }
+}
+
 /// The settings as given on the command line and in the environment.
 #[derive(Debug, Clone, Default)]
 pub struct RawSettings {
@@ -291,7 +296,7 @@ impl RawSettings {
         let mut raw = Self::default();
         for setting in SETTINGS {
             if let Some(default) = setting.default {
-                raw.put(setting.name, default.into(), format!("{} (default)", setting.name));
+                raw.put(setting.name, default.into(), format!("{}{DEFAULT}", setting.name));
             }
         }
         for (name, value) in values {
@@ -315,7 +320,7 @@ impl RawSettings {
 
     fn read(&mut self, matches: &ArgMatches) {
         for setting in SETTINGS {
-            let default = || setting.default.map(|d| (d.to_string(), format!("{} (default)", setting.name)));
+            let default = || setting.default.map(|d| (d.to_string(), format!("{}{DEFAULT}", setting.name)));
             let text = |value: &OsString| value.to_string_lossy().into_owned();
             let given = matches.get_one::<OsString>(setting.name).map(text);
             let found = match (matches.value_source(setting.name), given) {

@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use self::writer::{Writer, label};
 use super::Source;
-use super::process::Process;
+use crate::process::Process;
 use crate::proto::admin::{Peer, StatusResponse};
 
 /// `state` of [`StatusResponse`].

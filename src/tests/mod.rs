@@ -44,7 +44,8 @@ fn settings(name: &str) -> Settings {
     Settings {
         party: party(name),
         listen_addr: "127.0.0.1:0".parse().unwrap(),
-        http_listen_addr: "127.0.0.1:0".parse().unwrap(),
+        http_listen_addr: None,
+        http_required: false,
         party_file: "unused".into(),
         pem_path: "unused".into(),
         own_certificate: None,

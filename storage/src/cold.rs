@@ -310,6 +310,11 @@ impl Cold {
         self.dead.range(after.saturating_add(1).to_be_bytes()..).map(|item| decode_dead(&item?.1))
     }
 
+    /// Dead letters, the newest first.
+    pub(crate) fn dead_from_newest(&self) -> impl Iterator<Item = Result<DeadEntry>> + use<> {
+        self.dead.iter().rev().map(|item| decode_dead(&item?.1))
+    }
+
     /// Takes a dead letter out.
     pub(crate) fn remove_dead(&self, sequence: u64) -> Result<()> {
         self.dead.remove(sequence.to_be_bytes())?;

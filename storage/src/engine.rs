@@ -297,6 +297,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Dead letters after `after`, oldest first, at most `limit`.
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>>;
 
+    /// The newest dead letters, newest first, at most `limit`.
+    async fn newest_dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>>;
+
     /// How many dead letters there are for each [reason](DeadReason): expired, refused, damaged. At most `most` of them are
     /// looked at, the oldest first.
     async fn count_dead_letters(&self, most: usize) -> Result<[u64; 3]> {

@@ -71,6 +71,27 @@ pub(crate) fn list(shared: &Shared, after: Sequence, limit: usize) -> Result<Vec
     found.iter().filter_map(|letter| shown(shared, letter).transpose()).collect()
 }
 
+/// The newest, newest first. Blocks.
+pub(crate) fn newest(shared: &Shared, limit: usize) -> Result<Vec<DeadLetter>> {
+    let mut found: Vec<DeadEntry> = lock(&shared.state).dead.values().rev().take(limit).cloned().collect();
+    if let Some(cold) = &shared.cold() {
+        let in_memory = found.len();
+        for item in cold.dead_from_newest() {
+            let letter = item.map_err(|e| shared.cold_failed(&e))?;
+            if lock(&shared.state).is_valid(letter.death.place) {
+                found.push(letter);
+            }
+            if found.len() >= in_memory + limit {
+                break;
+            }
+        }
+    }
+    found.sort_by_key(|letter| std::cmp::Reverse(letter.entry.sequence));
+    found.dedup_by_key(|letter| letter.entry.sequence);
+    found.truncate(limit);
+    found.iter().filter_map(|letter| shown(shared, letter).transpose()).collect()
+}
+
 /// `None`: its receiver is not known, which only damage could bring about.
 fn shown(shared: &Shared, letter: &DeadEntry) -> Result<Option<DeadLetter>> {
     let reader = Reader { shared };

@@ -387,6 +387,10 @@ impl Engine for Store {
         self.blocking(move |shared| letters::list(shared, after, limit)).await
     }
 
+    async fn newest_dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.blocking(move |shared| letters::newest(shared, limit)).await
+    }
+
     async fn count_dead_letters(&self, most: usize) -> Result<[u64; 3]> {
         self.blocking(move |shared| letters::count(shared, most)).await
     }

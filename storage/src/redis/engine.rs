@@ -362,6 +362,10 @@ impl Engine for RedisStore {
         self.letters(after, limit).await
     }
 
+    async fn newest_dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.newest_letters(limit).await
+    }
+
     async fn open_dead_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
         self.open_letter(sequence).await
     }

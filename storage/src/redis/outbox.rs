@@ -168,6 +168,16 @@ impl RedisStore {
         Ok(all.into_iter().filter_map(letter).collect())
     }
 
+    pub(super) async fn newest_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        let newest: Vec<Letter> = self
+            .inner
+            .ask(Way::Read, &SCRIPTS.letters, |call| {
+                call.arg("newest").arg(limit);
+            })
+            .await?;
+        Ok(newest.into_iter().filter_map(letter).collect())
+    }
+
     pub(super) async fn open_letter(&self, sequence: Sequence) -> Result<Option<(DeadLetter, Payload)>> {
         let before = Sequence(sequence.0.saturating_sub(1));
         let found = self.letters(before, 1).await?.into_iter().find(|letter| letter.sequence == sequence);

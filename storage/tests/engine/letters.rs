@@ -232,6 +232,10 @@ pub async fn dead_letters_are_counted_by_reason_and_opened_with_their_content<B:
             bench.settle_down(&store).await;
         }
         assert_eq!(store.count_dead_letters(1000).await.expect("counts"), [0, 4, 1]);
+        let newest = store.newest_dead_letters(2).await.expect("lists");
+        let ids: Vec<_> = newest.iter().map(|letter| letter.id.as_str()).collect();
+        assert_eq!(ids, ["damaged", "3"]);
+        assert_eq!(store.newest_dead_letters(100).await.expect("lists").len(), 5);
         assert_eq!(store.count_dead_letters(2).await.expect("counts"), [0, 2, 0], "no more than asked for");
         for (sequence, content) in &buried {
             let opened = store.open_dead_letter(*sequence).await.expect("opens");
