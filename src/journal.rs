@@ -164,10 +164,8 @@ impl Journal {
 
 impl Rings {
     fn push(&mut self, event: Event) {
-        let (ring, most) = match event.what.is_failure() {
-            true => (&mut self.failures, FAILURES),
-            false => (&mut self.usual, USUAL),
-        };
+        let (ring, most) =
+            if event.what.is_failure() { (&mut self.failures, FAILURES) } else { (&mut self.usual, USUAL) };
         if ring.len() >= most {
             ring.pop_front();
         }

@@ -94,7 +94,7 @@ impl Overview {
     /// Everything at once.
     pub(crate) async fn status(&self) -> StatusResponse {
         let stats = self.engine.stats();
-        let (state, state_reason) = self.state();
+        let (word, state_reason) = self.state();
         let trust = self.trust.borrow().clone();
         let peers = self.all_peers(&stats, &trust).await;
         let dead_letters = self.count_dead_letters(stats.dead_letters).await;
@@ -103,7 +103,7 @@ impl Overview {
             version: env!("CARGO_PKG_VERSION").into(),
             started_ms: self.started_ms,
             uptime_seconds: self.started.elapsed().as_secs(),
-            state: state.into(),
+            state: word.into(),
             state_reason,
             listen_addr: self.identity.listen_addr.to_string(),
             http_addr: self.identity.http_addr.map(|addr| addr.to_string()).unwrap_or_default(),
@@ -274,7 +274,7 @@ impl Source for Overview {
 
     async fn dead_letters(&self, limit: usize) -> Vec<DeadLetter> {
         let newest = timeout(PATIENCE, self.engine.newest_dead_letters(limit)).await;
-        newest.ok().and_then(Result::ok).unwrap_or_default().into_iter().map(admin::shown).collect()
+        newest.ok().and_then(Result::ok).unwrap_or_default().iter().map(admin::shown).collect()
     }
 
     fn stats(&self) -> StoreStats {

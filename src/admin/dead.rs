@@ -26,7 +26,7 @@ pub(super) async fn list(overview: &Overview, request: ListDeadRequest) -> Resul
         for letter in some {
             after = letter.sequence;
             if request.peer.is_empty() || letter.receiver.as_str() == request.peer {
-                letters.push(shown(letter));
+                letters.push(shown(&letter));
             }
             if letters.len() >= limit {
                 break;
@@ -43,7 +43,7 @@ pub(super) async fn list(overview: &Overview, request: ListDeadRequest) -> Resul
 }
 
 /// As the operator sees it.
-pub(crate) fn shown(letter: DeadLetter) -> admin::DeadLetter {
+pub(crate) fn shown(letter: &DeadLetter) -> admin::DeadLetter {
     admin::DeadLetter {
         sequence: letter.sequence.0,
         peer: letter.receiver.to_string(),

@@ -98,7 +98,9 @@ pub(super) fn retry(overview: &Overview, peer: &str) -> Result<Changed, Status> 
         stats.pending.iter().find(|pending| pending.peer == *name).map_or(0, |pending| pending.messages)
     };
     if peer.is_empty() {
-        courses.values().for_each(|course| course.retry_at_once());
+        for course in courses.values() {
+            course.retry_at_once();
+        }
         let pending = courses.keys().map(pending_for).sum();
         let text = format!("every peer is tried at once; {} pending", messages(pending));
         return Ok(Changed { messages: pending, text });

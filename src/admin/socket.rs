@@ -31,6 +31,8 @@ use crate::proto::admin::admin_server::AdminServer;
 const UNFINISHED: &str = ".admin.new";
 /// Connections at a time; further ones wait.
 const CONNECTIONS: usize = 16;
+/// Connections that the kernel keeps until they are taken.
+const BACKLOG: i32 = 16;
 /// Calls of one connection at a time.
 const CALLS: u32 = 32;
 /// Calls get so long to end at shutdown.
@@ -93,7 +95,7 @@ fn bind(folder: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(&unfinished)?)?;
     std::fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
-    socket.listen(CONNECTIONS as i32)?;
+    socket.listen(BACKLOG)?;
     std::fs::rename(&unfinished, &path)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())

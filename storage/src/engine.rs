@@ -310,7 +310,9 @@ pub trait Engine: Send + Sync + 'static {
             let Some(last) = page.last() else { break };
             after = last.sequence;
             left = left.saturating_sub(page.len());
-            page.iter().for_each(|letter| counts[letter.reason.number()] += 1);
+            for letter in &page {
+                counts[letter.reason.number()] += 1;
+            }
         }
         Ok(counts)
     }

@@ -113,7 +113,9 @@ pub(crate) fn count(shared: &Shared, most: usize) -> Result<[u64; 3]> {
         let Some(last) = page.last() else { break };
         after = last.entry.sequence;
         left = left.saturating_sub(page.len());
-        page.iter().for_each(|letter| counts[usize::from(letter.death.reason.min(2))] += 1);
+        for letter in &page {
+            counts[usize::from(letter.death.reason.min(2))] += 1;
+        }
     }
     Ok(counts)
 }

@@ -28,7 +28,8 @@ impl Spreading {
         Self { bounds, counts: Default::default(), parts: AtomicU64::new(0) }
     }
 
-    /// Counts a value.
+    /// Counts a value, which is not negative.
+    #[expect(clippy::cast_sign_loss, reason = "it is not negative")]
     pub fn note(&self, value: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value).min(BUCKETS - 1);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
@@ -73,6 +74,7 @@ impl Spread {
 
     /// The upper bound of the bucket that a share of all values (0 to 1) does not exceed; of the last bucket: the highest
     /// bound there is. 0 without values.
+    #[expect(clippy::cast_sign_loss, reason = "it is at least 1")]
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
