@@ -35,6 +35,7 @@ pub(super) const PAGE: u32 = 1000;
 pub(crate) struct Folder {
     pub(crate) data_dir: PathBuf,
     /// Given as a flag, not by the environment or by default.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "decides between a gateway and Redis"))]
     pub(crate) is_flag: bool,
 }
 

@@ -44,9 +44,11 @@ pub(super) fn text(found: &StatusResponse, colours: bool) -> String {
 
 fn store(s: &Store) -> Vec<String> {
     let of = if s.quota_bytes > 0 { format!(" of {}", bytes(s.quota_bytes)) } else { String::new() };
+    // The engines say it as a sentence of its own, for the log.
+    let means = s.accepted_means.trim_start_matches("accepted means: ");
     let mut lines = vec![
         format!("store          {} at {}", escape(&s.engine), escape(&s.place)),
-        format!("accepted means {}", escape(&s.accepted_means)),
+        format!("accepted means {}", escape(means)),
     ];
     let mut used = format!("used           {}{of}", bytes(s.used_bytes));
     if s.disk_bytes > 0 {
@@ -211,7 +213,7 @@ mod tests {
             store: Some(Store {
                 engine: "embedded".into(),
                 place: "/data".into(),
-                accepted_means: "synced to disk".into(),
+                accepted_means: "accepted means: synced to disk".into(),
                 used_bytes: 5 << 20,
                 quota_bytes: 1 << 30,
                 disk_bytes: 64 << 20,
