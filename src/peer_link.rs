@@ -363,8 +363,16 @@ pub(crate) fn of_refusal(number: i32, words: &str) -> Verdict {
     }
 }
 
+/// With the innermost cause: "tcp connect error" alone helps nobody.
 fn in_words(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    let mut words = format!("{:?}: {}", status.code(), status.message());
+    let mut causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    if let Some(cause) =
+        causes.by_ref().last().map(ToString::to_string).filter(|cause| !words.contains(cause))
+    {
+        words = format!("{words}: {cause}");
+    }
+    words
 }
 
 fn of_status(status: &Status) -> Verdict {

@@ -1,10 +1,10 @@
 //! For tests: an engine in memory that behaves like the real one and can be told to fail, random numbers with a seed
 //! that is printed, small helpers.
 
+mod random;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -20,6 +20,7 @@ use petnet_storage::{
 };
 use tokio::sync::watch;
 
+pub(crate) use self::random::Random;
 use self::upload::FakeUpload;
 
 pub(crate) fn party(name: &str) -> PartyId {
@@ -41,41 +42,6 @@ pub(crate) async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
         tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(),
         "waited in vain until {what}"
     );
-}
-
-/// Reproducible random numbers. `PETNET_SEED` replays a run; the seed is in the `Debug` form.
-pub(crate) struct Random {
-    seed: u64,
-    state: u64,
-}
-
-impl Random {
-    pub(crate) fn new() -> Self {
-        let seed = match std::env::var("PETNET_SEED") {
-            Ok(seed) => seed.parse().unwrap(),
-            Err(_) => getrandom::u64().unwrap(),
-        };
-        Self { seed, state: seed }
-    }
-
-    /// Steele and others' `SplitMix64`.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
-impl fmt::Debug for Random {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PETNET_SEED={}", self.seed)
-    }
 }
 
 /// What the next acceptances come to.

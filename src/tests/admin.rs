@@ -170,10 +170,9 @@ async fn a_pause_holds_over_a_restart_until_it_is_ended() {
     let said = admin.pause(pause.clone()).await.unwrap().into_inner().text;
     assert!(said.contains("b is paused"), "{said}");
     assert_eq!(admin.pause(PauseRequest { peer: "z".into() }).await.unwrap_err().code(), Code::NotFound);
-    a.client().await.send("b", "m", "x").await.unwrap();
-    let engine = a.engine.clone();
     a.shutdown().await;
-    let a = Running::over(engine, on(folder.path()), to_b()).await;
+    let a = Running::start(on(folder.path()), to_b()).await;
+    a.client().await.send("b", "m", "x").await.unwrap();
     let mut admin = connect(folder.path()).await.unwrap();
     let retry = RetryPendingRequest { peer: "b".into() };
     let said = admin.retry_pending(retry).await.unwrap().into_inner();
