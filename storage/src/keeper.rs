@@ -11,10 +11,7 @@ use crate::compact::compact;
 use crate::disk::passes;
 use crate::letters;
 use crate::log::lock;
-use crate::message::{DeadReason, Sequence};
-use crate::reader::Reader;
 use crate::recent::{current, drop_stale, give_memory_back};
-use crate::settle::bury;
 use crate::shared::Shared;
 use crate::state::{DeadEntry, Entry};
 
@@ -31,8 +28,6 @@ const NICENESS: i32 = 10;
 const SPILL_TIME: Duration = Duration::from_millis(500);
 /// Without any change, service time is still written down this often.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(60);
-/// Pending messages looked at for expiry per peer and round.
-const EXPIRE_BATCH: usize = 256;
 
 /// The housekeeping thread.
 #[derive(Debug)]
@@ -51,6 +46,8 @@ pub(crate) struct Keeper {
     pub(crate) trouble: Option<String>,
     /// When the missing index on disk was last tried.
     pub(crate) index_tried: Option<Instant>,
+    /// Service time from which on mail in the index on disk may have expired.
+    pub(crate) next_expiry: u32,
 }
 
 impl Keeper {
@@ -108,6 +105,7 @@ impl Keeper {
                 tracing::warn!(%error, "cannot drop old dead letters; it is tried again");
             }
             self.reopen_index();
+            self.expire_mail_or_tell().map_err(|e| io::Error::other(e.to_string()))?;
             self.spill().map_err(|e| io::Error::other(self.shared.cold_failed(&e).to_string()))?;
             compact(&self.shared);
         }
@@ -280,37 +278,5 @@ impl Keeper {
             cold.remove(key, &old)?;
         }
         Ok(older)
-    }
-
-    /// Turns pending messages whose time is over into dead letters.
-    fn expire_pending(&self) {
-        let shared = &self.shared;
-        let Some(ttl) = shared.send_ttl() else { return };
-        let now = shared.now();
-        let parties: Vec<_> = {
-            let state = lock(&shared.state);
-            let names = state.parties.names();
-            let pending = |i: usize| state.parties.counts.get(i + 1).is_some_and(|c| c.pending > 0);
-            names.iter().enumerate().filter(|(i, _)| pending(*i)).map(|(i, _)| (i + 1) as u16).collect()
-        };
-        let reader = Reader { shared };
-        for party in parties {
-            let Ok(first) = reader.pending_entries(party, Sequence(0), EXPIRE_BATCH) else { return };
-            let expired: Vec<_> =
-                first.into_iter().take_while(|(_, e)| e.is_expired(now, Some(ttl))).collect();
-            if expired.is_empty() || !shared.wait_visible_synced() {
-                continue;
-            }
-            let mut waiting = Vec::new();
-            for (key, entry) in expired {
-                waiting.extend(bury(shared, key, entry, DeadReason::Expired).ok());
-            }
-            for burial in waiting {
-                if let Err(error) = burial.wait_blocking(shared) {
-                    tracing::warn!(%error, "cannot record an expired message; it is tried again");
-                    return;
-                }
-            }
-        }
     }
 }

@@ -35,6 +35,7 @@ mod ends;
 mod engine;
 mod entry;
 mod error;
+mod expiry;
 mod format;
 mod frame;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -99,6 +99,7 @@ impl Store {
             freed: Vec::new(),
             trouble: None,
             index_tried: None,
+            next_expiry: 0,
         };
         let data_dir = &shared.options.data_dir;
         keeper.refresh_space().map_err(crate::format::open_io("find the room of", data_dir))?;
