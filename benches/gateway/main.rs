@@ -25,6 +25,7 @@ mod plots;
 mod redis;
 #[path = "../../storage/benches/log/report.rs"]
 mod report;
+mod status;
 mod streams;
 mod table;
 mod ways;
@@ -104,6 +105,7 @@ async fn measure((name, needs): &Case, options: &Options, table: &mut Table) -> 
         "beside" => streams::beside(args, table).await.map_err(failed)?,
         "restart" => pending::restart(args, table).await.map_err(failed)?,
         "memory" => pending::memory(args, table).await.map_err(failed)?,
+        "status" => status::status(args, table).await.map_err(failed)?,
         "house" => house::house(args, table).await.map_err(failed)?,
         "redis" => redis::run(args, table).await.map_err(failed)?,
         _ => unreachable!("all cases are above"),

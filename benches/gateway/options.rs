@@ -28,7 +28,7 @@ ways:  floor, simple, mailbox, exchange, stream
 pub(crate) type Case = (&'static str, &'static [Way]);
 
 /// All cases in the order of a run. The matrix takes what ways there are.
-pub(crate) const CASES: [Case; 15] = [
+pub(crate) const CASES: [Case; 16] = [
     ("pingpong", &[Way::Floor, Way::Simple]),
     ("one", &[Way::Floor, Way::Simple]),
     ("sends", &[Way::Floor, Way::Simple]),
@@ -41,6 +41,7 @@ pub(crate) const CASES: [Case; 15] = [
     ("beside", &[Way::Simple, Way::Stream]),
     ("restart", &[Way::Exchange]),
     ("memory", &[Way::Exchange]),
+    ("status", &[Way::Exchange]),
     ("house", &[Way::Simple, Way::Exchange]),
     ("redis", &[Way::Simple]),
     ("matrix", &[]),

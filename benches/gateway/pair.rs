@@ -52,10 +52,15 @@ impl Places {
         self.addresses
     }
 
+    /// The data folder of one of them.
+    pub(crate) fn data(&self, n: usize) -> PathBuf {
+        self.parties.with_file_name(PARTIES[n])
+    }
+
     /// Starts one of them, on what it left behind; returns when it serves.
     pub(crate) fn start(&self, n: usize, settings: &[(&str, &str)]) -> Member {
         let no_certificates = self.parties.with_file_name("no-certificates");
-        let data = self.parties.with_file_name(PARTIES[n]);
+        let data = self.data(n);
         Member::gateway(n, self.addresses[n], &self.parties, [&data, &no_certificates], settings)
     }
 }

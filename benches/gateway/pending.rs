@@ -12,26 +12,26 @@ use crate::report::{Args, Bar, Table, folder, median};
 use crate::ways::Ends;
 
 /// Streams that fill the gateway with small messages: as many as in the case `exchange`.
-const SENDERS: usize = 64;
+pub(crate) const SENDERS: usize = 64;
 /// Those that fill it with larger ones; few, so that what they have under way (4 MiB each) is not what is measured.
 const FEW: usize = 8;
 /// The peer is asked often, so that the pause before it takes messages again is no part of what is measured.
-const OFTEN: [(&str, &str); 1] = [("RETRY_CAP", "1s")];
+pub(crate) const OFTEN: [(&str, &str); 1] = [("RETRY_CAP", "1s")];
 
 /// So many messages of a size from each sender.
 #[derive(Debug, Clone, Copy)]
-struct Heap {
+pub(crate) struct Heap {
     size: usize,
     senders: usize,
     each: usize,
 }
 
 impl Heap {
-    fn of(count: usize, size: usize, senders: usize) -> Self {
+    pub(crate) fn of(count: usize, size: usize, senders: usize) -> Self {
         Self { size, senders, each: count / senders }
     }
 
-    fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         self.each * self.senders
     }
 
@@ -40,7 +40,7 @@ impl Heap {
     }
 
     /// Has them accepted at the first gateway; how long that took.
-    async fn fill(self, places: &Places) -> Result<Duration> {
+    pub(crate) async fn fill(self, places: &Places) -> Result<Duration> {
         let ends = Ends::of(places.addresses());
         let start = Instant::now();
         on_worker(async move { exchange::fill(&ends, &self.load(), self.each).await }).await?;
@@ -126,7 +126,7 @@ pub(crate) async fn memory(args: &Args, table: &mut Table) -> Result<()> {
 }
 
 /// The memory of a gateway once it has stayed the same for some seconds, or after a minute.
-async fn calm(member: &Member) -> f64 {
+pub(crate) async fn calm(member: &Member) -> f64 {
     const QUIET: usize = 8;
     let (mut last, mut quiet) = (member.memory(), 0);
     for _ in 0..60 {

@@ -92,6 +92,9 @@ fn life(direction: &str, party: &str, tracked: &Tracked, events: &[&Event]) -> L
     } else {
         String::new()
     };
+    let mut events: Vec<_> = events.iter().flat_map(|event| told(event)).collect();
+    // It came before anything happened to it, also within a millisecond.
+    events.sort_by_key(|event| (event.at_ms, event.what != "taken"));
     Life {
         direction: direction.into(),
         party: party.into(),
@@ -101,7 +104,7 @@ fn life(direction: &str, party: &str, tracked: &Tracked, events: &[&Event]) -> L
         len,
         age_seconds: None,
         expires_seconds: None,
-        events: events.iter().flat_map(|event| told(event)).collect(),
+        events,
     }
 }
 
