@@ -13,7 +13,7 @@ pub(crate) const USAGE: &str = "\
 usage: [--quick] [--ways WAY,...] [--write] [CASE]...
        --against ADDR_A ADDR_B [--parties A,B] [--quick]
 
-cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, house, redis, matrix;
+cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, status, house, redis, matrix;
        without any, all of them
 ways:  floor, simple, mailbox, exchange, stream
 
