@@ -39,7 +39,7 @@ fn asked(data: &Path, words: &[&str]) -> (f64, String) {
     for _ in 0..ASKED {
         let start = Instant::now();
         let mut command = Command::new(env!("CARGO_BIN_EXE_petnet"));
-        command.args(words).arg("--data-dir").arg(data).stdout(Stdio::null());
+        command.args(words).arg("--data-dir").arg(data).stdout(Stdio::null()).stderr(Stdio::null());
         assert!(command.status().unwrap().success(), "petnet {} failed", words.join(" "));
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
