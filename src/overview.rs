@@ -68,7 +68,8 @@ impl Identity {
             http_addr,
             engine: opened.kind,
             place: opened.place.clone(),
-            accepted_means: opened.accepted_means.clone(),
+            // Those who show it say so themselves.
+            accepted_means: opened.accepted_means.trim_start_matches("accepted means: ").to_owned(),
             folder: (opened.kind == "embedded").then(|| settings.data_dir.clone()),
             send_ttl: settings.send_ttl,
         }

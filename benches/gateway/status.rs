@@ -23,12 +23,12 @@ pub(crate) async fn status(args: &Args, table: &mut Table) -> Result<()> {
     let data = places.data(0);
     let name = |what: &str, when: &str| format!("{what}, {} pending, {when}", heap.count());
     let (took, measured) = asked(&data, &["status"]);
-    table.add(&name("petnet status", "just accepted"), measured, (took, "ms"), Bar::AtMost(100.0));
+    table.add(name("petnet status", "just accepted"), measured, (took, "ms"), Bar::AtMost(100.0));
     calm(&a).await;
     for words in [&["status"][..], &["status", "--json"], &["queue", "ls"]] {
         let (took, measured) = asked(&data, words);
         let what = format!("petnet {}", words.join(" "));
-        table.add(&name(&what, "at rest"), measured, (took, "ms"), Bar::AtMost(100.0));
+        table.add(name(&what, "at rest"), measured, (took, "ms"), Bar::AtMost(100.0));
     }
     Ok(())
 }
