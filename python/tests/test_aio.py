@@ -10,6 +10,7 @@ import pytest
 
 import petnet
 import petnet.aio
+from harness import until, waiting_receives
 from petnet._journal import Journal
 
 MIB = 1 << 20
@@ -202,5 +203,17 @@ def test_a_send_that_is_cancelled_while_its_message_is_written_down_is_pending_a
             assert channel.sent == 1
             assert await channel.send(b"second") == 1
             assert [await b.recv(f"{name}:{number}", timeout=30) for number in range(2)] == [b"first", b"second"]
+
+    run(shared, story)
+
+
+def test_a_client_that_is_closed_ends_the_calls_that_wait_and_cancels_nobody(shared, name):
+    async def story(a, b):
+        other = petnet.aio.Client("party_b", shared.b.address)
+        waiting = asyncio.create_task(other.recv(name, timeout=60))
+        await asyncio.to_thread(until, "the receive waits", lambda: waiting_receives(shared.b) > 0)
+        await other.close()
+        with pytest.raises(petnet.Unavailable):
+            await asyncio.wait_for(waiting, 30)
 
     run(shared, story)

@@ -1,15 +1,12 @@
 """The blocking client against real gateways."""
 
-import json
 import logging
-import subprocess
 import threading
 
 import pytest
 
-import harness
 import petnet
-from harness import free_ports, until
+from harness import free_ports, until, waiting_receives
 
 
 def test_a_program_sends_and_receives_both_ways(shared, name):
@@ -175,11 +172,6 @@ def test_a_message_that_is_too_large_for_one_call_is_told_as_that(fresh):
     for size in ((1 << 20) + 1, 3 << 20):
         with pytest.raises(petnet.MessageTooLarge):
             a.send("party_b", "m", bytes(size), check=True)
-
-
-def waiting_receives(gateway):
-    command = [harness.binary(), "status", "--json", "--data-dir", gateway.settings["DATA_DIR"]]
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["mailbox"]["waiting"]
 
 
 def test_a_client_that_is_closed_ends_the_calls_that_wait(shared, name):
