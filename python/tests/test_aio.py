@@ -210,8 +210,9 @@ def test_a_send_that_is_cancelled_while_its_message_is_written_down_is_pending_a
 def test_a_client_that_is_closed_ends_the_calls_that_wait_and_cancels_nobody(shared, name):
     async def story(a, b):
         other = petnet.aio.Client("party_b", shared.b.address)
+        before = waiting_receives(shared.b)
         waiting = asyncio.create_task(other.recv(name, timeout=60))
-        await asyncio.to_thread(until, "the receive waits", lambda: waiting_receives(shared.b) > 0)
+        await asyncio.to_thread(until, "the receive waits", lambda: waiting_receives(shared.b) > before)
         await other.close()
         with pytest.raises(petnet.Unavailable):
             await asyncio.wait_for(waiting, 30)
