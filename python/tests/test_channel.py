@@ -12,6 +12,7 @@ import pytest
 
 import petnet
 from harness import until
+from petnet import _journal
 from petnet._journal import Journal
 from petnet.pb2 import simple_pb2, simple_pb2_grpc
 
@@ -325,3 +326,18 @@ def test_a_topic_of_any_length_has_a_state_file_of_its_own(a, name, tmp_path, mo
     for number, topic in enumerate(topics):
         with petnet.Channel(topic, "party_b", a) as channel:
             assert channel.sent == number + 1
+
+
+def test_a_new_state_file_is_durable_with_its_folders_and_for_its_user_only(a, name, tmp_path, monkeypatch):
+    synced = set()
+    monkeypatch.setattr(_journal, "sync_folder", lambda folder: synced.add(folder))
+    monkeypatch.setattr(_journal, "_LONG", 1000)
+    path = tmp_path / "new" / "newer" / "state"
+    with petnet.Channel(name, "party_b", a, state=path) as channel:
+        assert {path.parent, *list(path.parents)[1:3]} <= synced
+        before = path.stat().st_ino
+        channel.send(bytes(1000))
+        assert path.stat().st_ino != before, "it was written anew"
+    # It holds the message that is on its way.
+    for made in (path, path.parent, path.parent.parent):
+        assert made.stat().st_mode & 0o077 == 0, made

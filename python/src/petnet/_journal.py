@@ -63,7 +63,7 @@ class Journal:
         #: Message number ``sent``, if it was given to the gateway and it is not known whether it was accepted.
         self.pending: bytes | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             self._locked = _lock(path)
             try:
                 self._open()
@@ -106,7 +106,7 @@ class Journal:
 
     def _open(self) -> None:
         # Unbuffered: a record goes out in one write, and what failed is not tried again behind our back.
-        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 closed by close
+        self._file = open(self._path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 closed by close
         try:
             # A device can be endless.
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
@@ -186,7 +186,7 @@ class Journal:
         content = b"".join([*records, _record(_RECEIVED, self.received, b"")])
         fresh = self._path.with_name(self._path.name + ".new")
         try:
-            with open(fresh, "wb") as file:
+            with open(fresh, "wb", opener=_private) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -203,6 +203,20 @@ class Journal:
 def _record(kind: bytes, number: int, payload: bytes) -> bytes:
     head = _HEAD.pack(kind, number, len(payload))
     return head + _SUMS.pack(zlib.crc32(head), zlib.crc32(payload)) + payload
+
+
+def _make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder, and those above it, durably: a power cut must not take it with the file in it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that only its user may read: the message that is on its way stands in it."""
+    return os.open(path, flags, 0o600)
 
 
 def _lock(path: pathlib.Path) -> IO[bytes]:
