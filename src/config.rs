@@ -14,9 +14,10 @@ mod redis;
 mod values;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ pub struct Settings {
     pub limits: Limits,
     /// `MAX_IN_FLIGHT`: deliveries under way per peer.
     pub max_in_flight: usize,
-    /// `MAX_IN_FLIGHT_BYTES`: payload bytes under way per peer (one larger message may always go).
+    /// `MAX_IN_FLIGHT_BYTES`: payload bytes under way per peer (four larger messages may go besides).
     pub max_in_flight_bytes: u64,
     /// `LINK_STALL`: an attempt to deliver ends when nothing has moved for so long.
     pub link_stall: Duration,
@@ -148,10 +149,10 @@ impl std::error::Error for Mistakes {}
 pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
     let checked = look(raw)?;
     if raw.get("REDIS_URL").is_none() {
-        make_folder("DATA_DIR", &checked.settings.data_dir).map_err(|why| Mistakes(vec![why]))?;
+        make_folder("DATA_DIR", &checked.settings.data_dir, 0o700).map_err(|why| Mistakes(vec![why]))?;
     }
     if let Some(files) = &checked.logging.files {
-        make_folder("LOGGING_DIR", &files.dir).map_err(|why| Mistakes(vec![why]))?;
+        make_folder("LOGGING_DIR", &files.dir, 0o777).map_err(|why| Mistakes(vec![why]))?;
     }
     Ok(checked)
 }
@@ -348,10 +349,10 @@ fn check_writable(folder: &Path) -> Result<(), String> {
 }
 
 /// Creates a folder if missing. Its name is synced: a power loss must not take the folder with everything
-/// accepted in it.
-fn make_folder(setting: &str, folder: &Path) -> Result<(), String> {
+/// accepted in it. `mode`: who may enter, less the umask.
+fn make_folder(setting: &str, folder: &Path, mode: u32) -> Result<(), String> {
     let fail = |why: io::Error| format!("{setting}: cannot create {}: {why}", folder.display());
-    match std::fs::create_dir(folder) {
+    match DirBuilder::new().mode(mode).create(folder) {
         Ok(()) => File::open(parent_of(folder)).and_then(|parent| parent.sync_all()).map_err(fail),
         Err(_) if folder.is_dir() => Ok(()),
         Err(why) => Err(fail(why)),

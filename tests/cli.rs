@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -131,10 +132,23 @@ fn a_data_folder_that_is_missing_or_a_file_is_refused() {
     }
 }
 
+#[test]
+fn a_new_data_folder_is_for_its_user_only() {
+    let place = Place::new();
+    let gateway = Running::serving(place.serve(0));
+    gateway.signal("TERM");
+    gateway.end();
+    let data = place.path("party_a");
+    let log = fs::read_dir(data.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    for path in [data.clone(), data.join("FORMAT"), data.join("log")].into_iter().chain(log) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    }
+}
+
 /// Root may write anywhere, so as root the program runs as somebody else, from a copy that they can reach.
 #[test]
 fn a_data_folder_without_write_access_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     let mut serve = place.serve(0);
     if is_root() {

@@ -4,11 +4,14 @@ import asyncio
 import inspect
 import io
 import os
+import threading
 
 import pytest
 
 import petnet
 import petnet.aio
+from harness import until, waiting_receives
+from petnet._journal import Journal
 
 MIB = 1 << 20
 
@@ -172,3 +175,46 @@ def test_calls_and_streams_outlive_a_restart_of_the_gateway(fresh, tmp_path):
 
     run(pair, story)
     assert (tmp_path / "received").read_bytes() == (tmp_path / "big").read_bytes()
+
+
+def test_a_send_that_is_cancelled_while_its_message_is_written_down_is_pending_at_once(shared, name, tmp_path, monkeypatch):
+    """Not later, behind the back of the next send, of which the state file could then hold the wrong bytes."""
+    writing, write = threading.Event(), threading.Event()
+    sending = Journal.sending
+
+    def slowly(journal, payload):
+        writing.set()
+        assert write.wait(30)
+        sending(journal, payload)
+
+    monkeypatch.setattr(Journal, "sending", slowly)
+
+    async def story(a, b):
+        async with petnet.aio.Channel(name, "party_b", a, state=tmp_path / "state") as channel:
+            first = asyncio.create_task(channel.send(b"first"))
+            await asyncio.to_thread(writing.wait, 30)
+            first.cancel()
+            asyncio.get_running_loop().call_later(0.1, write.set)
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            with pytest.raises(petnet.PendingSend):
+                await channel.send(b"second")
+            await channel.flush()
+            assert channel.sent == 1
+            assert await channel.send(b"second") == 1
+            assert [await b.recv(f"{name}:{number}", timeout=30) for number in range(2)] == [b"first", b"second"]
+
+    run(shared, story)
+
+
+def test_a_client_that_is_closed_ends_the_calls_that_wait_and_cancels_nobody(shared, name):
+    async def story(a, b):
+        other = petnet.aio.Client("party_b", shared.b.address)
+        before = waiting_receives(shared.b)
+        waiting = asyncio.create_task(other.recv(name, timeout=60))
+        await asyncio.to_thread(until, "the receive waits", lambda: waiting_receives(shared.b) > before)
+        await other.close()
+        with pytest.raises(petnet.Unavailable):
+            await asyncio.wait_for(waiting, 30)
+
+    run(shared, story)

@@ -12,6 +12,7 @@ import pytest
 
 import petnet
 from harness import until
+from petnet import _journal
 from petnet._journal import Journal
 from petnet.pb2 import simple_pb2, simple_pb2_grpc
 
@@ -275,3 +276,68 @@ def test_an_answer_that_leaves_open_whether_a_message_was_accepted_does_not_give
             channel.close()
     finally:
         server.stop(0).wait(10)
+
+
+def test_a_message_that_can_never_be_accepted_does_not_close_the_channel_for_ever(fresh, tmp_path):
+    """A program dies while the gateway looks at a message that is too large for it."""
+    pair = fresh(MAX_MESSAGE_BYTES="1MiB")
+    a = pair.client(pair.a, compress=False)
+    journal = Journal(tmp_path / "state", "t", "party_b")
+    journal.sending(bytes(2 << 20))
+    journal.close()
+    with pytest.raises(petnet.MessageTooLarge):
+        petnet.Channel("t", "party_b", a, state=tmp_path / "state")
+    with petnet.Channel("t", "party_b", a, state=tmp_path / "state") as channel:
+        assert channel.send(b"smaller") == 0
+    assert pair.client(pair.b, compress=False).recv("t:0", timeout=30) == b"smaller"
+
+
+def test_a_message_that_was_accepted_counts_as_sent_though_it_would_be_refused_now(fresh, tmp_path):
+    pair = fresh()
+    a = pair.client(pair.a, compress=False)
+    # What was delivered is not known any more after a restart; this one waits.
+    pair.b.kill()
+    assert a.send("party_b", "t:0", bytes(2 << 20))
+    journal = Journal(tmp_path / "state", "t", "party_b")
+    journal.sending(bytes(2 << 20))
+    journal.close()
+    pair.a.kill()
+    pair.a.settings["MAX_MESSAGE_BYTES"] = "1MiB"
+    pair.a.start()
+    with petnet.Channel("t", "party_b", a, state=tmp_path / "state") as channel:
+        assert channel.sent == 1
+
+
+def test_a_state_file_that_cannot_be_opened_is_a_state_error(a, name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", "/dev/zero", "/proc/nowhere/state", tmp_path / ("x" * 300)):
+        with pytest.raises(petnet.StateError, match="cannot open"):
+            petnet.Channel(name, "party_b", a, state=path)
+
+
+def test_a_topic_of_any_length_has_a_state_file_of_its_own(a, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PETNET_STATE", str(tmp_path))
+    topics = [f"{name}{'x' * 900}{end}" for end in "ab"]
+    for number, topic in enumerate(topics):
+        with petnet.Channel(topic, "party_b", a) as channel:
+            assert channel.sent == 0
+            for _ in range(number + 1):
+                channel.send(b"x")
+    for number, topic in enumerate(topics):
+        with petnet.Channel(topic, "party_b", a) as channel:
+            assert channel.sent == number + 1
+
+
+def test_a_new_state_file_is_durable_with_its_folders_and_for_its_user_only(a, name, tmp_path, monkeypatch):
+    synced = set()
+    monkeypatch.setattr(_journal, "sync_folder", lambda folder: synced.add(folder))
+    monkeypatch.setattr(_journal, "_LONG", 1000)
+    path = tmp_path / "new" / "newer" / "state"
+    with petnet.Channel(name, "party_b", a, state=path) as channel:
+        assert {path.parent, *list(path.parents)[1:3]} <= synced
+        before = path.stat().st_ino
+        channel.send(bytes(1000))
+        assert path.stat().st_ino != before, "it was written anew"
+    # It holds the message that is on its way.
+    for made in (path, path.parent, path.parent.parent):
+        assert made.stat().st_mode & 0o077 == 0, made

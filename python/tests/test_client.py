@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import petnet
-from harness import free_ports
+from harness import free_ports, until, waiting_receives
 
 
 def test_a_program_sends_and_receives_both_ways(shared, name):
@@ -164,3 +164,30 @@ def test_a_gateway_that_does_not_wait_is_not_asked_in_a_tight_loop():
         assert 2 <= AtOnce.asked <= 20
     finally:
         server.stop(0).wait(10)
+
+
+def test_a_message_that_is_too_large_for_one_call_is_told_as_that(fresh):
+    pair = fresh(MAX_MESSAGE_BYTES="1MiB")
+    a = pair.client(pair.a, compress=False)
+    for size in ((1 << 20) + 1, 3 << 20):
+        with pytest.raises(petnet.MessageTooLarge):
+            a.send("party_b", "m", bytes(size), check=True)
+
+
+def test_a_client_that_is_closed_ends_the_calls_that_wait(shared, name):
+    client = petnet.Client("party_b", shared.b.address)
+    failed = []
+
+    def wait():
+        try:
+            client.recv(name, timeout=60)
+        except petnet.Unavailable as failure:
+            failed.append(failure)
+
+    waiting = threading.Thread(target=wait)
+    before = waiting_receives(shared.b)
+    waiting.start()
+    until("the receive waits", lambda: waiting_receives(shared.b) > before)
+    client.close()
+    waiting.join(30)
+    assert failed

@@ -37,3 +37,16 @@ def test_half_of_tls_is_a_mistake_and_not_plaintext():
     for client in (petnet.Client, petnet.aio.Client):
         with pytest.raises(ValueError, match="only some of them"):
             client("party_a", "localhost:1235", b"-----BEGIN CERTIFICATE-----")
+
+
+@pytest.mark.parametrize("empty", [b"", ""])
+def test_empty_certificates_are_a_mistake_and_not_plaintext(empty, tmp_path):
+    for name in ("ca.crt", "client.key", "client.crt"):
+        (tmp_path / name).touch()
+    for client in (petnet.Client, petnet.aio.Client):
+        with pytest.raises(ValueError, match="empty"):
+            client("party_a", "localhost:1235", empty, empty, empty)
+        with pytest.raises(ValueError, match="empty"):
+            client.from_folder("party_a", tmp_path)
+        with pytest.raises(ValueError, match="empty"):
+            client("party_a", "localhost:1235", *[tmp_path / name for name in ("ca.crt", "client.key", "client.crt")])

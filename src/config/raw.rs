@@ -150,7 +150,7 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_IN_FLIGHT_BYTES",
         Some("64MiB"),
         "SIZE",
-        "Payload bytes under way per peer; one larger message may go besides",
+        "Payload bytes under way per peer; four larger messages may go besides",
     ),
     setting(
         "LINK_STALL",

@@ -4,9 +4,9 @@
 //! forgets what was not synced. Invariant: nothing here retries a failed sync.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,7 +118,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
             other => other,
         }
@@ -130,6 +130,8 @@ impl Disk for RealDisk {
             .write(mode != OpenMode::Read)
             .create(mode == OpenMode::Create)
             .truncate(false)
+            // Messages are for the gateway's clients, not for whoever has an account on the machine.
+            .mode(0o600)
             .open(path)?;
         Ok(Arc::new(RealFile(file)))
     }

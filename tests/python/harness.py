@@ -177,6 +177,12 @@ class Client:
         return until(f"message {message_id!r}", ask, deadline).payload
 
 
+def waiting_receives(gateway):
+    """How many receives wait at it."""
+    command = [binary(), "status", "--json", "--data-dir", gateway.settings["DATA_DIR"]]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["mailbox"]["waiting"]
+
+
 class PythonPeer:
     """A Python PETNet gateway as far as ours sees it: only ServerSimpleSend, grpcio's limit of 4 MiB, no metadata."""
 

@@ -196,6 +196,24 @@ def test_with_certificates_made_as_its_user_it_is_healthy_by_tls(debian, package
     debian.run(*as_petnet, "petnet", "health", "--pem-path", folder, "--wait", "30s")
 
 
+def test_the_drop_in_that_the_page_shows_lets_it_use_another_disk_a_low_port_and_log_files(debian, package):
+    debian.install(package)
+    set_party(debian)
+    (drop_in,) = re.findall(r"^```ini\n(.*?)^```", (harness.ROOT / "docs/installing.md").read_text(), re.M | re.S)
+    settings = re.findall(r"[A-Z_]+=\S+(?= in petnet\.env)|LISTEN_ADDR=\S+443", drop_in)
+    assert [setting.split("=")[0] for setting in settings] == ["DATA_DIR", "LOGGING_DIR", "LISTEN_ADDR"]
+    with open(debian.path("/etc/petnet/petnet.env"), "a") as file:
+        file.write("".join(f"{setting.rstrip('.')}\n" for setting in settings))
+    debian.run("install", "-d", "-o", "petnet", "-g", "petnet", "/mnt/large/petnet")
+    debian.path("/etc/systemd/system/petnet.service.d").mkdir()
+    debian.path("/etc/systemd/system/petnet.service.d/override.conf").write_text(drop_in)
+    debian.run("systemctl", "start", "petnet")
+    debian.run("petnet", "health", "--gateway", "127.0.0.1:443", "--wait", "30s")
+    debian.run("petnet", "status", "--data-dir", "/mnt/large/petnet")
+    assert "serves on" in debian.path("/var/log/petnet/petnet.log").read_text()
+    assert owner(debian, "/mnt/large/petnet/FORMAT") == "petnet:petnet 600"
+
+
 def filtered(unit):
     """The system calls that the unit lets through."""
     listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager"], capture_output=True, text=True, check=True)

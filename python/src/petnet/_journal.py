@@ -8,9 +8,11 @@ An unfinished record at the end (the program or the machine died while it was wr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
+import stat
 import struct
 import threading
 import zlib
@@ -33,12 +35,18 @@ _CHANNEL, _SENDING, _WITHDRAWN, _SENT, _RECEIVED = b"C", b"I", b"W", b"S", b"R"
 _FORMAT = 1
 #: A file that is longer is written anew, with only what counts.
 _LONG = 1 << 20
+#: Bytes of a file name; file systems have 255, and ".lock" comes on top.
+_NAME = 240
 
 
 def default_path(topic: str, peer: str) -> pathlib.Path:
     """A file for each channel in the folder PETNET_STATE, or .petnet in the current folder."""
     folder = pathlib.Path(os.environ.get("PETNET_STATE") or ".petnet")
-    return folder / f"{quote(topic, safe='')}@{quote(peer, safe='')}"
+    name = f"{quote(topic, safe='')}@{quote(peer, safe='')}"
+    if len(name) > _NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        name = f"{name[: _NAME - len(digest) - 1]}~{digest}"
+    return folder / name
 
 
 class Journal:
@@ -54,13 +62,16 @@ class Journal:
         self.received = 0
         #: Message number ``sent``, if it was given to the gateway and it is not known whether it was accepted.
         self.pending: bytes | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._locked = _lock(path)
         try:
-            self._open()
-        except BaseException:
-            self._locked.close()
-            raise
+            _make_folder(path.parent)
+            self._locked = _lock(path)
+            try:
+                self._open()
+            except BaseException:
+                self._locked.close()
+                raise
+        except OSError as error:
+            raise StateError(f"{path}: cannot open the state of the channel: {error}") from error
 
     def sending(self, payload: bytes) -> None:
         """Message number ``sent`` is about to be given to the gateway."""
@@ -95,8 +106,11 @@ class Journal:
 
     def _open(self) -> None:
         # Unbuffered: a record goes out in one write, and what failed is not tried again behind our back.
-        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 closed by close
+        self._file = open(self._path, "a+b", buffering=0, opener=_private)  # noqa: SIM115 closed by close
         try:
+            # A device can be endless.
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                raise OSError("it is not a file")
             self._file.seek(0)
             self._size = self._replay(self._file.read())
             self._file.truncate(self._size)
@@ -172,7 +186,7 @@ class Journal:
         content = b"".join([*records, _record(_RECEIVED, self.received, b"")])
         fresh = self._path.with_name(self._path.name + ".new")
         try:
-            with open(fresh, "wb") as file:
+            with open(fresh, "wb", opener=_private) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -189,6 +203,20 @@ class Journal:
 def _record(kind: bytes, number: int, payload: bytes) -> bytes:
     head = _HEAD.pack(kind, number, len(payload))
     return head + _SUMS.pack(zlib.crc32(head), zlib.crc32(payload)) + payload
+
+
+def _make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder, and those above it, durably: a power cut must not take it with the file in it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that only its user may read: the message that is on its way stands in it."""
+    return os.open(path, flags, 0o600)
 
 
 def _lock(path: pathlib.Path) -> IO[bytes]:

@@ -27,15 +27,19 @@ OPTIONS: list[tuple[str, Any]] = [
 
 def credentials(ca: Pem | None, key: Pem | None, certificate: Pem | None) -> grpc.ChannelCredentials | None:
     """TLS with all three, plaintext with none. Some of them are a mistake that must not end in plaintext."""
-    given = [ca, key, certificate]
-    if not any(given):
+    given = {"ca_certificates": ca, "client_key": key, "client_certificates": certificate}
+    pems = {name: _pem(one) for name, one in given.items() if one is not None}
+    if not pems:
         return None
-    if not all(given):
+    if len(pems) < len(given):
         raise ValueError(
             "TLS needs ca_certificates, client_key and client_certificates; only some of them are given "
             "(without any, the client speaks plaintext)"
         )
-    roots, private, chain = (_pem(one) for one in given if one is not None)
+    # An empty file, or a variable that is not set, does not mean plaintext.
+    if empty := [name for name, pem in pems.items() if not pem.strip()]:
+        raise ValueError(f"{' and '.join(empty)}: empty; for a client that speaks plaintext leave them out")
+    roots, private, chain = pems.values()
     return grpc.ssl_channel_credentials(root_certificates=roots, private_key=private, certificate_chain=chain)
 
 
@@ -53,6 +57,6 @@ def in_folder(folder: str | os.PathLike[str]) -> tuple[bytes, bytes, bytes]:
 def _pem(given: Pem) -> bytes:
     if isinstance(given, bytes):
         return given
-    if isinstance(given, str) and "-----BEGIN" in given:
+    if isinstance(given, str) and (not given or "-----BEGIN" in given):
         return given.encode()
     return pathlib.Path(given).read_bytes()

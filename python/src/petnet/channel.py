@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from petnet._journal import Journal, default_path
+from petnet._wire import State
 from petnet.client import Client, log
-from petnet.errors import PendingSend, PetnetError, Refused
+from petnet.errors import InvalidRequest, MessageTooLarge, PendingSend, PetnetError, Refused
+
+#: What the gateway says of a message itself: no later attempt would be accepted.
+NEVER = (InvalidRequest, MessageTooLarge)
 
 
 class Channel:
@@ -123,10 +127,21 @@ class Channel:
             return number
 
     def flush(self) -> None:
-        """Sends the message whose fate is not known, if there is one, and raises as ``send`` does."""
+        """Sends the message whose fate is not known, if there is one, and raises as ``send`` does.
+
+        Its number is free again only after an InvalidRequest or MessageTooLarge, which no later attempt would change. After
+        any other error the message stays the next one: an earlier attempt may have been accepted.
+        """
         with self._sending:
             if self._journal.pending is not None:
-                self._client.send(self.peer, self._id(self._journal.sent), self._journal.pending, check=True)
+                message_id = self._id(self._journal.sent)
+                try:
+                    self._client.send(self.peer, message_id, self._journal.pending, check=True)
+                except NEVER:
+                    # Unless the first attempt was accepted, before the gateway's limits were lowered.
+                    if self._client.track(message_id, self.peer).state is State.UNKNOWN:
+                        self._journal.withdrawn()
+                        raise
                 self._journal.accepted()
 
     def recv(self, timeout: float | None = None) -> bytes:

@@ -334,12 +334,14 @@ class Client(ClientBase):
         self, what: str, call: Callable[[], Answer], retry: _wire.Retry, may_repeat: Callable[[], bool] = lambda: True
     ) -> Answer:
         """Calls until there is an answer, or an error that is one."""
+        opened = self._channel
         while True:
             try:
                 return call()
             except grpc.RpcError as error:
                 failure = errors.of_call(f"{what}, at {self.target_url}", error)
-                if not may_repeat():
+                # Closed meanwhile, by another thread: the call goes with its connection.
+                if not may_repeat() or self._channel is not opened:
                     raise failure from error
                 pause = retry.pause_after(failure)
             except errors.Refused as refused:

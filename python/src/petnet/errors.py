@@ -89,6 +89,8 @@ _BY_CODE: dict[int, type[PetnetError]] = {
     30007: IdConflict,
 }
 _BY_STATUS: dict[grpc.StatusCode, type[PetnetError]] = {
+    # So gRPC itself answers, before the gateway has read the message.
+    grpc.StatusCode.OUT_OF_RANGE: MessageTooLarge,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,

@@ -18,6 +18,22 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     return await asyncio.get_running_loop().run_in_executor(None, functools.partial(function, *arguments))
 
 
+async def in_thread_to_end(function: Callable[..., Result], *arguments: Any) -> Result:
+    """As in_thread, but a task that is cancelled meanwhile ends when the thread is done, and not before."""
+    work = asyncio.ensure_future(in_thread(function, *arguments))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        # Also an error of the thread gives way to it.
+        work.exception()
+        raise cancelled
+    return work.result()
+
+
 class Source(Protocol):
     """As stream.Source."""
 

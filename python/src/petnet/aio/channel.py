@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from petnet._journal import Journal, default_path
-from petnet.aio._source import in_thread
+from petnet._wire import State
+from petnet.aio._source import in_thread_to_end
 from petnet.aio.client import Client
+from petnet.channel import NEVER
 from petnet.client import log
 from petnet.errors import PendingSend, PetnetError, Refused
 
@@ -93,12 +95,13 @@ class Channel:
             number = self._journal.sent
             if self._journal.pending is not None:
                 raise PendingSend(f"it is not known yet whether {self._id(number)!r} was accepted: call flush first")
-            await in_thread(self._journal.sending, bytes(memoryview(payload)))
+            # To its end: done behind the back of the next send, it would put other bytes under that one's number.
+            await in_thread_to_end(self._journal.sending, bytes(memoryview(payload)))
             try:
                 await self._client.send(self.peer, self._id(number), payload, check=True)
             except Refused as refused:
                 if not refused.maybe_accepted:
-                    await in_thread(self._journal.withdrawn)
+                    await in_thread_to_end(self._journal.withdrawn)
                 raise
             self._journal.accepted()
             return number
@@ -107,7 +110,13 @@ class Channel:
         """As petnet.Channel.flush."""
         async with self._sending:
             if self._journal.pending is not None:
-                await self._client.send(self.peer, self._id(self._journal.sent), self._journal.pending, check=True)
+                message_id = self._id(self._journal.sent)
+                try:
+                    await self._client.send(self.peer, message_id, self._journal.pending, check=True)
+                except NEVER:
+                    if (await self._client.track(message_id, self.peer)).state is State.UNKNOWN:
+                        await in_thread_to_end(self._journal.withdrawn)
+                        raise
                 self._journal.accepted()
 
     async def recv(self, timeout: float | None = None) -> bytes:
@@ -131,7 +140,7 @@ class Channel:
         async with self._receiving:
             if not 0 <= received <= self._journal.received:
                 raise ValueError(f"can only go back to one of the {self._journal.received} received, not to {received}")
-            await in_thread(self._journal.count_received, received)
+            await in_thread_to_end(self._journal.count_received, received)
 
     async def _next(self, timeout: float | None) -> bytes:
         wanted = self._id(self._journal.received)

@@ -230,15 +230,29 @@ class Client(blocking.ClientBase):
         retry: _wire.Retry,
         may_repeat: Callable[[], bool] = lambda: True,
     ) -> Answer:
+        opened = self._channel
         while True:
             try:
                 return await call()
+            except asyncio.CancelledError:
+                # grpc.aio cancels who waits when its channel is closed. They are to go on, unless they were cancelled, too.
+                if self._channel is opened or _is_cancelled():
+                    raise
+                raise errors.Unavailable(
+                    f"{what}, at {self.target_url}: the client was closed", maybe_accepted=True
+                ) from None
             except grpc.RpcError as error:
                 failure = errors.of_call(f"{what}, at {self.target_url}", error)
-                if not may_repeat():
+                if not may_repeat() or self._channel is not opened:
                     raise failure from error
                 pause = retry.pause_after(failure)
             except errors.Refused as refused:
                 refused.maybe_accepted |= retry.failed
                 raise
             await asyncio.sleep(pause)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the task that runs. Python tells from 3.11 on."""
+    task: Any = asyncio.current_task()
+    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
