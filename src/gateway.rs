@@ -4,6 +4,7 @@
 //! Shutdown goes the other way round, and the store closes when nobody can use it any more.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -333,6 +334,12 @@ impl Listeners {
 /// The operator's socket in the data folder. A gateway without one works all the same.
 fn admin(settings: &Settings, overview: &Arc<Overview>) -> Option<AdminSocket> {
     let folder = &settings.data_dir;
+    // With Redis nothing else is kept in it, so nobody has made it.
+    if let Err(why) = std::fs::DirBuilder::new().mode(0o700).create(folder)
+        && why.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        tracing::debug!(%why, "the data folder cannot be made");
+    }
     let started = AdminSocket::start(folder, AdminApi { overview: overview.clone() });
     let told = |why: &std::io::Error| {
         let folder = folder.display();

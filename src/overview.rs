@@ -207,6 +207,7 @@ impl Overview {
             down_seconds: now.down_since.map(|since| since.elapsed().as_secs()),
             next_attempt_seconds: now
                 .next_attempt
+                .filter(|_| course.is_some_and(|course| !course.is_paused()))
                 .map(|at| at.saturating_duration_since(Instant::now()).as_secs()),
             failed_attempts: load(&meters.failed_attempts),
             last_error: last_error.as_ref().map(|last| last.why.to_string()).unwrap_or_default(),

@@ -140,7 +140,7 @@ impl Member {
         command.arg("--data-dir").arg(data);
         command.arg("--listen-addr").arg(address.to_string()).arg("--pem-path").arg(certs);
         // Both are on this machine.
-        command.arg("--http-listen-addr").arg("127.0.0.1:0");
+        command.arg("--http-listen-addr").arg("off");
         command.envs(settings.iter().copied());
         Self::start(command.stderr(Stdio::piped()), address)
     }

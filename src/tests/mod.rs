@@ -50,7 +50,8 @@ fn settings(name: &str) -> Settings {
         pem_path: "unused".into(),
         own_certificate: None,
         tls_client_auth: crate::config::TlsClientAuth::Required,
-        data_dir: "unused".into(),
+        // Never made: it has no parent.
+        data_dir: "/nowhere/unused".into(),
         message_ttl: None,
         send_ttl: None,
         recv_wait: Duration::from_millis(50),

@@ -59,7 +59,7 @@ impl Place {
         command
             .env("PARTY", name)
             .env("LISTEN_ADDR", self.address(party))
-            .env("HTTP_LISTEN_ADDR", "127.0.0.1:0")
+            .env("HTTP_LISTEN_ADDR", "off")
             .env("CONFIG_FILE_PATH", self.path("party.json"))
             .env("DATA_DIR", self.path(name))
             .env("PEM_PATH", self.path("no-certificates"))

@@ -69,7 +69,7 @@ class Gateway:
         self.settings = {
             "PARTY": party,
             "LISTEN_ADDR": self.address,
-            "HTTP_LISTEN_ADDR": "127.0.0.1:0",
+            "HTTP_LISTEN_ADDR": "off",
             "CONFIG_FILE_PATH": str(party_file),
             "DATA_DIR": str(folder / party),
             "PEM_PATH": str(certs or folder / "no-certificates"),

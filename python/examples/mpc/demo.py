@@ -48,7 +48,7 @@ class Gateway:
         settings = {
             "PARTY": self.party,
             "LISTEN_ADDR": self.address,
-            "HTTP_LISTEN_ADDR": "127.0.0.1:0",
+            "HTTP_LISTEN_ADDR": "off",
             "CONFIG_FILE_PATH": str(self.folder / "party.json"),
             "DATA_DIR": str(self.folder / self.party),
             "PEM_PATH": str(self.folder / "no-certificates"),

@@ -70,7 +70,7 @@ impl Gateway {
         let settings = BTreeMap::from([
             ("CONFIG_FILE_PATH", folder.join("party.json").display().to_string()),
             ("PEM_PATH", folder.join("no-certificates").display().to_string()),
-            ("HTTP_LISTEN_ADDR", "127.0.0.1:0".into()),
+            ("HTTP_LISTEN_ADDR", "off".into()),
             ("PARTY", party.name().into()),
             ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
             ("RETRY_CAP", "1s".into()),

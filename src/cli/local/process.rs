@@ -89,7 +89,7 @@ impl GatewayProcess {
         let mut child = command
             .arg("serve")
             .args(["--party", self.party.as_str(), "--listen-addr", &self.address])
-            .args(["--http-listen-addr", "127.0.0.1:0", "--shutdown-grace", "5s", "--retry-cap", "2s"])
+            .args(["--http-listen-addr", "off", "--shutdown-grace", "5s", "--retry-cap", "2s"])
             .arg("--config-file-path")
             .arg(self.folder.join("party.json"))
             .arg("--data-dir")
