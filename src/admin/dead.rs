@@ -76,13 +76,14 @@ pub(super) async fn retry(overview: &Overview, request: DeadRequest) -> Result<C
     }
     overview.engine.ends_kept().await.map_err(failed)?;
     let retried = anew.len() as u64;
-    let mut text = format!("{} accepted anew", messages(retried));
-    if left > 0 {
-        text += &format!(
+    let rest = if left > 0 {
+        format!(
             "; {left} left, whose ids have newer messages: name one by its sequence to send it all the same"
-        );
-    }
-    Ok(Changed { messages: retried, text })
+        )
+    } else {
+        String::new()
+    };
+    Ok(Changed { messages: retried, text: format!("{} accepted anew{rest}", messages(retried)) })
 }
 
 /// Whether a message that was accepted after it, and is none of those accepted anew, has its id.
