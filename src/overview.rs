@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use petnet_storage::{Disk, Engine, PartyId, RealDisk, Sequence, StoreState, StoreStats};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -180,11 +181,12 @@ impl Overview {
         names.sort();
         names.dedup();
         names.retain(|name| *name != self.identity.party);
-        let mut peers = Vec::with_capacity(names.len());
-        for name in names {
-            peers.push(self.peer(&name, courses.get(&name).map(AsRef::as_ref), stats, trust).await);
-        }
-        peers
+        // Together: a store that does not answer is waited for once, not once for each.
+        let peers = names.iter().map(|name| {
+            let course = courses.get(name).map(AsRef::as_ref);
+            self.peer(name, course, stats, trust)
+        });
+        join_all(peers).await
     }
 
     async fn peer(&self, name: &PartyId, course: Option<&Course>, stats: &StoreStats, trust: &Trust) -> Peer {

@@ -47,8 +47,9 @@ impl Paused {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
     }
 
-    /// Pauses or resumes a peer, durably. False: it was so already. Blocks.
-    pub(crate) fn set(&self, peer: &PartyId, paused: bool) -> io::Result<bool> {
+    /// Pauses or resumes a peer, durably, and then calls `then` before anybody else can change it. False: it was so
+    /// already. Blocks.
+    pub(crate) fn set(&self, peer: &PartyId, paused: bool, then: impl FnOnce()) -> io::Result<bool> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = peers.clone();
         let is_new = if paused { changed.insert(peer.clone()) } else { changed.remove(peer) };
@@ -56,6 +57,7 @@ impl Paused {
             self.write(&changed)?;
             *peers = changed;
         }
+        then();
         Ok(is_new)
     }
 
@@ -79,11 +81,13 @@ mod tests {
     fn who_is_paused_stays_so_until_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let paused = Paused::load(folder.path());
-        assert!(paused.set(&party("b"), true).unwrap() && paused.set(&party("c"), true).unwrap());
-        assert!(!paused.set(&party("b"), true).unwrap(), "it is already");
+        assert!(
+            paused.set(&party("b"), true, || ()).unwrap() && paused.set(&party("c"), true, || ()).unwrap()
+        );
+        assert!(!paused.set(&party("b"), true, || ()).unwrap(), "it is already");
         let again = Paused::load(folder.path());
         assert!(again.has(&party("b")) && again.has(&party("c")) && !again.has(&party("d")));
-        assert!(again.set(&party("b"), false).unwrap());
+        assert!(again.set(&party("b"), false, || ()).unwrap());
         assert!(!Paused::load(folder.path()).has(&party("b")));
     }
 
@@ -91,7 +95,7 @@ mod tests {
     fn what_cannot_be_kept_is_refused_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let paused = Paused::load(&folder.path().join("missing"));
-        assert!(paused.set(&party("b"), true).is_err());
+        assert!(paused.set(&party("b"), true, || ()).is_err());
         assert!(!paused.has(&party("b")));
         std::fs::write(folder.path().join(FILE), "b\n\nwith\u{7}bell\n").unwrap();
         let read = Paused::load(folder.path());

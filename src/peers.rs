@@ -96,11 +96,13 @@ impl Peers {
     /// Begins no attempts for a peer any more, or again; kept over restarts. False: it was so already. An error: that
     /// cannot be kept, and nothing has changed. Blocks.
     pub(crate) fn pause(&self, peer: &PartyId, paused: bool) -> std::io::Result<bool> {
-        let changed = self.paused.set(peer, paused)?;
-        if let Some(course) = self.courses().get(peer) {
-            course.pause(paused);
-        }
-        Ok(changed)
+        let course = self.courses().remove(peer);
+        // What is kept and what is done must not differ when two operators do it at the same time.
+        self.paused.set(peer, paused, || {
+            if let Some(course) = course {
+                course.pause(paused);
+            }
+        })
     }
 
     /// Logs the parties that messages wait for and that the party file does not have.

@@ -1,6 +1,8 @@
 //! Dead letters: listed, accepted anew, dropped.
 
-use petnet_storage::{DeadLetter, Sequence};
+use std::collections::HashSet;
+
+use petnet_storage::{DeadLetter, Sequence, Tracked};
 use tonic::Status;
 
 use super::{failed, messages, page, party};
@@ -54,25 +56,56 @@ pub(crate) fn shown(letter: &DeadLetter) -> admin::DeadLetter {
     }
 }
 
-/// Accepts them anew.
+/// Accepts them anew. Of all, those whose id has a newer message are left: an old one must not take its place unasked.
 pub(super) async fn retry(overview: &Overview, request: DeadRequest) -> Result<Changed, Status> {
-    let mut retried = 0;
+    let leaves_newer = request.all;
+    let (mut anew, mut left) = (HashSet::new(), 0);
     // Those that are there now: one that dies again at once is not tried for ever.
-    for letter in chosen(overview, request).await? {
+    for sequence in chosen(overview, request).await? {
+        let Some(letter) = one(overview, sequence).await? else { continue };
+        if leaves_newer && has_newer(overview, &letter, &anew).await? {
+            left += 1;
+            continue;
+        }
         let accepted = overview.engine.retry_dead_letter(letter.sequence).await.map_err(failed)?;
         let Some(accepted) = accepted else { continue };
-        retried += 1;
+        anew.insert(accepted);
         let (peer, id, before) = (&letter.receiver, &letter.id, letter.sequence.0);
         tracing::info!(%peer, message_id = %id, sequence = accepted.0, before, "a dead letter was accepted anew");
         overview.hub.record.journal.note(What::Retried, Some(peer), id, accepted);
     }
-    Ok(Changed { messages: retried, text: format!("{} accepted anew", messages(retried)) })
+    overview.engine.ends_kept().await.map_err(failed)?;
+    let retried = anew.len() as u64;
+    let rest = if left > 0 {
+        format!(
+            "; {left} left, whose ids have newer messages: name one by its sequence to send it all the same"
+        )
+    } else {
+        String::new()
+    };
+    Ok(Changed { messages: retried, text: format!("{} accepted anew{rest}", messages(retried)) })
+}
+
+/// Whether a message that was accepted after it, and is none of those accepted anew, has its id.
+async fn has_newer(
+    overview: &Overview,
+    letter: &DeadLetter,
+    anew: &HashSet<Sequence>,
+) -> Result<bool, Status> {
+    let newest = overview.engine.track_sent(&letter.receiver, &letter.id).await.map_err(failed)?;
+    Ok(match newest {
+        Tracked::Pending { sequence, .. } | Tracked::Delivered { sequence } => {
+            sequence > letter.sequence && !anew.contains(&sequence)
+        }
+        _ => false,
+    })
 }
 
 /// Removes them for good.
 pub(super) async fn drop_some(overview: &Overview, request: DeadRequest) -> Result<Changed, Status> {
     let mut dropped = 0;
-    for letter in chosen(overview, request).await? {
+    for sequence in chosen(overview, request).await? {
+        let Some(letter) = one(overview, sequence).await? else { continue };
         if !overview.engine.drop_dead_letter(letter.sequence).await.map_err(failed)? {
             continue;
         }
@@ -81,12 +114,13 @@ pub(super) async fn drop_some(overview: &Overview, request: DeadRequest) -> Resu
         tracing::info!(%peer, message_id = %id, sequence = letter.sequence.0, "the operator dropped a dead letter");
         overview.hub.record.dropped(What::Dropped, peer, id, letter.sequence);
     }
+    overview.engine.ends_kept().await.map_err(failed)?;
     let plural = if dropped == 1 { "dead letter" } else { "dead letters" };
     Ok(Changed { messages: dropped, text: format!("{dropped} {plural} dropped") })
 }
 
-/// The letters that a request means, without their contents.
-async fn chosen(overview: &Overview, request: DeadRequest) -> Result<Vec<DeadLetter>, Status> {
+/// The letters that a request means and that are there now: their sequences alone, for there may be very many.
+async fn chosen(overview: &Overview, request: DeadRequest) -> Result<Vec<Sequence>, Status> {
     if request.all != request.sequences.is_empty() {
         return Err(status::admin_invalid("name dead letters by sequence, or ask for all"));
     }
@@ -98,19 +132,23 @@ async fn chosen(overview: &Overview, request: DeadRequest) -> Result<Vec<DeadLet
             let some = overview.engine.dead_letters(after, BATCH).await.map_err(failed)?;
             let Some(last) = some.last() else { break };
             after = last.sequence;
-            chosen.extend(
-                some.into_iter().filter(|letter| peer.as_ref().is_none_or(|p| letter.receiver == *p)),
-            );
+            let meant = some.iter().filter(|letter| peer.as_ref().is_none_or(|p| letter.receiver == *p));
+            chosen.extend(meant.map(|letter| letter.sequence));
         }
     }
     for sequence in request.sequences {
-        let before = Sequence(sequence.saturating_sub(1));
-        let some = overview.engine.dead_letters(before, 1).await.map_err(failed)?;
-        let Some(letter) = some.into_iter().find(|letter| letter.sequence.0 == sequence) else {
+        if one(overview, Sequence(sequence)).await?.is_none() {
             let what = format!("there is no dead letter {sequence}; nothing was changed");
             return Err(status::admin_not_found(&what));
-        };
-        chosen.push(letter);
+        }
+        chosen.push(Sequence(sequence));
     }
     Ok(chosen)
+}
+
+/// A letter without its content; `None`: there is no such letter.
+async fn one(overview: &Overview, sequence: Sequence) -> Result<Option<DeadLetter>, Status> {
+    let before = Sequence(sequence.0.saturating_sub(1));
+    let some = overview.engine.dead_letters(before, 1).await.map_err(failed)?;
+    Ok(some.into_iter().find(|letter| letter.sequence == sequence))
 }

@@ -57,5 +57,6 @@ pub(super) async fn release(overview: &Overview, request: ReleaseMailboxRequest)
         }
         None => return Err(status::admin_invalid("name a message or a prefix")),
     };
+    overview.engine.ends_kept().await.map_err(failed)?;
     Ok(Changed { messages: released, text: format!("{} released", messages(released)) })
 }

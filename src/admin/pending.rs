@@ -3,7 +3,7 @@
 use petnet_storage::{MessageId, Outcome, PartyId, Pending, Sequence, Tracked};
 use tonic::Status;
 
-use super::{failed, messages, page, party};
+use super::{LARGEST_PAGE, failed, messages, page, party};
 use crate::journal::What;
 use crate::overview::Overview;
 use crate::proto::admin::{
@@ -157,12 +157,13 @@ pub(super) async fn drop_some(overview: &Overview, request: DropPendingRequest) 
     }
     let mut dropped = 0;
     if request.all {
-        let mut after = Sequence(0);
-        loop {
+        // What is accepted from now on is not meant, and could go on for ever.
+        let (mut after, last) = (Sequence(0), last_pending(overview, &peer).await?);
+        while after < last {
             let some = overview.engine.pending_with_ids(&peer, after, BATCH).await.map_err(failed)?;
-            let Some((last, _)) = some.last() else { break };
-            after = last.sequence;
-            for (pending, id) in some {
+            let Some((newest, _)) = some.last() else { break };
+            after = newest.sequence;
+            for (pending, id) in some.into_iter().filter(|(pending, _)| pending.sequence <= last) {
                 dropped += u64::from(drop_one(overview, &peer, pending.sequence, id).await?);
             }
         }
@@ -181,7 +182,17 @@ pub(super) async fn drop_some(overview: &Overview, request: DropPendingRequest) 
             dropped += u64::from(drop_one(overview, &peer, sequence, Some(id)).await?);
         }
     }
+    overview.engine.ends_kept().await.map_err(failed)?;
     Ok(Changed { messages: dropped, text: format!("{} for {peer} dropped", messages(dropped)) })
+}
+
+/// The last message that is pending for a peer now; 0 without any.
+async fn last_pending(overview: &Overview, peer: &PartyId) -> Result<Sequence, Status> {
+    let mut last = Sequence(0);
+    while let Some(newer) = overview.engine.pending(peer, last, LARGEST_PAGE).await.map_err(failed)?.last() {
+        last = newer.sequence;
+    }
+    Ok(last)
 }
 
 async fn drop_one(

@@ -39,9 +39,7 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
     for sender in senders {
         let from = sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
         let tracked = overview.engine.track_received(&from, &id).await.map_err(failed)?;
-        // Releasing "whoever sent it" names no sender: it is told with every one that arrived.
-        let is_theirs = |event: &Event| event.party == sender || event.what == What::Released;
-        let arrived = |event: &&Event| !event.what.is_of_sent() && is_theirs(event);
+        let arrived = |event: &&Event| is_of_arrival(event, sender.as_ref());
         let told: Vec<_> = events.iter().filter(arrived).collect();
         let is_known = told.iter().any(|event| event.what != What::Released);
         if tracked != Tracked::Unknown || is_known {
@@ -50,6 +48,13 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
         }
     }
     Ok(TrackResponse { lives })
+}
+
+/// Whether it is about what a sender's message went through here. Releasing "whoever sent it" names no sender: it is told
+/// with every one that arrived.
+fn is_of_arrival(event: &Event, sender: Option<&PartyId>) -> bool {
+    let is_anybodys = event.what == What::Released && event.party.is_none();
+    !event.what.is_of_sent() && (event.party.as_ref() == sender || is_anybodys)
 }
 
 /// Everybody who may have such a message.
@@ -135,4 +140,24 @@ fn told(event: &Event) -> Vec<admin::Event> {
 /// Of several messages that had the id, which one.
 fn sequence(event: &Event) -> String {
     if event.sequence == 0 { String::new() } else { format!("sequence {}", event.sequence) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::testing::{message_id, party};
+
+    #[test]
+    fn a_release_is_told_of_the_senders_that_it_meant() {
+        let (journal, id) = (Journal::default(), message_id("m"));
+        let (b, c) = (party("b"), party("c"));
+        journal.note(What::Arrived, Some(&b), &id, Sequence(1));
+        journal.note(What::Arrived, Some(&c), &id, Sequence(2));
+        let told = |sender| journal.of(&id).iter().filter(|event| is_of_arrival(event, Some(sender))).count();
+        journal.note(What::Released, Some(&b), &id, Sequence(0));
+        assert_eq!((told(&b), told(&c)), (2, 1));
+        journal.note(What::Released, None, &id, Sequence(0));
+        assert_eq!((told(&b), told(&c)), (3, 2));
+    }
 }

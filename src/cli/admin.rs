@@ -243,7 +243,21 @@ pub(crate) fn print(text: &str) -> anyhow::Result<bool> {
 
 /// One document in one line.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<bool> {
-    print(&serde_json::to_string(value)?)
+    print(&harmless(&serde_json::to_string(value)?))
+}
+
+/// The same JSON with everything as an escape that a terminal could obey or that is not seen: ids are chosen by others.
+/// Control characters of ASCII are escapes already, and what is not ASCII is within strings only.
+fn harmless(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\u{7f}' || !c.is_ascii() && c.escape_debug().len() > 1 {
+            shown.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -263,6 +277,14 @@ mod tests {
             assert_eq!(consent(false, true, || answer(no)), Consent::No, "{no:?}");
         }
         assert_eq!(consent(false, true, || Err(ErrorKind::InvalidData.into())), Consent::No);
+    }
+
+    #[test]
+    fn json_speaks_to_no_terminal_and_says_the_same() {
+        let id = "\u{9b}31m\u{202e}\u{7f}\u{e0001}\u{1b}é\"\\";
+        let json = harmless(&serde_json::to_string(id).unwrap());
+        assert_eq!(json, r#""\u009b31m\u202e\u007f\udb40\udc01\u001bé\"\\""#);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), id);
     }
 
     #[test]

@@ -88,7 +88,8 @@ struct Show {
 /// Send the messages of dead letters anew; the letters go.
 ///
 /// Each becomes pending as if it were sent now, with a whole `SEND_TTL` before it. One under an id that was sent again since
-/// then replaces the newer message at its receiver: look first.
+/// then replaces the newer message, pending or at its receiver: look first. With `--all` such a letter stays, as far as the
+/// gateway remembers the newer message.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub(super) struct LogFile {
 struct Open {
     file: File,
     len: u64,
+    /// When it was last seen to be the one of its name.
+    seen: Instant,
 }
 
 impl LogFile {
@@ -55,6 +58,7 @@ impl LogFile {
             self.drop_line();
             return;
         }
+        self.look_for_it(now);
         match self.note_and_line(line) {
             Ok(()) => self.trouble = None,
             Err(why) => {
@@ -64,6 +68,22 @@ impl LogFile {
                 self.trouble = Some(now);
                 self.drop_line();
             }
+        }
+    }
+
+    /// Gives up a file that somebody removed or renamed: nobody would find the lines. Looks now and then.
+    fn look_for_it(&mut self, now: Instant) {
+        let path = self.path(0);
+        let Some(open) = self.open.as_mut().filter(|open| now.saturating_duration_since(open.seen) >= PAUSE)
+        else {
+            return;
+        };
+        open.seen = now;
+        let which = |found: fs::Metadata| (found.dev(), found.ino());
+        let ours = open.file.metadata().map(which).ok();
+        let is_it = ours.is_some() && ours == fs::metadata(path).map(which).ok();
+        if !is_it {
+            self.open = None;
         }
     }
 
@@ -134,7 +154,7 @@ impl LogFile {
                 len += 1;
             }
         }
-        Ok(Open { file, len })
+        Ok(Open { file, len, seen: Instant::now() })
     }
 
     /// Everything moves on by one number. A crash in between leaves a gap in the numbers, which the next time closes.
@@ -199,6 +219,31 @@ mod tests {
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_file_that_was_removed_or_renamed_is_made_anew() {
+        let dir = folder();
+        let mut log = log(&dir, 1000, 3);
+        let mut now = Instant::now();
+        log.write_at(b"one\n", now);
+        fs::remove_file(log.path(0)).unwrap();
+        now += 2 * PAUSE;
+        log.write_at(b"two\n", now);
+        assert_eq!(read(&log, 0), "two\n");
+        fs::rename(log.path(0), log.files.dir.join("mine")).unwrap();
+        now += 2 * PAUSE;
+        log.write_at(b"three\n", now);
+        assert_eq!(read(&log, 0), "three\n");
+        // The folder, too: what is lost meanwhile is counted.
+        fs::rename(&log.files.dir, dir.path().join("gone")).unwrap();
+        now += 2 * PAUSE;
+        log.write_at(b"four\n", now);
+        fs::create_dir(&log.files.dir).unwrap();
+        now += 2 * PAUSE;
+        log.write_at(b"five\n", now);
+        let text = read(&log, 0);
+        assert!(text.contains("lines=1") && text.ends_with("five\n"), "{text}");
     }
 
     #[test]

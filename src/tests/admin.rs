@@ -252,6 +252,38 @@ async fn dead_letters_are_shown_read_retried_and_dropped() {
 }
 
 #[tokio::test]
+async fn retrying_all_dead_letters_replaces_no_newer_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Running::alone_with(on(folder.path())).await;
+    let mut admin = connect(folder.path()).await.unwrap();
+    let client = a.client().await;
+    let b = party("b");
+    // Of "twice" there are two letters, of which the newer one is to win; "sent again" is pending anew.
+    for (id, text) in [("twice", "1"), ("twice", "2"), ("sent again", "old")] {
+        client.send("b", id, text).await.unwrap();
+        let pending = a.engine.pending(&b, petnet_storage::Sequence(0), 1).await.unwrap()[0];
+        let refused = petnet_storage::DeadReason::Refused("no".into());
+        a.engine.settle(&b, pending.sequence, petnet_storage::Outcome::Dead(refused)).await.unwrap();
+    }
+    client.send("b", "sent again", "new").await.unwrap();
+    let all = DeadRequest { sequences: Vec::new(), all: true, peer: String::new() };
+    let said = admin.retry_dead(all).await.unwrap().into_inner();
+    assert!(said.messages == 2 && said.text.contains("1 left"), "{said:?}");
+    let mut pending = Vec::new();
+    for one in a.engine.pending(&b, petnet_storage::Sequence(0), 10).await.unwrap() {
+        let message = a.engine.load(&b, one.sequence).await.unwrap().unwrap();
+        pending.push((message.id.to_string(), message.payload.whole().await.unwrap()));
+    }
+    assert_eq!(pending, [("sent again".to_owned(), "new".into()), ("twice".to_owned(), "2".into())]);
+    // Asked for by name, it goes all the same.
+    let left = a.engine.letters();
+    assert_eq!((left.len(), left[0].id.as_str()), (1, "sent again"));
+    let named = DeadRequest { sequences: vec![left[0].sequence.0], all: false, peer: String::new() };
+    assert_eq!(admin.retry_dead(named).await.unwrap().into_inner().messages, 1);
+    a.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_mailbox_is_listed_by_sender_and_prefix() {
     let folder = tempfile::tempdir().unwrap();
     let a = Running::alone_with(on(folder.path())).await;

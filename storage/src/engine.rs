@@ -294,6 +294,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns false when it was pending no more.
     async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool>;
 
+    /// Returns when nothing brings back what has ended up to now. For ends that somebody decided: losing one of those would
+    /// undo the decision. A full disk is not waited for.
+    async fn ends_kept(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Dead letters after `after`, oldest first, at most `limit`.
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>>;
 

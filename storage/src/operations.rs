@@ -383,6 +383,12 @@ impl Engine for Store {
         .await
     }
 
+    async fn ends_kept(&self) -> Result<()> {
+        // The first brings records along that waited for the sync of a large message, behind which they go.
+        self.intake.barrier_unless_full().await?;
+        self.intake.barrier_unless_full().await
+    }
+
     async fn dead_letters(&self, after: Sequence, limit: usize) -> Result<Vec<DeadLetter>> {
         self.blocking(move |shared| letters::list(shared, after, limit)).await
     }

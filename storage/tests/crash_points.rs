@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{arrival, identity, payload, read, until};
+use common::{arrival, id, identity, party, payload, read, until};
 use ledger::Ledger;
 use petnet_storage::{
-    Engine, ManualClock, NoObserver, OpenError, OpenReport, Store, StoreOptions, StoreState, Stored,
+    Engine, ManualClock, NoObserver, OpenError, OpenReport, Outcome, Sequence, Store, StoreOptions,
+    StoreState, Stored,
 };
 use sim_disk::{Fault, SimDisk};
 use trials::{all, block_on, number, seed};
@@ -268,6 +269,22 @@ async fn fails_a_sync_and_starts(len: usize, count: usize) -> bool {
 
 /// A store that is being closed when a sync fails used to wait for ever for a sync that would never come, since a
 /// closed store could not become poisoned.
+#[test]
+fn what_was_dropped_stays_so_over_a_power_cut_once_its_end_is_kept() {
+    block_on(async {
+        let disk = SimDisk::new(Path::new("/data"), None);
+        let (store, _) = open(&disk).expect("opens");
+        let b = party("party_b");
+        for len in [100, 300_000] {
+            let sequence = store.accept(&b, &id("m"), payload(1, len)).await.expect("accepts");
+            assert!(store.settle(&b, sequence, Outcome::Dropped).await.expect("settles"));
+            store.ends_kept().await.expect("keeps");
+            let (after, _) = open(&disk.after_power_cut(None)).expect("opens after the cut");
+            assert_eq!(after.pending(&b, Sequence(0), 10).await.expect("lists"), [], "{len} bytes");
+        }
+    });
+}
+
 #[test]
 fn closing_ends_with_an_error_when_its_last_sync_fails() {
     let disk = SimDisk::new(Path::new("/data"), None);
