@@ -113,7 +113,7 @@ pub(crate) struct Meters {
     pub(crate) received: Amount,
     /// Messages that clients said they need no more.
     pub(crate) released: AtomicU64,
-    /// Messages that the operator dropped or released.
+    /// Pending messages and dead letters that the operator dropped.
     pub(crate) dropped: AtomicU64,
     /// How long clients wait until a message is accepted, in seconds.
     pub(crate) accept_seconds: Spreading,

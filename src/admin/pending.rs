@@ -134,9 +134,12 @@ pub(super) async fn pause(overview: &Overview, peer: &str, paused: bool) -> Resu
         }
         Err(panicked) => return Err(status::admin_failed(&panicked.to_string())),
     };
+    // There another gateway may take the peer over, and it was not asked.
+    let only_here =
+        if overview.identity.engine == "redis" { "; by this gateway: pause it at each" } else { "" };
     let text = match (paused, is_new) {
         (true, true) => format!(
-            "{name} is paused, also after a restart: messages for it are accepted and wait; SEND_TTL goes on"
+            "{name} is paused, also after a restart: messages for it are accepted and wait; SEND_TTL goes on{only_here}"
         ),
         (true, false) => format!("{name} was paused already"),
         (false, true) => format!("{name} is resumed"),

@@ -24,6 +24,7 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
         let tracked = overview.engine.track_sent(peer, &id).await.map_err(failed)?;
         let of_peer = |event: &&Event| event.what.is_of_sent() && event.party.as_ref() == Some(peer);
         let told: Vec<_> = events.iter().filter(of_peer).collect();
+        let tracked = corrected(tracked, &told);
         if tracked != Tracked::Unknown || !told.is_empty() {
             let mut life = life("sent", peer.as_str(), &tracked, &told);
             if let Tracked::Pending { sequence, .. } = tracked {
@@ -55,6 +56,18 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
 fn is_of_arrival(event: &Event, sender: Option<&PartyId>) -> bool {
     let is_anybodys = event.what == What::Released && event.party.is_none();
     !event.what.is_of_sent() && (event.party.as_ref() == sender || is_anybodys)
+}
+
+/// What was dropped while it was under way may have arrived all the same: then the peer has it, whatever was wanted.
+fn corrected(tracked: Tracked, events: &[&Event]) -> Tracked {
+    match tracked {
+        Tracked::Dropped { sequence }
+            if events.iter().any(|event| event.what == What::Delivered && event.sequence == sequence.0) =>
+        {
+            Tracked::Delivered { sequence }
+        }
+        tracked => tracked,
+    }
 }
 
 /// Everybody who may have such a message.

@@ -17,6 +17,8 @@ use crate::state::Entry;
 const EXPIRE_BATCH: usize = 1024;
 /// With more mail in the index on disk it is not looked through: what expires is counted when its segment goes.
 const LOOKED_THROUGH: u64 = 65_536;
+/// Seconds between two looks through all of it.
+const PAUSE: u32 = 10;
 /// Mail that leaves in one round.
 const MAIL_BATCH: usize = 4096;
 
@@ -80,7 +82,8 @@ impl Keeper {
             lock(&shared.state).expire_cold(key, &entry);
             cold.remove(key, &entry)?;
         }
-        self.next_expiry = next;
+        // More than a batch was over: at once. Else not for each second of steady mail.
+        self.next_expiry = if next == now { now } else { next.max(now.saturating_add(PAUSE)) };
         Ok(())
     }
 
