@@ -174,3 +174,25 @@ mod tests {
         assert_eq!((told(&b), told(&c)), (3, 2));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::testing::{message_id, party};
+
+    #[test]
+    fn what_was_dropped_and_arrived_all_the_same_is_delivered() {
+        let (journal, peer, id) = (Journal::default(), party("b"), message_id("m"));
+        let dropped = Tracked::Dropped { sequence: Sequence(7) };
+        journal.note(What::Dropped, Some(&peer), &id, Sequence(7));
+        // An earlier one under the id.
+        journal.note(What::Delivered, Some(&peer), &id, Sequence(6));
+        let events = journal.of(&id);
+        assert_eq!(corrected(dropped.clone(), &events.iter().collect::<Vec<_>>()), dropped);
+        journal.note(What::Delivered, Some(&peer), &id, Sequence(7));
+        let events = journal.of(&id);
+        let told = corrected(dropped, &events.iter().collect::<Vec<_>>());
+        assert_eq!(told, Tracked::Delivered { sequence: Sequence(7) });
+    }
+}
