@@ -130,7 +130,8 @@ fn life(direction: &str, party: &str, tracked: &Tracked, events: &[&Event]) -> L
 fn told(event: &Event) -> Vec<admin::Event> {
     let what = match event.what {
         What::Accepted => {
-            let taken = event.at_ms.saturating_sub(u64::from(event.took_us) / 1000);
+            // Rounded up: nothing of it happened before it came.
+            let taken = event.at_ms.saturating_sub(u64::from(event.took_us.div_ceil(1000)));
             let detail = format!("{:.1} ms after it came", f64::from(event.took_us) / 1000.0);
             return vec![
                 admin::Event { at_ms: taken, what: "taken".into(), detail: sequence(event) },
@@ -173,13 +174,6 @@ mod tests {
         journal.note(What::Released, None, &id, Sequence(0));
         assert_eq!((told(&b), told(&c)), (3, 2));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::Journal;
-    use crate::testing::{message_id, party};
 
     #[test]
     fn what_was_dropped_and_arrived_all_the_same_is_delivered() {
