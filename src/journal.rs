@@ -91,6 +91,27 @@ impl Journal {
         self.push(self.event(what, party, id, sequence));
     }
 
+    /// What stands for an id in [`accepted_many`](Self::accepted_many).
+    pub(crate) fn key(&self, id: &MessageId) -> u64 {
+        self.hasher.hash_one(id)
+    }
+
+    /// Messages are accepted, so long after they came: receiver, [key](Self::key) of the id, place. One look at the clock, and
+    /// one lock, for all of them.
+    pub(crate) fn accepted_many(
+        &self,
+        messages: impl Iterator<Item = (PartyId, u64, Sequence)>,
+        took: Duration,
+    ) {
+        let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let at_ms = now_ms();
+        let mut rings = self.lock();
+        for (party, id, sequence) in messages {
+            let (what, party, detail) = (What::Accepted, Some(party), None);
+            rings.push(Event { id, sequence: sequence.0, at_ms, took_us, what, party, detail });
+        }
+    }
+
     /// A message is accepted, so long after it came.
     pub(crate) fn accepted(&self, party: &PartyId, id: &MessageId, sequence: Sequence, took: Duration) {
         let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);

@@ -161,21 +161,25 @@ impl Mailbox {
             let message = self.message(&receiver, &id, payload);
             refused.push(message.map(|message| checked.push(message)).err());
         }
-        let named: Vec<_> = checked
+        let journal = &self.record.journal;
+        let named = checked
             .iter()
-            .map(|(receiver, id, payload)| (receiver.clone(), id.clone(), payload.len()))
-            .collect();
+            .map(|(receiver, id, payload)| (receiver.clone(), journal.key(id), payload.len() as u64));
+        let named: Vec<_> = named.collect();
         let accepting = self.engine.accept_many(checked).await;
         let record = self.record.clone();
         async move {
-            let mut accepted = accepting.await.into_iter().zip(named);
-            let mut next = || {
-                let (accepted, (receiver, id, len)) = accepted.next().ok_or(StoreError::Closed)?;
-                let sequence = accepted?;
-                record.accepted(&receiver, &id, sequence, len as u64, since);
-                Ok(sequence)
+            let accepted = accepting.await;
+            let places = named.into_iter().zip(&accepted).filter_map(|((receiver, id, len), accepted)| {
+                accepted.as_ref().ok().map(|sequence| (receiver, id, len, *sequence))
+            });
+            record.accepted_many(places.collect(), since);
+            let mut accepted = accepted.into_iter();
+            let of = |refusal: Option<Refusal>| match refusal {
+                Some(refusal) => Err(refusal),
+                None => accepted.next().unwrap_or(Err(StoreError::Closed)).map_err(Refusal::from),
             };
-            refused.into_iter().map(|refusal| refusal.map_or_else(&mut next, Err)).collect()
+            refused.into_iter().map(of).collect()
         }
     }
 

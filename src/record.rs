@@ -32,6 +32,17 @@ impl Record {
         self.journal.accepted(receiver, id, sequence, took);
     }
 
+    /// Messages of one request are accepted: receiver, key of the id in the journal, length and place of each.
+    pub(crate) fn accepted_many(&self, messages: Vec<(PartyId, u64, u64, Sequence)>, since: Instant) {
+        let took = since.elapsed();
+        for (_, _, len, _) in &messages {
+            self.meters.accepted.add(*len);
+            self.meters.accept_seconds.note(took.as_secs_f64());
+        }
+        let remembered = messages.into_iter().map(|(receiver, id, _, sequence)| (receiver, id, sequence));
+        self.journal.accepted_many(remembered, took);
+    }
+
     /// A peer's message is kept; a repetition is not counted.
     pub(crate) fn stored(&self, sender: Option<&PartyId>, id: &MessageId, len: u64, stored: Stored) {
         let Stored::New(sequence) = stored else { return };
