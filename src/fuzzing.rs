@@ -1,4 +1,4 @@
-//! Entry points for fuzzers and for tests with junk. Not part of the interface of this crate.
+//! Entry points for fuzzers and for tests with random bytes. Not part of the interface of this crate.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use petnet_storage::{DeliveryIdentity, Incarnation, MessageId, PartyId};
 use prost::Message;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
-use crate::metadata;
-use crate::parties::Parties;
-use crate::peer_link::of_refusal;
+use crate::delivery::peer_link::of_refusal;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part, Progress, Refusal};
+use crate::rules::parties::Parties;
+use crate::wire::metadata;
 
-/// Reads bytes as a party file. What it takes must say who is who; what it does not take, why.
+/// Reads bytes as a party file. For a file that is taken it must be clear who is who; for one that is refused, why.
 pub fn party_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match Parties::parse(text, Path::new("party.json")) {
@@ -30,7 +30,7 @@ pub fn party_file(bytes: &[u8]) {
     }
 }
 
-/// Reads bytes as what a peer sends over a link, and as what it answers, up to where the store begins.
+/// Reads bytes as a frame that a peer sends over a link, and as one with its answers, up to where the store begins.
 pub fn peer_frame(bytes: &[u8]) {
     if let Ok(Deliveries { deliveries, parts }) = Deliveries::decode(bytes) {
         let payload: usize = deliveries.iter().map(|delivery| delivery.payload.len()).sum::<usize>()
@@ -55,7 +55,7 @@ pub fn peer_frame(bytes: &[u8]) {
 pub fn call_metadata(bytes: &[u8]) {
     let mut all = MetadataMap::new();
     for key in metadata::KEYS {
-        // What is no header value never gets here.
+        // What is not a valid header value never gets here.
         if let Ok(value) = MetadataValue::<Ascii>::try_from(bytes) {
             all.insert(key, value);
         }
@@ -67,12 +67,12 @@ pub fn call_metadata(bytes: &[u8]) {
     let _ = metadata::deadline(&all);
 }
 
-/// Valid party files, for mutations to start from.
+/// Valid party files for mutations to start from.
 pub fn party_files() -> Vec<Vec<u8>> {
     [
         r#"{"party_a": {"petnet": [{"type": 1, "url": "a.example:1235", "certificates": "", "whitelist": ["*"]}]}}"#,
         r#"{"a": {"petnet": []}, "b": {"petnet": [{"url": "[::1]:1"}, {"url": "1.2.3.4:65535", "whitelist": ["a", "b"]}]}}"#,
-        r#"{"p": {"petnet": [{"url": "http://h:1", "certificates": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}], "petplatform": {"x": [1, 2, {"y": null}]}}}"#,
+        r#"{"p": {"petnet": [{"url": "h:1", "certificates": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}], "petplatform": {"x": [1, 2, {"y": null}]}}}"#,
     ]
     .iter()
     .map(|text| text.as_bytes().to_vec())

@@ -1,80 +1,42 @@
 //! PETNet: a data-proxy gateway for privacy computing that loses nothing it accepted.
+//!
+//! The floors, from the top; a folder uses those below it and none above (`scripts/check-arrows`):
+//!
+//! ```text
+//! cli        the commands
+//! gateway    where the parts meet: start, reload, shutdown; the store, and news of it
+//! operator   what an operator sees and may do
+//! server     what answers callers: connections, calls, services
+//! mailbox    the rules for messages of and for our own programs
+//! delivery   delivering to other parties
+//! record     what happened: counted, and remembered
+//! config     settings
+//! tls, wire  certificates; metadata, codes and sizes of what goes over the network
+//! rules      who may do what, parties, limits, refusals
+//! telemetry  log lines
+//! ```
 
-mod access;
-mod admin;
-mod admin_socket;
-mod backoff;
-mod calls;
-mod certs;
 pub mod cli;
-mod client_api;
 pub mod config;
-mod doctor;
-mod forwarder;
+mod delivery;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gateway;
-mod guard;
-mod health;
-mod http;
-mod hub;
-mod identity;
-mod journal;
-pub mod limits;
-mod link_api;
-mod listen;
 mod mailbox;
-mod mailbox_api;
-mod metadata;
-mod meters;
-mod overview;
-pub mod parties;
-mod paused;
-mod peer_api;
-mod peer_link;
-mod peers;
-mod process;
-mod reach;
+mod operator;
 mod record;
-mod reload;
-mod retry_queue;
-mod server;
-pub mod status;
-mod store;
-mod subscriptions;
+pub mod rules;
+pub mod server;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tls;
-mod trust;
-mod waiting;
+pub mod wire;
 
-pub use server::{CONNECTION_WINDOW, STREAM_WINDOW, server_settings};
+pub use rules::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
+pub use server::grpc::server_settings;
 
-/// Generated from `protos/`.
-#[allow(missing_docs, clippy::pedantic, reason = "generated code")]
-pub mod proto {
-    /// `petnet.simple.v1`
-    pub mod simple {
-        tonic::include_proto!("petnet.simple.v1");
-    }
-    /// `petnet.mailbox.v1`
-    pub mod mailbox {
-        tonic::include_proto!("petnet.mailbox.v1");
-    }
-    /// `petnet.peer.v1`
-    pub mod peer {
-        tonic::include_proto!("petnet.peer.v1");
-    }
-    /// `petnet.admin.v1`
-    pub mod admin {
-        tonic::include_proto!("petnet.admin.v1");
-    }
-    /// `petnet.health.v1`
-    pub mod health {
-        tonic::include_proto!("petnet.health.v1");
-    }
-}
+pub use petnet_protos as proto;

@@ -1,118 +1,46 @@
 //! The rules: who may send what to whom, limits, waiting, and what goes to the store.
 //!
-//! Knows nothing of the wire. Invariant: [`Mailbox::accept`] and [`Mailbox::store`] return `Ok` only after the
-//! engine did, that is after the sync that covers the message.
+//! Knows nothing of the wire. Invariant: [`Mailbox::accept`] and [`Mailbox::store`] return `Ok` only after the engine did,
+//! that is, after the sync that covers the message.
 //!
-//! A caller may go away while it waits; then these futures are dropped half-way. That is harmless and needs no task
-//! of its own: the caller was told nothing, so the message may come to be accepted or not; a client sends it
-//! again, and a peer's repetition is known by its identity.
+//! A caller may go away while it waits; these futures are then dropped half-way. That is harmless and needs no task of its
+//! own: the caller was given no answer, so the message may or may not be accepted; a client sends it again, and a peer's
+//! repetition is recognised by its identity.
 
-mod finding;
+pub(crate) mod finding;
+pub(crate) mod handed;
+mod releasing;
+pub(crate) mod subscriptions;
+pub(crate) mod uploads;
+pub(crate) mod waiting;
 
+use crate::rules::refusal::Refusal;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use petnet_storage::{
-    Arrival, DeliveryIdentity, Engine, InvalidId, MessageId, PartyId, Sequence, StoreError, Stored, Upload,
+    Arrival, DeliveryIdentity, Engine, MessageId, PartyId, SendKey, Sending, Sequence, StoreError, Stored,
+    Upload,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{self, Denied};
-use crate::record::Record;
-use crate::trust::Current;
-use crate::waiting::Waiters;
+use crate::mailbox::uploads::{Seat, Uploads};
+use crate::mailbox::waiting::Waiters;
+use crate::proto::mailbox::Outgoing;
+use crate::record::recorder::Record;
+use crate::rules::access::{self};
+use crate::tls::trust::Current;
 
-/// Payloads below this are copied out of the buffer they came in: a slice keeps all of it alive, be it a frame of many
-/// messages or whatever a client has put around its own.
+/// Payloads below this size are copied out of the buffer they came in: a slice keeps the whole buffer alive, be it a frame
+/// of many messages or whatever a client has put around its own.
 const COPY_BELOW: usize = 256 << 10;
 
-/// Why a request was not carried out.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// It cannot be right, however often it is sent.
-    #[error("invalid request: {0}")]
-    Invalid(String),
-    /// The receiver is not in the party file.
-    #[error("receiver {id:?} is not in the party file")]
-    UnknownReceiver {
-        /// As the client wrote it.
-        id: String,
-    },
-    /// The receiver is our own party.
-    #[error("receiver {id:?} is this gateway's own party; messages go to other parties")]
-    OwnParty {
-        /// Our own party.
-        id: PartyId,
-    },
-    /// Above the limit.
-    #[error("the message has {len} bytes; at most {limit} (MAX_MESSAGE_BYTES) are allowed")]
-    TooLarge {
-        /// Payload bytes.
-        len: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// Above the limit.
-    #[error("the message has {len} bytes; at most {limit} (MAX_STREAM_BYTES) are allowed")]
-    StreamTooLarge {
-        /// Payload bytes.
-        len: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// It is there, and longer than one answer may be.
-    #[error(
-        "the message has {len} bytes, more than the {limit} (MAX_MESSAGE_BYTES) of one answer: fetch it with ReceiveStream"
-    )]
-    NeedsStream {
-        /// Payload bytes.
-        len: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// As many messages as may come in pieces at a time do so.
-    #[error("as many messages come in pieces as may at a time (MAX_UPLOADS); try again later")]
-    TooManyUploads,
-    /// A large message of a peer whose stream broke, or which comes over another one now.
-    #[error("interrupted")]
-    Interrupted,
-    /// As many subscriptions as may be.
-    #[error("there are as many subscriptions as may be (MAX_SUBSCRIPTIONS)")]
-    TooManySubscriptions,
-    /// The sender may not deliver here.
-    #[error("access denied: {0}")]
-    Denied(#[from] Denied),
-    /// Whether the message is there cannot be seen at the moment.
-    #[error("the store cannot be read at the moment: {0}; ask again")]
-    CannotLook(Arc<str>),
-    /// The gateway is shutting down.
-    #[error("the gateway is shutting down; try again")]
-    Draining,
-    /// The store said no.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<InvalidId> for Refusal {
-    fn from(invalid: InvalidId) -> Self {
-        Self::Invalid(invalid.to_string())
-    }
-}
-
-/// Who brings a message in pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Uploader {
-    Client = 0,
-    Peer = 1,
-}
-
-/// A message that comes in pieces, with its seat among those.
+/// A message that comes in pieces, with the seat it occupies.
 #[derive(Debug)]
 pub(crate) struct Uploading {
     pub(crate) upload: Box<dyn Upload>,
-    pub(crate) seat: OwnedSemaphorePermit,
+    pub(crate) seat: Seat,
 }
 
 /// The rules of one gateway over its store.
@@ -126,47 +54,59 @@ pub(crate) struct Mailbox {
     pub(crate) engine: Arc<dyn Engine>,
     /// Receives that wait.
     pub(crate) waiters: Arc<Waiters>,
-    /// What happens is told here.
+    /// Where everything that happens is recorded.
     pub(crate) record: Arc<Record>,
     /// `MAX_MESSAGE_BYTES`.
     pub(crate) max_message_bytes: u64,
-    /// `MAX_STREAM_BYTES`; 0: what there is room for.
+    /// `MAX_STREAM_BYTES`; 0 means whatever there is room for.
     pub(crate) max_stream_bytes: u64,
-    /// `MAX_UPLOADS`, for clients and for peers: neither takes the other's seats.
-    pub(crate) uploads: [Arc<Semaphore>; 2],
+    /// `MAX_UPLOADS`.
+    pub(crate) uploads: Uploads,
     /// Cancelled when shutdown begins.
     pub(crate) draining: CancellationToken,
 }
 
 impl Mailbox {
-    /// Takes a client's message for another party. `Ok` means accepted.
+    /// Takes a client's message to another party. `Ok` means accepted.
     pub(crate) async fn accept(&self, receiver: &str, id: &str, payload: Bytes) -> Result<Sequence, Refusal> {
+        self.accept_called(receiver, id, payload, &[]).await
+    }
+
+    /// Takes a client's message as [`accept`](Self::accept) does, with a key; an empty one means none.
+    pub(crate) async fn accept_called(
+        &self,
+        receiver: &str,
+        id: &str,
+        payload: Bytes,
+        key: &[u8],
+    ) -> Result<Sequence, Refusal> {
         let (since, len) = (Instant::now(), payload.len() as u64);
-        let (receiver, id, payload) = self.message(receiver, id, payload)?;
-        let sequence = self.engine.accept(&receiver, &id, payload).await?;
+        let message = self.message(receiver, id, payload, key)?;
+        let (receiver, id) = (message.receiver.clone(), message.id.clone());
+        let sequence = self.engine.accept_one(message).await?;
         self.record.accepted(&receiver, &id, sequence, len, since);
         Ok(sequence)
     }
 
-    /// Takes many messages (receiver, id, payload), each for itself; they share a sync. Returns when they have their places
-    /// in the order, which is that of the list; what it gives resolves when they are accepted.
+    /// Takes many messages, each on its own; they share a sync. Returns when they have their places in the order, which is
+    /// that of the list; the future it returns resolves when they are accepted.
     pub(crate) async fn accept_many(
         &self,
-        messages: Vec<(String, String, Bytes)>,
+        messages: Vec<Outgoing>,
     ) -> impl Future<Output = Vec<Result<Sequence, Refusal>>> + Send + use<> {
         let since = Instant::now();
         let mut refused: Vec<Option<Refusal>> = Vec::with_capacity(messages.len());
         let mut checked = Vec::with_capacity(messages.len());
-        for (receiver, id, payload) in messages {
-            let message = self.message(&receiver, &id, payload);
+        for Outgoing { receiver_id, message_id, payload, key, .. } in messages {
+            let message = self.message(&receiver_id, &message_id, payload, &key);
             refused.push(message.map(|message| checked.push(message)).err());
         }
         let journal = &self.record.journal;
-        let named = checked
-            .iter()
-            .map(|(receiver, id, payload)| (receiver.clone(), journal.key(id), payload.len() as u64));
+        let named = checked.iter().map(|message| {
+            (message.receiver.clone(), journal.key(&message.id), message.payload.len() as u64)
+        });
         let named: Vec<_> = named.collect();
-        let accepting = self.engine.accept_many(checked).await;
+        let accepting = self.engine.accept_all(checked).await;
         let record = self.record.clone();
         async move {
             let accepted = accepting.await;
@@ -183,24 +123,19 @@ impl Mailbox {
         }
     }
 
-    /// A client's message, if it may be sent.
-    fn message(
-        &self,
-        receiver: &str,
-        id: &str,
-        payload: Bytes,
-    ) -> Result<(PartyId, MessageId, Bytes), Refusal> {
+    /// A client's message, provided that it may be sent.
+    fn message(&self, receiver: &str, id: &str, payload: Bytes, key: &[u8]) -> Result<Sending, Refusal> {
         self.open()?;
         let id = MessageId::new(id)?;
         let receiver = self.receiver(receiver)?;
         self.check_size(payload.len() as u64)?;
-        Ok((receiver, id, kept(payload)))
+        Ok(Sending { receiver, id, payload: kept(payload), key: send_key(key)? })
     }
 
-    /// Who a client's message is for, if it may send there.
+    /// The receiver of a client's message, provided that we may send there.
     pub(crate) fn receiver(&self, receiver: &str) -> Result<PartyId, Refusal> {
         let unknown = || Refusal::UnknownReceiver { id: shortened(receiver) };
-        // An id that cannot be a party's is merely one that nobody has.
+        // An id that cannot belong to a party is simply one that nobody has.
         let receiver = PartyId::new(receiver).map_err(|_| unknown())?;
         if receiver == self.party {
             return Err(Refusal::OwnParty { id: receiver });
@@ -213,18 +148,26 @@ impl Mailbox {
         Ok(receiver)
     }
 
-    /// Begins a message whose content comes in pieces; `len`: of all, if known.
-    pub(crate) fn begin(&self, from: Uploader, len: Option<u64>) -> Result<Uploading, Refusal> {
+    /// Begins a client's message whose content comes in pieces; `len` is the length of the whole, if known.
+    pub(crate) fn begin(&self, caller: u64, len: Option<u64>) -> Result<Uploading, Refusal> {
         self.open()?;
         if let Some(len) = len {
             self.check_stream(len)?;
         }
-        let seat = self.uploads[from as usize].clone().try_acquire_owned();
-        let seat = seat.map_err(|_| Refusal::TooManyUploads)?;
+        let seat = self.uploads.clients.try_take(&caller).ok_or(Refusal::TooManyUploads)?;
         Ok(Uploading { upload: self.engine.begin(len)?, seat })
     }
 
-    /// Whether a message of pieces may be as long as this.
+    /// Begins such a message from a peer, which already has its seat. Room in the store counts only as the content comes:
+    /// claiming a length costs a peer nothing.
+    pub(crate) fn begin_delivery(&self, seat: Seat, len: u64) -> Result<Uploading, Refusal> {
+        self.open()?;
+        // Checks whether there is room for that much now.
+        drop(self.engine.begin(Some(len))?);
+        Ok(Uploading { upload: self.engine.begin(None)?, seat })
+    }
+
+    /// Checks whether a message that comes in pieces may be this long.
     pub(crate) fn check_stream(&self, len: u64) -> Result<(), Refusal> {
         match self.max_stream_bytes {
             limit if limit > 0 && len > limit => Err(Refusal::StreamTooLarge { len, limit }),
@@ -232,7 +175,7 @@ impl Mailbox {
         }
     }
 
-    /// Keeps what a peer delivers. `Ok` means it is durable here, or was already.
+    /// Stores what a peer delivers. `Ok` means that it is durable here, or already was.
     pub(crate) async fn store(
         &self,
         sender: Option<PartyId>,
@@ -247,7 +190,7 @@ impl Mailbox {
         Ok(stored)
     }
 
-    /// What a peer delivers, if it may.
+    /// What a peer delivers, provided that it may.
     pub(crate) fn arrival(
         &self,
         sender: Option<&PartyId>,
@@ -261,13 +204,13 @@ impl Mailbox {
         Ok(Arrival { sender: sender.cloned(), id, payload: kept(payload), identity })
     }
 
-    /// Whether a peer may deliver, now.
+    /// Checks whether a peer may deliver now.
     pub(crate) fn may_deliver(&self, sender: Option<&PartyId>) -> Result<(), Refusal> {
         self.open()?;
         Ok(access::may_deliver(&self.party, &self.trust.borrow().parties, sender)?)
     }
 
-    /// Whether anything new is begun.
+    /// Checks whether anything new may begin.
     pub(crate) fn open(&self) -> Result<(), Refusal> {
         if self.draining.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
     }
@@ -278,11 +221,23 @@ impl Mailbox {
     }
 }
 
+/// The key of a send; an empty one means none.
+pub(crate) fn send_key(key: &[u8]) -> Result<Option<SendKey>, Refusal> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| {
+        let (wanted, has) = (SendKey::BYTES, key.len());
+        Refusal::Invalid(format!("the key of a send has {wanted} bytes, and this one has {has}"))
+    };
+    Ok(Some(SendKey(key.try_into().map_err(wrong)?)))
+}
+
 fn kept(payload: Bytes) -> Bytes {
     if payload.len() < COPY_BELOW { Bytes::copy_from_slice(&payload) } else { payload }
 }
 
-/// Enough of an id for an error text, however long it is.
+/// As much of an id as an error text needs, however long the id is.
 fn shortened(id: &str) -> String {
     match id.char_indices().nth(200) {
         Some((at, _)) => format!("{}…", &id[..at]),
@@ -298,10 +253,21 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::parties::{Connection, ConnectionType, Parties};
+    use crate::mailbox::finding::Asking;
+    use crate::rules::parties::{Connection, ConnectionType, Parties};
     use crate::testing::{FakeEngine, party};
 
     const LIMIT: u64 = 100;
+
+    struct Nobody;
+
+    impl Asking for Nobody {
+        fn caller(&self) -> u64 {
+            0
+        }
+
+        async fn make_room(&self, _: u64) {}
+    }
 
     fn mailbox(own_whitelist: &[&str]) -> Mailbox {
         let connection = |whitelist: &[&str]| Connection {
@@ -313,7 +279,7 @@ mod tests {
         let waiters = Arc::new(Waiters::new(2));
         Mailbox {
             party: party("party_a"),
-            trust: crate::trust::fixed(
+            trust: crate::tls::trust::fixed(
                 "party_a",
                 Parties {
                     parties: [
@@ -329,7 +295,7 @@ mod tests {
             record: Arc::default(),
             max_message_bytes: LIMIT,
             max_stream_bytes: 2 * LIMIT,
-            uploads: [2, 2].map(|seats| Arc::new(Semaphore::new(seats))),
+            uploads: Uploads::new(2),
             draining: CancellationToken::new(),
         }
     }
@@ -349,7 +315,7 @@ mod tests {
         assert!(error.to_string().contains("1025") && error.to_string().contains("1024"), "{error}");
         let error = mailbox.accept("party_b", "", Bytes::new()).await.unwrap_err();
         assert!(matches!(&error, Refusal::Invalid(text) if text.contains("empty")), "{error}");
-        let error = mailbox.receive(FromSender::Any, "", Duration::ZERO, None).await.unwrap_err();
+        let error = mailbox.receive(&Nobody, FromSender::Any, "", Duration::ZERO).await.unwrap_err();
         assert!(matches!(error, Refusal::Invalid(_)));
         assert!(mailbox.accept("party_b", &"x".repeat(1024), Bytes::new()).await.is_ok());
     }
@@ -403,7 +369,7 @@ mod tests {
         let mailbox = Arc::new(mailbox(&["*"]));
         let waiting = |n: u32| {
             let mailbox = mailbox.clone();
-            async move { mailbox.receive(FromSender::Any, &n.to_string(), Duration::from_mins(1), None).await }
+            async move { mailbox.receive(&Nobody, FromSender::Any, &n.to_string(), Duration::from_mins(1)).await }
         };
         let first = tokio::spawn(waiting(1));
         let second = tokio::spawn(waiting(2));
@@ -422,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn cancelled_receive_leaves_nothing_behind() {
         let mailbox = mailbox(&["*"]);
-        let receive = mailbox.receive(FromSender::Any, "m", Duration::from_mins(1), None);
+        let receive = mailbox.receive(&Nobody, FromSender::Any, "m", Duration::from_mins(1));
         assert!(tokio::time::timeout(Duration::from_millis(1), receive).await.is_err());
         assert_eq!(mailbox.waiters.len(), 0);
     }
@@ -432,7 +398,7 @@ mod tests {
         let mailbox = Arc::new(mailbox(&["*"]));
         let waiting = tokio::spawn({
             let mailbox = mailbox.clone();
-            async move { mailbox.receive(FromSender::Any, "m", Duration::from_mins(10), None).await }
+            async move { mailbox.receive(&Nobody, FromSender::Any, "m", Duration::from_mins(10)).await }
         });
         while mailbox.waiters.len() < 1 {
             tokio::task::yield_now().await;

@@ -1,4 +1,5 @@
-//! The `petnet` command: arguments, the sub-command they name, its exit code. `cli` has a file for each.
+//! The `petnet` command: it parses the arguments, runs the sub-command they name, and ends with its exit code. `cli` has a
+//! file for each sub-command.
 
 use std::process::ExitCode;
 

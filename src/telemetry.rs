@@ -1,14 +1,15 @@
 //! Log lines: how many, how they look, and where they go.
 //!
-//! An event of `tracing` becomes a `line`, is counted instead of written where it repeats (`collapse`), becomes text
-//! or JSON (`render`), and goes out to stderr and `petnet.log` (`file`), directly or through a buffer (`sink`).
+//! An event of `tracing` becomes a `line`, is counted instead of written if it repeats (`collapse`), becomes text or JSON
+//! (`render`), and goes out to stderr and `petnet.log` (`file`), directly or through a buffer (`sink`).
 //!
-//! Invariants: no line is lost silently: what a slow reader or a full disk costs is counted ([`dropped_lines`]) and told.
-//! Everything is bounded: lines, what waits, what is counted, files.
+//! Invariants: no line is lost silently: lines lost to a slow reader or a full disk are counted ([`dropped_lines`]) and
+//! reported. Everything is bounded: lines, what waits, what is counted, files.
 
 mod collapse;
 mod file;
 mod line;
+pub mod options;
 mod output;
 mod render;
 mod sink;
@@ -23,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{LogLevel, LogMode, Logging};
+use crate::telemetry::options::{LogLevel, LogMode, Logging};
 use file::LogFile;
 use line::{Line, Value};
 use output::{Lines, Output};
@@ -31,8 +32,8 @@ use render::Look;
 pub use sink::dropped_lines;
 use sink::{Sink, Stderr};
 
-/// Target of the lines about messages that became dead letters, and of dead letters that were dropped. Each is a fact
-/// about one message, and the promise is a line for each: they are never collapsed. The store says it in the same word.
+/// Target of the lines about messages that became dead letters, and about dead letters that were dropped. Each line is a
+/// fact about one message, and one line for each is promised, so they are never collapsed. The store uses the same target.
 pub(crate) const DEAD_LETTERS: &str = "petnet::dead_letters";
 
 /// Keeps logging alive: hold it to the end of `main`.
@@ -42,8 +43,8 @@ pub struct Telemetry {
     output: Arc<Output>,
 }
 
-/// Starts logging for the gateway of `party`, panics included. Without effect when the process logs already. Fails only
-/// where the system has no thread for it.
+/// Starts logging for the gateway of `party`, including panics. Has no effect if the process already logs. Fails only if
+/// the system has no thread for it.
 pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
     let plain = Look { format: logging.format, colours: false, party: party.to_string() };
     let coloured = Look { colours: io::stderr().is_terminal(), ..plain.clone() };
@@ -79,16 +80,20 @@ impl Drop for Telemetry {
                 "{lines} log lines were dropped, because stderr was too slow for buffered logging or the log file could not \
                  be written"
             );
-            // Whoever was to read it is gone.
+            // Nobody is left to read it.
             drop(told);
         }
     }
 }
 
-/// A panic is a line like any other, in the file, too; `RUST_BACKTRACE=1` adds where it came from.
+/// Logs a panic as a line like any other, also in the file; `RUST_BACKTRACE=1` adds where it came from.
 fn log_panics(output: Arc<Output>) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // A panic of a library that is turned into an error does not concern people.
+        if petnet_storage::is_fenced() {
+            return;
+        }
         if Output::is_writing() {
             return usual(panic);
         }
@@ -105,7 +110,7 @@ fn log_panics(output: Arc<Output>) {
     }));
 }
 
-/// `RUST_LOG` as it is when it can be read; else our level, with the noise of the libraries kept out of DEBUG.
+/// `RUST_LOG` as it is if it can be parsed; otherwise our level, with the noise of the libraries kept out of DEBUG.
 fn filter(level: LogLevel, rust_log: Option<&str>) -> EnvFilter {
     let ours = match level {
         LogLevel::Debug => "info,petnet=debug,petnet_storage=debug",

@@ -1,7 +1,9 @@
-//! For tests: an engine in memory that behaves like the real one and can be told to fail, random numbers with a seed
-//! that is printed, small helpers.
+//! Helpers for tests: an engine in memory that behaves like the real one and can be made to fail, random numbers with a
+//! seed that is printed, and small functions.
 
+mod gateway;
 mod random;
+mod reading;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,9 +16,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use petnet_storage::{
-    Arrival, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Held, IdReuse, Incarnation, MessageId,
-    Observer, Outcome, Outgoing, PartyId, Payload, PeerPending, Pending, Result, Sequence, StoreError,
-    StoreState, StoreStats, Stored, Tracked, Upload,
+    Arrival, Correspondent, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Handed, Held, IdReuse,
+    Incarnation, MessageId, Observer, Outcome, Outgoing, PartyId, Payload, PeerPending, Pending, Result,
+    Sequence, StoreError, StoreState, StoreStats, Stored, Tracked, Upload,
 };
 use tokio::sync::watch;
 
@@ -44,7 +46,7 @@ pub(crate) async fn until(what: &str, mut ready: impl AsyncFnMut() -> bool) {
     );
 }
 
-/// What the next acceptances come to.
+/// The fault with which the next acceptances end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
@@ -60,6 +62,7 @@ pub(crate) struct FakeEngine {
     incarnation: Incarnation,
     state: watch::Sender<StoreState>,
     list_reads: AtomicUsize,
+    refused_looks: AtomicUsize,
     storing: AtomicUsize,
     inner: Mutex<Inner>,
 }
@@ -99,9 +102,15 @@ impl FakeEngine {
             incarnation: Incarnation { started_ms: 1, random: getrandom::u64().unwrap() },
             state: watch::channel(StoreState::Serving).0,
             list_reads: AtomicUsize::new(0),
+            refused_looks: AtomicUsize::new(0),
             storing: AtomicUsize::new(0),
             inner: Mutex::new(inner),
         })
+    }
+
+    /// Refuses this many of the next looks for a message, as a busy Redis would.
+    pub(crate) fn refuse_looks(&self, count: usize) {
+        self.refused_looks.store(count, Ordering::SeqCst);
     }
 
     pub(crate) fn set_fault(&self, fault: Fault) {
@@ -124,7 +133,7 @@ impl FakeEngine {
         self.lock().damaged.insert(sequence);
     }
 
-    /// Deliveries that wait for their sync.
+    /// Number of deliveries that wait for their sync.
     pub(crate) fn storing(&self) -> usize {
         self.storing.load(Ordering::SeqCst)
     }
@@ -133,7 +142,7 @@ impl FakeEngine {
         self.lock().pending.len()
     }
 
-    /// Takes a pending message out of sight, as one that is still being written.
+    /// Hides a pending message, as if it were still being written.
     pub(crate) fn hide(&self, peer: &PartyId, sequence: Sequence) -> Outgoing {
         self.lock().pending.remove(&(peer.clone(), sequence)).unwrap()
     }
@@ -161,7 +170,7 @@ impl FakeEngine {
 
     fn check(&self) -> Result<()> {
         match &*self.state.borrow() {
-            StoreState::Serving | StoreState::Stalled => Ok(()),
+            StoreState::Serving | StoreState::Stalled | StoreState::Full(_) => Ok(()),
             StoreState::Refusing(why) | StoreState::Unavailable(why) => {
                 Err(StoreError::Unavailable(why.clone()))
             }
@@ -170,7 +179,7 @@ impl FakeEngine {
         }
     }
 
-    /// The faults, then the time a sync takes.
+    /// Applies the faults, then waits for the time that a sync takes.
     async fn sync(&self) -> Result<()> {
         self.check()?;
         let (fault, takes) = {
@@ -265,6 +274,8 @@ impl Engine for FakeEngine {
                 id: id.clone(),
                 payload: payload.into(),
                 sequence: Sequence(inner.last),
+                unread: true,
+                age: 0,
             };
             inner.mailbox.insert((sender, id), (message.clone(), identity));
             message
@@ -289,7 +300,7 @@ impl Engine for FakeEngine {
     }
 
     async fn open_found(&self, found: &Found) -> Result<Option<Held>> {
-        let from = found.sender.clone().map_or(FromSender::Unnamed, FromSender::Party);
+        let from = FromSender::from(found.sender.clone());
         Ok(self.open(&from, &found.id).await?.filter(|held| held.sequence == found.sequence))
     }
 
@@ -298,10 +309,18 @@ impl Engine for FakeEngine {
     }
 
     async fn open(&self, from: &FromSender, id: &MessageId) -> Result<Option<Held>> {
+        let less = |count: usize| count.checked_sub(1);
+        if self.refused_looks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return Err(StoreError::Unavailable("it is busy".into()));
+        }
         let inner = self.lock();
         let messages = inner.mailbox.values().map(|(message, _)| message).filter(|message| message.id == *id);
         let wanted = messages.filter(|message| from.admits(message.sender.as_ref()));
-        Ok(wanted.max_by_key(|message| message.sequence).cloned())
+        reading::chosen(id, wanted)
+    }
+
+    fn note_read(&self, messages: &[Handed]) {
+        reading::note(&mut self.lock().mailbox, messages);
     }
 
     async fn topic(
@@ -319,6 +338,8 @@ impl Engine for FakeEngine {
             id: m.id.clone(),
             sequence: m.sequence,
             len: m.payload.len(),
+            unread: m.unread,
+            age: m.age,
         });
         let mut found: Vec<_> = found.filter(|found| found.sequence > after).collect();
         found.sort_by_key(|found| found.sequence);
@@ -352,10 +373,10 @@ impl Engine for FakeEngine {
         }))
     }
 
-    async fn release(&self, _: &FromSender, id: &MessageId) -> Result<bool> {
+    async fn release(&self, from: &FromSender, id: &MessageId) -> Result<bool> {
         let mut inner = self.lock();
         let before = inner.mailbox.len();
-        inner.mailbox.retain(|(_, held), _| held != id);
+        inner.mailbox.retain(|(sender, held), _| held != id || !from.admits(sender.as_ref()));
         Ok(inner.mailbox.len() < before)
     }
 
@@ -408,7 +429,9 @@ impl Engine for FakeEngine {
             let Some(message) = inner.pending.remove(&(peer.clone(), sequence)) else { return Ok(false) };
             let Outcome::Dead(reason) = outcome else { return Ok(true) };
             let len = message.payload.len();
-            let letter = DeadLetter { sequence, receiver: message.receiver, id: message.id, len, reason };
+            let correspondent = Correspondent::To(message.receiver);
+            let letter =
+                DeadLetter { sequence, correspondent, id: message.id, len, reason, dead_for: Some(0) };
             inner.letters.insert(sequence, (letter.clone(), message.payload));
             letter
         };
@@ -431,7 +454,8 @@ impl Engine for FakeEngine {
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
         let Some((letter, payload)) = self.lock().letters.remove(&sequence) else { return Ok(None) };
-        self.accept(&letter.receiver, &letter.id, payload.whole().await?).await.map(Some)
+        let receiver = letter.correspondent.party().unwrap();
+        self.accept(receiver, &letter.id, payload.whole().await?).await.map(Some)
     }
 
     async fn drop_dead_letter(&self, sequence: Sequence) -> Result<bool> {

@@ -1,52 +1,63 @@
 //! TLS on both sides: what we show, and whom we believe.
 //!
-//! Nobody is believed because some known authority signed: a certificate counts for a party only when that party's own
-//! roots (`certificates` in the party file) signed it. One pool for all would let the authority of any party mint the
-//! certificates of any other. `incoming` decides about those who call, `outgoing` about those whom we call.
+//! Nobody is believed because some well-known authority signed: a certificate counts for a party only if that party's own
+//! roots (`certificates` in the party file) signed it. With one pool for all, the authority of any party could mint the
+//! certificates of any other. `incoming` decides about callers, `outgoing` about those whom we call.
 //!
-//! There is no resumption of sessions: it would let in who was known under an older party file.
+//! There is no resumption of sessions: it would let in a caller that was known under an older party file.
 
+mod believed;
+pub(crate) mod certs;
+pub mod client_auth;
+mod clock;
 pub(crate) mod connector;
 pub(crate) mod counted;
 mod incoming;
 mod myself;
 mod outgoing;
 mod own;
+pub(crate) mod trust;
+pub(crate) mod words;
 
 use std::sync::Arc;
 
 use petnet_storage::PartyId;
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+pub(crate) use believed::{As, disbelieved};
+pub(crate) use clock::complaint as clock_complaint;
 pub(crate) use myself::myself;
 pub use own::{CERTIFICATE, KEY, Own};
 
-use crate::config::TlsClientAuth;
-use crate::parties::{Connection, Parties};
+use crate::rules::identity::host;
+use crate::rules::parties::{Connection, Parties};
+use crate::tls::certs::pem;
+use crate::tls::client_auth::TlsClientAuth;
 
-/// What HTTP/2 is called in a handshake.
+/// The name of HTTP/2 in a handshake.
 const HTTP2: &[u8] = b"h2";
 
-/// TLS with one version of our certificate and of the party file.
+/// TLS with one version of our certificate and the party file.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
-    /// For those who call.
+    /// Configuration for connections from callers.
     pub(crate) server: Arc<ServerConfig>,
     own: Arc<SingleCertAndKey>,
     parties: Arc<Parties>,
 }
 
 impl Tls {
-    /// Every party's roots must be readable: the party file was checked.
+    /// Sets up TLS. Every party's roots must be readable: the party file was checked.
     pub(crate) fn new(own: &Own, parties: Arc<Parties>, auth: TlsClientAuth) -> Result<Self, String> {
         let key = Arc::new(SingleCertAndKey::from(own.certified_key()));
         let verifier = incoming::CallerVerifier::new(parties.clone(), auth)?;
-        let builder = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_details(provider(), clock::system())
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?;
         let mut server =
@@ -57,14 +68,14 @@ impl Tls {
         Ok(Self { server: Arc::new(server), own: key, parties })
     }
 
-    /// For calling `peer` over `connection`: the other side must be that party.
+    /// Configuration for calling `peer` over `connection`: the other side must be that party.
     pub(crate) fn client(
         &self,
         peer: &PartyId,
         connection: &Connection,
     ) -> Result<Arc<ClientConfig>, String> {
         let verifier = outgoing::PeerVerifier::new(peer.clone(), connection, self.parties.clone())?;
-        let builder = ClientConfig::builder_with_provider(provider())
+        let builder = ClientConfig::builder_with_details(provider(), clock::system())
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?;
         let mut client = builder
@@ -77,81 +88,93 @@ impl Tls {
     }
 }
 
-/// For a program of a party: believes the gateways that `roots` signed, shows `pair` (certificate and key). All PEM.
+/// Configuration for a program of a party: it believes the gateways that `roots` signed, and shows `pair` (certificate and
+/// key). All PEM.
 pub(crate) fn program(roots: &str, pair: (&[u8], &[u8])) -> Result<Arc<ClientConfig>, String> {
-    let mut store = RootCertStore::empty();
-    for root in self::roots(roots)? {
-        store.add(root).map_err(|e| e.to_string())?;
-    }
-    let chain =
-        CertificateDer::pem_slice_iter(pair.0).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(pair.1).map_err(|e| format!("no private key: {e}"))?;
-    let mut client = ClientConfig::builder_with_provider(provider())
+    let store = root_store(self::roots(roots)?)?;
+    let chain = pem::certificates(pair.0)?;
+    let key = pem::private_key(pair.1)?;
+    let first = chain[0].clone();
+    let mut client = ClientConfig::builder_with_details(provider(), clock::system())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(store)
         .with_client_auth_cert(chain, key)
-        .map_err(|e| e.to_string())?;
+        .map_err(|why| format!("the private key {}", words::of_key(&why, &first)))?;
     client.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(Arc::new(client))
 }
 
-/// Named everywhere: with two in the tree, rustls cannot choose, and panics.
+/// Named explicitly everywhere: with two providers in the dependency tree, rustls cannot choose, and panics.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Whether `key` is that of the first certificate of PEM text.
+/// Checks that `key` belongs to the first certificate in the PEM text.
 pub(crate) fn key_fits(pem: &[u8], key: PrivateKeyDer<'static>) -> Result<(), String> {
-    let chain =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    CertifiedKey::from_der(chain, key, &provider()).map(drop).map_err(|why| match why {
-        rustls::Error::InconsistentKeys(_) => "it is not the key of the first certificate".into(),
-        other => format!("it cannot be used: {other}"),
-    })
+    let chain = pem::certificates(pem)?;
+    let first = chain[0].clone();
+    CertifiedKey::from_der(chain, key, &provider())
+        .map(drop)
+        .map_err(|why| format!("it {}", words::of_key(&why, &first)))
 }
 
-/// The certificates of PEM text, each of which can be a root.
+/// The certificates in PEM text, each of which can be a root.
 pub(crate) fn roots(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("not PEM: {e}"))?;
+    let certificates = pem::certificates(pem.as_bytes())?;
     let mut store = RootCertStore::empty();
     for (n, certificate) in certificates.iter().enumerate() {
-        store
-            .add(certificate.clone())
-            .map_err(|e| format!("certificate {} of {} cannot be a root: {e}", n + 1, certificates.len()))?;
+        store.add(certificate.clone()).map_err(|_| {
+            format!(
+                "certificate {} of {} cannot be a root: it is no X.509 certificate that can be read",
+                n + 1,
+                certificates.len()
+            )
+        })?;
     }
-    if certificates.is_empty() { Err("no certificate in it".into()) } else { Ok(certificates) }
+    Ok(certificates)
 }
 
-/// The roots of some connections of a party, of all together. `None`: it has none.
-fn store<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Result<Option<RootCertStore>, String> {
+fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root).map_err(|why| words::of_tls(&why))?;
+    }
+    Ok(store)
+}
+
+/// The roots of some connections of a party, taken together; `None` if there are none.
+fn store<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Result<Option<RootCertStore>, String> {
+    let mut found = Vec::new();
     for connection in connections {
-        if connection.certificates.trim().is_empty() {
-            continue;
-        }
-        for root in roots(&connection.certificates)? {
-            store.add(root).map_err(|e| e.to_string())?;
+        if !connection.certificates.trim().is_empty() {
+            found.extend(roots(&connection.certificates)?);
         }
     }
-    Ok((!store.is_empty()).then_some(store))
+    Ok(Some(root_store(found)?).filter(|store| !store.is_empty()))
 }
 
-/// What is wrong with a certificate, as the end of a sentence.
-fn in_words(why: &rustls::Error) -> String {
-    use rustls::CertificateError as Bad;
-    match why {
-        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
-            "is not signed by any of the certificates that the party file has for that party".into()
-        }
-        rustls::Error::InvalidCertificate(bad) => format!("cannot be believed: {bad}"),
-        other => format!("cannot be believed: {other}"),
-    }
+/// How a server's certificate is judged by a party's roots. We judge peers this way, and ourselves as they do.
+fn of_servers(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|e| e.to_string())
 }
 
-/// A refusal of ours, as rustls takes it: it reaches our log or the reason of an attempt as it is.
+/// How a caller's certificate is judged by a party's roots.
+fn of_callers(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+/// The name for which the certificate of the server at a url is checked. Addresses have one, too.
+pub(crate) fn server_name(url: &str) -> Result<ServerName<'static>, String> {
+    let name = host(url).unwrap_or_default().to_owned();
+    ServerName::try_from(name).map_err(|_| format!("{url:?} has no name that a certificate can have"))
+}
+
+/// A refusal of ours in the form that rustls takes: it reaches our log or the reason of an attempt unchanged.
 fn refused(why: String) -> rustls::Error {
     rustls::Error::General(why)
 }

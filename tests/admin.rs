@@ -7,41 +7,16 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{DEADLINE, Place, Running, petnet, run};
+use common::asking::{about, awaited, done, send};
+use common::{Place, Running, petnet, run};
 use serde_json::Value;
-
-/// A command about the gateway of `party_a` (0) or `party_b` (1).
-fn about(place: &Place, party: usize, line: &str) -> (Option<i32>, String, String) {
-    let folder = place.path(["party_a", "party_b"][party]);
-    let words: Vec<&str> = line.split(' ').chain(["--data-dir", folder.to_str().unwrap()]).collect();
-    let (code, out, err) = run(&mut petnet(&words));
-    (code, String::from_utf8(out).unwrap(), err)
-}
-
-/// The same, which must succeed.
-#[track_caller]
-fn done(place: &Place, party: usize, line: &str) -> String {
-    let (code, out, err) = about(place, party, line);
-    assert_eq!(code, Some(0), "petnet {line}: {out}{err}");
-    out
-}
 
 #[track_caller]
 fn json(place: &Place, party: usize, line: &str) -> Value {
     let out = done(place, party, &format!("{line} --json"));
     serde_json::from_str(&out).unwrap_or_else(|why| panic!("petnet {line}: {why}: {out}"))
-}
-
-#[track_caller]
-fn send(place: &Place, id: &str, content: &str) {
-    let file = place.path("payload");
-    fs::write(&file, content).unwrap();
-    let gateway = place.address(0);
-    let words = ["send", "--gateway", &gateway, "--to", "party_b", "--id", id, file.to_str().unwrap()];
-    let (code, _, err) = run(&mut petnet(&words));
-    assert_eq!(code, Some(0), "{err}");
 }
 
 /// What `party_b` receives under an id within the wait.
@@ -52,19 +27,6 @@ fn received(place: &Place, id: &str, wait: &str) -> Option<String> {
         Some(0) => Some(String::from_utf8(out).unwrap()),
         Some(5) => None,
         _ => panic!("{code:?}: {err}"),
-    }
-}
-
-/// Looks again and again until something is found.
-#[track_caller]
-fn awaited<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -161,7 +123,7 @@ fn what_waits_is_listed_shown_and_dropped() {
     assert_eq!(about(&place, 0, "queue ls nobody").0, Some(5));
 
     let (code, _, err) = about(&place, 0, "queue drop party_b x/1");
-    assert!(code == Some(2) && err.contains("lost for good") && err.contains("--yes"), "{err}");
+    assert!(code == Some(1) && err.contains("lost for good") && err.contains("--yes"), "{err}");
     assert_eq!(ids(&json(&place, 0, "queue ls")["messages"]).len(), 4);
     done(&place, 0, "queue drop party_b x/1 --yes");
     done(&place, 0, &format!("queue drop party_b --sequence {sequence} --yes"));
@@ -247,7 +209,7 @@ fn dead_letters_are_listed_exported_retried_and_dropped() {
     assert_eq!(ids(&index["letters"]), ["one", "two", "three"]);
     assert_eq!(fs::read(folder.join(format!("{}.payload", sequence(2)))).unwrap(), b"333");
 
-    assert_eq!(about(&place, 0, &format!("dead drop {}", sequence(0))).0, Some(2), "nobody said yes");
+    assert_eq!(about(&place, 0, &format!("dead drop {}", sequence(0))).0, Some(1), "nobody said yes");
     done(&place, 0, &format!("dead drop {} --yes", sequence(0)));
     assert_eq!(ids(&json(&place, 0, "dead ls")["letters"]), ["two", "three"]);
     stopped(a);
@@ -278,7 +240,7 @@ fn the_mailbox_is_listed_shown_and_released() {
     assert_eq!(done(&place, 1, "mailbox show y --sender party_a --payload"), "three");
     assert_eq!(about(&place, 1, "mailbox show z").0, Some(5));
 
-    assert_eq!(about(&place, 1, "mailbox release y").0, Some(2), "nobody said yes");
+    assert_eq!(about(&place, 1, "mailbox release y").0, Some(1), "nobody said yes");
     done(&place, 1, "mailbox release y --yes");
     assert_eq!(received(&place, "y", "0"), None);
     done(&place, 1, "mailbox release --prefix x/ --yes");
@@ -362,4 +324,35 @@ fn the_doctor_asks_a_gateway_that_runs() {
     {
         assert!(out.contains(part), "no {part:?} in:\n{out}{err}");
     }
+}
+
+/// It said "serving" everywhere while it refused every send.
+#[test]
+fn a_full_store_is_full_and_healthy_and_says_why() {
+    let place = Place::new();
+    let _gateway = Running::serving({
+        let mut serve = place.serve(0);
+        serve.env("STORE_MAX_BYTES", "1MiB");
+        serve
+    });
+    // The log has one segment for large messages, and may begin no other.
+    let (file, address) = (place.path("large"), place.address(0));
+    for len in [24 << 20, 2 << 20, 200 << 10, 64 << 10] {
+        fs::write(&file, vec![7; len]).unwrap();
+        let refused = (0..20).find_map(|n| {
+            let id = format!("{len}:{n}");
+            let words =
+                ["send", "--gateway", &address, "--to", "party_b", "--id", &id, file.to_str().unwrap()];
+            let (code, _, err) = run(&mut petnet(&words));
+            (code != Some(0)).then_some(err)
+        });
+        assert!(refused.as_ref().is_some_and(|err| err.contains("STORE_MAX_BYTES")), "{refused:?}");
+    }
+    let status = awaited("it is full", || {
+        let status = json(&place, 0, "status");
+        (status["state"] == "full").then_some(status)
+    });
+    assert!(status["state_reason"].as_str().unwrap().contains("STORE_MAX_BYTES"), "{status}");
+    let (code, out, err) = run(&mut petnet(&["health", "--gateway", &address]));
+    assert!(code == Some(0) && String::from_utf8_lossy(&out).contains("FULL"), "{err}");
 }

@@ -19,6 +19,31 @@ fn beside(place: &Place, n: usize) -> Command {
 }
 
 #[test]
+fn signals_that_mean_nothing_end_nothing() {
+    let place = Place::new();
+    let gateway = Running::serving(place.serve(0));
+    for meaningless in ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "PWR", "PIPE"] {
+        gateway.signal(meaningless);
+    }
+    let (code, _, err) = run(&mut beside(&place, 0));
+    assert_eq!(code, Some(0), "{err}");
+    gateway.signal("TERM");
+    let (status, _) = gateway.end();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn what_the_system_fails_for_a_moment_ends_with_3_and_a_mistake_with_2() {
+    let place = Place::new();
+    // Linux fails reading at address 0 with EIO.
+    for (file, expected) in [("/proc/self/mem", 3), ("/no/such/file", 2)] {
+        let (code, _, err) = run(place.serve(0).env("CONFIG_FILE_PATH", file));
+        assert_eq!(code, Some(expected), "{err}");
+        assert!(err.contains(file), "{err}");
+    }
+}
+
+#[test]
 fn a_gateway_that_serves_is_healthy_and_one_that_is_gone_is_not() {
     let place = Place::new();
     let (code, out, err) = run(&mut beside(&place, 0));

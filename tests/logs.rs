@@ -145,8 +145,10 @@ fn what_repeats_is_counted_and_each_dead_letter_is_told() {
     let with = |text: &str| log.lines().filter(|line| line.contains(text)).collect::<Vec<_>>();
     let scans = with("TLS handshake failed");
     assert_eq!(scans.len(), 6, "{log}");
-    let count =
-        format!(" WARN petnet::listen::connection: TLS handshake failed (repeated {} times in ", SCANS - 5);
+    let count = format!(
+        " WARN petnet::server::connections::connection: TLS handshake failed (repeated {} times in ",
+        SCANS - 5
+    );
     assert!(scans[5].contains(&count) && scans[5].contains("why="), "{}", scans[5]);
     assert_eq!(with("message became a dead letter").len(), 8, "{log}");
     let hostile =

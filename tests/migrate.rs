@@ -5,7 +5,9 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use common::{petnet, run};
@@ -48,13 +50,89 @@ async fn a_store_moves_to_another_folder_and_only_to_an_empty_one() {
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("is ready") && out.contains("Never start a gateway on"), "{out}");
     assert!(!to.join("MOVING").exists());
-    let (code, _, err) = migrate();
-    assert!(code == Some(2) && err.contains("not empty"), "{err}");
+    // An operator who did not hear that asks again.
+    let (code, out, err) = migrate();
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("compared both once more") && out.contains("is ready"), "{out}");
 
     let store = open(&to);
+    let (code, _, err) = migrate();
+    assert_eq!(code, Some(3), "while it runs: {err}");
     assert_eq!(store.pending(&peer(), Sequence(0), 9).await.unwrap()[0].len, 2_000_000);
     let message = store.read(&FromSender::Any, &id("in")).await.unwrap().unwrap();
     assert_eq!(message.payload, "hello");
+    store.close().await.unwrap();
+    drop(store);
+    let (code, _, err) = migrate();
+    assert!(code == Some(2) && err.contains("not empty"), "{err}");
+}
+
+/// Whether this process may mount; says so loudly where it may not, and fails where nothing may be skipped.
+fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "true"]).output();
+    if tried.as_ref().is_ok_and(|output| output.status.success()) {
+        return true;
+    }
+    let text = "!!! SKIPPED: it needs unshare (apt-get install util-linux) and the right to mount: run it as root, in a container as a \
+                privileged one";
+    assert!(std::env::var_os("CI").is_none(), "{text}; and in CI nothing may be skipped");
+    // Not through `println!`: the test runner would hide it.
+    writeln!(std::io::stderr(), "\n{text}\n").ok();
+    false
+}
+
+/// The program, where a folder is mounted read-only.
+fn with_read_only(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    const SCRIPT: &str = r#"mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99
+        if touch "$1/probe" 2>/dev/null; then exit 98; fi
+        shift
+        exec "$@""#;
+    let program = petnet(arguments);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .arg(folder)
+        .arg(program.get_program())
+        .args(arguments);
+    let (code, out, err) = run(&mut command);
+    (code, String::from_utf8(out).unwrap(), err)
+}
+
+/// What a mount that cannot be written shows is what a backup often is. All three ended with exit code 3.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_on_a_read_only_mount_is_looked_at_and_moved_from() {
+    if !may_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    let store = open(&from);
+    store.accept(&peer(), &id("out"), vec![7; 2_000_000].into()).await.unwrap();
+    let name = from.to_str().unwrap();
+    let verify = || with_read_only(&from, &["verify", name]);
+    let (code, _, err) = verify();
+    assert!(
+        code == Some(3) && err.contains("in use"),
+        "by a gateway that has it through another mount: {err}"
+    );
+    store.close().await.unwrap();
+    drop(store);
+    // A copy may have no lock file.
+    for has_lock in [true, false] {
+        if !has_lock {
+            fs::remove_file(from.join("LOCK")).unwrap();
+        }
+        let (code, out, err) = verify();
+        assert!(code == Some(0) && out.contains("All is well"), "{code:?} {out} {err}");
+        assert!(!out.contains("not checked"), "{out}");
+        let (code, out, err) = with_read_only(&from, &["repair", "--dry-run", name]);
+        assert!(code == Some(0) && out.contains("nothing to repair"), "{code:?} {out} {err}");
+    }
+    let (code, out, err) = with_read_only(&from, &["migrate", "--from", name, "--to", to.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{out} {err}");
+    let store = open(&to);
+    assert_eq!(store.pending(&peer(), Sequence(0), 9).await.unwrap()[0].len, 2_000_000);
 }
 
 #[test]

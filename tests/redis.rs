@@ -97,6 +97,101 @@ fn a_redis_that_is_no_place_for_messages_stops_the_start() {
     assert!(code == Some(3) && err.contains("password") && !err.contains("hunter2"), "{err}");
 }
 
+#[test]
+fn every_dead_letter_that_has_to_go_is_named_in_the_log() {
+    let (server, place) = (RedisServer::start(Options::default()), Place::new());
+    let mut command = place.serve(0);
+    command.env("REDIS_URL", server.url()).env("SEND_TTL", "2s").env("DEAD_LETTER_MAX_BYTES", "1KiB");
+    let gateway = Running::serving(command);
+    fs::write(place.path("payload"), vec![7_u8; 100]).unwrap();
+    let (at, payload) = (place.address(0), place.path("payload"));
+    for n in 0..25 {
+        let id = format!("id{n:02}");
+        let sending = ["send", "--gateway", &at, "--to", "party_b", "--id", &id, payload.to_str().unwrap()];
+        let sent = run(&mut petnet(&sending));
+        assert_eq!(sent.0, Some(0), "{}", sent.2);
+    }
+    // Ten of them fit; the oldest go.
+    let dropped = |n: usize| format!("message_id=id{n:02}");
+    gateway.logged("dropped the oldest dead letter");
+    let end = Instant::now() + DEADLINE;
+    while server.command(&["ZCARD", "petnet:{party_a}:dead"]).text() != "10" {
+        assert!(Instant::now() < end, "they do not die");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let log = stopped(gateway);
+    let gone: Vec<_> = log.lines().filter(|line| line.contains("dropped the oldest dead letter")).collect();
+    for n in 0..15 {
+        let lines = gone.iter().filter(|line| line.contains(&dropped(n)) && line.contains("party_b"));
+        assert_eq!(lines.count(), 1, "{n}: {gone:?}");
+    }
+    assert_eq!(gone.len(), 15, "{gone:?}");
+}
+
+#[test]
+fn a_gateway_with_other_settings_ends_with_two_and_operators_of_any_do_the_same() {
+    let (server, place) = (RedisServer::start(Options::default()), Place::new());
+    let url = server.url();
+    let gateway = on_redis(&place, &url);
+    let other = |listen: &str| {
+        let mut command = place.serve(0);
+        command.env("REDIS_URL", &url).env("LISTEN_ADDR", listen).env("DATA_DIR", place.path("other"));
+        command
+    };
+    let (code, _, err) =
+        text(run(other("127.0.0.1:0").env("MESSAGE_TTL", "0").env("STORE_MAX_BYTES", "1GiB")));
+    assert_eq!(code, Some(2), "{err}");
+    assert!(
+        err.contains("MESSAGE_TTL is 0 s here and 3600 s there") && err.contains("STORE_MAX_BYTES"),
+        "{err}"
+    );
+    assert!(err.contains(&place.address(0)) && err.contains("REDIS_SETTINGS=set"), "{err}");
+
+    let second = Running::serving(other("127.0.0.1:0"));
+    fs::write(place.path("payload"), "hello").unwrap();
+    let (at, payload) = (place.address(0), place.path("payload"));
+    let sending = ["send", "--gateway", &at, "--to", "party_b", "--id", "m", payload.to_str().unwrap()];
+    assert_eq!(run(&mut petnet(&sending)).0, Some(0));
+    let folders = [place.path("party_a"), place.path("other")];
+    let all = |words: &[&str]| {
+        folders.each_ref().map(|folder| {
+            let words = [words, &["--data-dir", folder.to_str().unwrap()]].concat();
+            text(run(&mut petnet(&words)))
+        })
+    };
+    for (code, out, err) in all(&["queue", "ls", "party_b"]).into_iter().chain(all(&["queue", "ls"])) {
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        let is_listed =
+            |line: &str| ["party_b", "m"].iter().all(|w| line.split_whitespace().any(|x| x == *w));
+        assert!(out.lines().any(is_listed), "{out}");
+    }
+    for (code, out, err) in all(&["queue", "show", "party_b", "m"]) {
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        assert!(out.contains('m'), "{out}");
+    }
+    for (code, out, err) in all(&["queue", "retry", "party_b"]) {
+        assert!(code == Some(1) && out.contains("1 message"), "{out}{err}");
+    }
+    let [paused, again] = all(&["queue", "pause", "party_b"]);
+    assert!(
+        paused.1.contains("is paused at all gateways") && again.1.contains("was paused already"),
+        "{paused:?} {again:?}"
+    );
+    for (_, out, err) in all(&["status"]) {
+        assert!(out.contains("paused"), "{out}{err}");
+    }
+    let [resumed, again] = all(&["queue", "resume", "party_b"]);
+    assert!(
+        resumed.1.contains("is resumed at all gateways") && again.1.contains("was not paused"),
+        "{resumed:?} {again:?}"
+    );
+    let [dropped, gone] = all(&["queue", "drop", "party_b", "--all", "--yes"]);
+    assert!(dropped.1.contains("1 message"), "{dropped:?}");
+    assert!(gone.0 == Some(5) && gone.2.contains("nothing is pending for party_b"), "{gone:?}");
+    stopped(second);
+    stopped(gateway);
+}
+
 /// All that is pending for `party_b` in a folder: name and bytes.
 fn pending(engine: &Arc<dyn Engine>) -> Vec<(String, Bytes)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

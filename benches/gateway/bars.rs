@@ -13,11 +13,27 @@ use crate::{cases, clients, hostile};
 pub(crate) async fn hostile(args: &Args, table: &mut Table) {
     let kept =
         [("MAX_CONNECTIONS", "15000"), ("MAX_CONNECTIONS_PER_ADDRESS", "15000"), ("HANDSHAKE_TIMEOUT", "1h")];
-    besieged(args, table, "by default", &[]).await;
-    besieged(args, table, "all of them kept", &kept).await;
+    let flood = async |address: SocketAddr| {
+        tokio::task::spawn_blocking(move || hostile::Flood::start(address)).await.unwrap()
+    };
+    let (name, bar) = ("10,000 silent connections and half handshakes", Bar::AtMost(5.0));
+    besieged(args, table, &format!("{name}, by default, p99"), &[], bar, flood).await;
+    let bar = Bar::AtMost(5.0);
+    besieged(args, table, &format!("{name}, all of them kept, p99"), &kept, bar, flood).await;
+    let name = "a caller with all the memory that it may have, p99";
+    let open = [("TLS_CLIENT_AUTH", "optional")];
+    besieged(args, table, name, &open, Bar::AtMost(3.0), hostile::hold).await;
 }
 
-async fn besieged(args: &Args, table: &mut Table, what: &str, settings: &[(&str, &str)]) {
+/// A client alone, and beside what `start` begins and its result ends.
+async fn besieged<T>(
+    args: &Args,
+    table: &mut Table,
+    name: &str,
+    settings: &[(&str, &str)],
+    bar: Bar,
+    start: impl AsyncFn(SocketAddr) -> T,
+) {
     let folder = folder();
     let certs = folder.path().join("certs");
     hostile::certificates(&certs);
@@ -29,7 +45,7 @@ async fn besieged(args: &Args, table: &mut Table, what: &str, settings: &[(&str,
         let client = hostile::client(&certs, address).await;
         let first = 2 * round * count;
         let before = on_worker(hostile::sends(client, first, count)).await;
-        let flood = tokio::task::spawn_blocking(move || hostile::Flood::start(address)).await.unwrap();
+        let flood = start(address).await;
         // It connects when the flood is on.
         let client = hostile::client(&certs, address).await;
         let during = on_worker(hostile::sends(client, first + count, count)).await;
@@ -48,8 +64,7 @@ async fn besieged(args: &Args, table: &mut Table, what: &str, settings: &[(&str,
         percentile_ms(&idle, 50),
         percentile_ms(&idle, 99),
     );
-    let name = format!("10,000 silent connections and half handshakes, {what}, p99");
-    table.add(&name, measured, (median(&ratios), "x idle"), Bar::AtMost(5.0));
+    table.add(name, measured, (median(&ratios), "x idle"), bar);
 }
 
 /// Runs as a task: the thread that blocks on the runtime is not one of its workers.

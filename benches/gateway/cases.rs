@@ -68,11 +68,16 @@ pub(crate) async fn receive_last(client: &mut Client, first: usize, counts: &[us
 }
 
 /// `count` sends of 64 B, one after the other; how long each took.
-pub(crate) async fn one(mut client: Client, first: usize, count: usize) -> Vec<Duration> {
+pub(crate) async fn one(client: Client, first: usize, count: usize) -> Vec<Duration> {
+    one_to(client, PARTIES[1], first, count).await
+}
+
+/// The same to another party.
+pub(crate) async fn one_to(mut client: Client, to: &str, first: usize, count: usize) -> Vec<Duration> {
     let mut times = Vec::with_capacity(count);
     for n in first..first + count {
         let start = Instant::now();
-        send(&mut client, PARTIES[1], format!("one:{n}"), Bytes::from_static(&[7; 64])).await;
+        send(&mut client, to, format!("one:{n}"), Bytes::from_static(&[7; 64])).await;
         times.push(start.elapsed());
     }
     times

@@ -81,7 +81,8 @@ impl Sender {
     async fn connected(ends: Arc<Ends>, load: Arc<Load>, n: usize) -> Result<Self> {
         let (to, payload) = (ends.parties[1].clone(), content(load.size));
         let message_id = format!("warm/{}{n}", load.run);
-        let warm = Outgoing { tag: 0, message_id, receiver_id: to.clone(), payload: payload.clone() };
+        let warm =
+            Outgoing { message_id, receiver_id: to.clone(), payload: payload.clone(), ..Outgoing::default() };
         let first = ExchangeRequest { send: vec![warm], ..ExchangeRequest::default() };
         let mut stream = Stream::open(&mut mailbox(ends.addresses[0]), first).await?;
         while stream.answer().await?.accepted.is_empty() {}
@@ -127,7 +128,13 @@ impl Sender {
         let tag = self.begun.len() as u64;
         self.begun.push(Some(Instant::now()));
         let message_id = format!("{}{tag}", self.prefix);
-        Outgoing { tag, message_id, receiver_id: self.to.clone(), payload: self.payload.clone() }
+        Outgoing {
+            tag,
+            message_id,
+            receiver_id: self.to.clone(),
+            payload: self.payload.clone(),
+            ..Outgoing::default()
+        }
     }
 }
 

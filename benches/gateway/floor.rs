@@ -28,7 +28,7 @@ pub(crate) async fn run(addresses: &str) {
     let service = SimpleRequestServerServer::new(relay)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX);
-    let router = petnet::server_settings(&petnet::limits::Limits::default()).add_service(service);
+    let router = petnet::server_settings(&petnet::rules::limits::Limits::default()).add_service(service);
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let serve = tokio::spawn(router.serve_with_incoming(incoming));
     let stdin_ends = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

@@ -29,7 +29,9 @@ pub(crate) fn mailbox(address: SocketAddr) -> Mailbox {
 
 /// Sends a message; returns when it is accepted.
 pub(crate) async fn send(client: &mut Mailbox, to: &str, id: String, payload: Bytes) -> Result<()> {
-    client.send(SendRequest { message_id: id, receiver_id: to.into(), payload }).await?;
+    client
+        .send(SendRequest { message_id: id, receiver_id: to.into(), payload, ..SendRequest::default() })
+        .await?;
     Ok(())
 }
 
@@ -55,7 +57,13 @@ pub(crate) async fn send_stream(client: &mut Mailbox, to: &str, id: &str, len: u
         if n > 0 {
             return SendPiece { payload, ..SendPiece::default() };
         }
-        SendPiece { message_id: id.clone(), receiver_id: to.clone(), payload, len: Some(len), last: false }
+        SendPiece {
+            message_id: id.clone(),
+            receiver_id: to.clone(),
+            payload,
+            len: Some(len),
+            ..SendPiece::default()
+        }
     });
     client.send_stream(tokio_stream::iter(pieces)).await?;
     Ok(())
@@ -91,6 +99,6 @@ async fn begun(client: &mut Mailbox, id: &str) -> Result<(ReceivePiece, Streamin
 /// Gives a message back.
 pub(crate) async fn release(client: &mut Mailbox, id: &str) -> Result<()> {
     let which = Some(release_request::Which::MessageId(id.into()));
-    let released = client.release(ReleaseRequest { which, sender_id: String::new() }).await?.into_inner();
+    let released = client.release(ReleaseRequest { which, ..ReleaseRequest::default() }).await?.into_inner();
     (released.released == 1).then_some(()).with_context(|| format!("{id} was not there to be released"))
 }

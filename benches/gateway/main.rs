@@ -14,6 +14,7 @@ mod exchange;
 mod floor;
 mod hostile;
 mod house;
+mod listing;
 mod load;
 mod mailbox;
 mod matrix;
@@ -23,6 +24,7 @@ mod pair;
 mod pending;
 mod plots;
 mod redis;
+mod releases;
 #[path = "../../storage/benches/log/report.rs"]
 mod report;
 mod status;
@@ -99,6 +101,7 @@ async fn measure((name, needs): &Case, options: &Options, table: &mut Table) -> 
         "large" => bars::large(args, table).await,
         "mib" => bars::mib(args, table).await,
         "wake" => bars::wake(args, table).await,
+        "release" => releases::releases(args, table).await.map_err(failed)?,
         "hostile" => bars::hostile(args, table).await,
         "exchange" => streams::exchanged(args, table).await.map_err(failed)?,
         "stream" => streams::stream(args, table).await.map_err(failed)?,
@@ -106,6 +109,7 @@ async fn measure((name, needs): &Case, options: &Options, table: &mut Table) -> 
         "restart" => pending::restart(args, table).await.map_err(failed)?,
         "memory" => pending::memory(args, table).await.map_err(failed)?,
         "status" => status::status(args, table).await.map_err(failed)?,
+        "listing" => listing::listing(args, table).await.map_err(failed)?,
         "house" => house::house(args, table).await.map_err(failed)?,
         "redis" => redis::run(args, table).await.map_err(failed)?,
         _ => unreachable!("all cases are above"),

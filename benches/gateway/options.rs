@@ -13,7 +13,8 @@ pub(crate) const USAGE: &str = "\
 usage: [--quick] [--ways WAY,...] [--write] [CASE]...
        --against ADDR_A ADDR_B [--parties A,B] [--quick]
 
-cases: pingpong, one, sends, large, mib, wake, hostile, exchange, stream, beside, restart, memory, status, house, redis, matrix;
+cases: pingpong, one, sends, large, mib, wake, release, hostile, exchange, stream, beside, restart, memory, status, listing,
+       house, redis, matrix;
        without any, all of them
 ways:  floor, simple, mailbox, exchange, stream
 
@@ -28,13 +29,14 @@ ways:  floor, simple, mailbox, exchange, stream
 pub(crate) type Case = (&'static str, &'static [Way]);
 
 /// All cases in the order of a run. The matrix takes what ways there are.
-pub(crate) const CASES: [Case; 16] = [
+pub(crate) const CASES: [Case; 18] = [
     ("pingpong", &[Way::Floor, Way::Simple]),
     ("one", &[Way::Floor, Way::Simple]),
     ("sends", &[Way::Floor, Way::Simple]),
     ("large", &[Way::Floor, Way::Simple]),
     ("mib", &[Way::Floor, Way::Simple]),
     ("wake", &[Way::Simple]),
+    ("release", &[Way::Mailbox]),
     ("hostile", &[Way::Simple]),
     ("exchange", &[Way::Floor, Way::Exchange]),
     ("stream", &[Way::Stream]),
@@ -42,6 +44,7 @@ pub(crate) const CASES: [Case; 16] = [
     ("restart", &[Way::Exchange]),
     ("memory", &[Way::Exchange]),
     ("status", &[Way::Exchange]),
+    ("listing", &[Way::Simple, Way::Exchange]),
     ("house", &[Way::Simple, Way::Exchange]),
     ("redis", &[Way::Simple]),
     ("matrix", &[]),

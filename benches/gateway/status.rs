@@ -34,7 +34,7 @@ pub(crate) async fn status(args: &Args, table: &mut Table) -> Result<()> {
 }
 
 /// The median of a command's whole life in ms, and the range.
-fn asked(data: &Path, words: &[&str]) -> (f64, String) {
+pub(crate) fn asked(data: &Path, words: &[&str]) -> (f64, String) {
     let mut times = Vec::with_capacity(ASKED);
     for _ in 0..ASKED {
         let start = Instant::now();

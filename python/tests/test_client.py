@@ -115,6 +115,7 @@ def test_messages_are_released_one_by_one_or_by_topic_and_can_be_tracked(a, b, n
     assert b.recv(f"{name}:1") == b""
     with pytest.raises(ValueError, match="must not be empty"):
         b.release_topic("")
+    assert b.release_all(sender="nobody") == 0
 
 
 def test_a_payload_that_is_not_compressed_is_an_error_not_other_bytes(shared, a, b, name):

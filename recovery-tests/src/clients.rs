@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet::proto::simple::simple_request_server_client::SimpleRequestServerClient;
-use petnet::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest};
+use petnet_protos::simple::simple_request_server_client::SimpleRequestServerClient;
+use petnet_protos::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -17,6 +17,9 @@ use crate::random::Random;
 
 /// Pause of a client after a call that failed, as a patient program makes it.
 const PAUSE: Duration = Duration::from_millis(10);
+/// HTTP/2 windows, as a program has them that sends large messages.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How many ids a writer goes on using.
 const IDS_IN_USE: u64 = 16;
 
@@ -26,8 +29,8 @@ pub fn endpoint(address: &str) -> Endpoint {
         .unwrap()
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
-        .initial_stream_window_size(petnet::STREAM_WINDOW)
-        .initial_connection_window_size(petnet::CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
 /// A client of one gateway. It connects when it needs to, and again after a break. Clones share the connection.
@@ -45,6 +48,14 @@ impl Client {
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         Self { calls, patience: DEADLINE }
+    }
+
+    /// Sends bytes that no ledger knows; they must be accepted.
+    pub async fn send_bytes(&mut self, id: &str, receiver: &str, payload: Bytes) {
+        let (message_id, receiver_id) = (id.to_owned(), receiver.to_owned());
+        let request = ClientSimpleSendRequest { message_id, receiver_id, payload };
+        let answer = self.calls.client_simple_send(request).await.unwrap().into_inner();
+        assert!(answer.success, "{answer:?}");
     }
 
     /// Sends the next attempt of a message and notes the answer.

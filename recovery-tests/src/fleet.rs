@@ -304,7 +304,10 @@ impl Fleet {
             let side = self.side(party);
             if !matches!(side.home, Home::Folder) {
                 let held = side.home.held(party);
-                assert_eq!(held, expected[party as usize], "held by the Redis of {}", party.name());
+                let expected = expected[party as usize];
+                let name = party.name();
+                let later = || format!("{:?}\n{}", side.home.held(party), side.home.astray(party));
+                assert_eq!(held, expected, "held by the Redis of {name}; then {}", later());
             }
             for gateway in &side.gateways {
                 assert!(!gateway.whole_log().contains("panicked at"), "{}", gateway.log_tail());

@@ -3,6 +3,7 @@
 //! Invariant: what is read here was written by the scripts of the engine and by nobody else; it is compared with the ledger,
 //! so a message that is there in part, or twice, or that nobody sent, is seen even when no gateway shows it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use petnet_redis_servers::{Cluster, RedisServer, Replicated, Reply};
@@ -105,6 +106,25 @@ impl Home {
             records,
             used: number(&["HGET", &key("state"), "used"]),
         }
+    }
+
+    /// Messages in the mailbox of a party that its gateways cannot find, and the other way round; for whoever looks for a fault.
+    pub fn astray(&self, party: Party) -> String {
+        let key = |name: &str| format!("{}{name}", prefix(party));
+        let mail = self.ask(&["ZRANGE", &key("mail"), "0", "-1"]);
+        let mail: BTreeSet<String> = mail.list().iter().map(Reply::text).collect();
+        let index = self.ask(&["HGETALL", &key("in")]);
+        let index: BTreeMap<String, String> =
+            index.list().chunks(2).map(|pair| (pair[1].text(), pair[0].text())).collect();
+        let lost = mail.iter().filter(|seq| !index.contains_key(*seq)).map(|seq| {
+            let head = self.ask(&["GETRANGE", &key(&format!("m:{seq}")), "0", "200"]);
+            format!("in the mailbox, under no id: {seq}: {head:?}")
+        });
+        let stale = index.iter().filter(|(seq, _)| !mail.contains(*seq));
+        let stale = stale.map(|(seq, id)| format!("under an id, not in the mailbox: {seq}: {id:?}"));
+        let latest =
+            mail.iter().rev().take(5).map(|seq| format!("one of the last: {seq}: {:?}", index.get(seq)));
+        lost.chain(stale).chain(latest).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt};
-use petnet::proto::mailbox::mailbox_client::MailboxClient;
-use petnet::proto::mailbox::release_request::Which;
-use petnet::proto::mailbox::{ReceiveRequest, ReleaseRequest, SendPiece};
+use petnet_protos::mailbox::mailbox_client::MailboxClient;
+use petnet_protos::mailbox::release_request::Which;
+use petnet_protos::mailbox::{ReceiveRequest, ReleaseRequest, SendPiece};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -71,7 +71,7 @@ impl Streams {
     /// Says that a message is needed no more.
     pub async fn release(&mut self, key: &Key) -> Result<(), Status> {
         let which = Some(Which::MessageId(key.id.clone()));
-        let request = ReleaseRequest { which, sender_id: key.from.name().into() };
+        let request = ReleaseRequest { which, sender_id: key.from.name().into(), tag: 0 };
         self.calls.release(request).await.map(drop)
     }
 

@@ -42,12 +42,17 @@ impl Volume {
 
     /// An ext4 or XFS in a file, which is kept in memory where there is a place for that.
     pub fn with_power(kind: &'static str) -> Self {
+        Self::small(kind, IMAGE_BYTES)
+    }
+
+    /// The same of a size in bytes, which a gateway can fill. XFS takes no less than 300 MiB.
+    pub fn small(kind: &'static str, bytes: u64) -> Self {
         let memory = Path::new("/dev/shm");
         let builder = || tempfile::Builder::new().prefix("petnet-volume-").to_owned();
         let dir = if memory.is_dir() { builder().tempdir_in(memory) } else { builder().tempdir() };
         let volume = Self::at(dir.unwrap(), kind);
         let image = volume.image();
-        std::fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         run(&[&format!("mkfs.{kind}"), "-q", text(&image)]);
         volume.mount("defaults");
         volume

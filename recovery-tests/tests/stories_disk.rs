@@ -11,6 +11,7 @@ use petnet_recovery_tests::tools::{Need, PRLIMIT, STRACE, fail_at, have};
 use petnet_recovery_tests::until;
 use petnet_recovery_tests::volume::Volume;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Error code of `Response`: the store is full.
 const STORE_FULL: i32 = 30_005;
@@ -123,7 +124,11 @@ async fn connections_that_take_all_files_do_not_hurt_what_was_accepted() {
     for _ in 0..100 {
         silent.push(TcpStream::connect(story.pair.a.address()).await.unwrap());
     }
-    story.try_to_send(A, 10, 200 << 10).await;
+    // More than what the log files that are there hold.
+    let (_, refused) = story.try_to_send(A, 300, 256 << 10).await;
+    if let Some(Answer::Refused(code, text)) = refused {
+        panic!("a shortage of open files is told as what it is, not as {code}: {text}");
+    }
     story.fault();
     drop(silent);
     until("it serves again", async || {
@@ -132,6 +137,71 @@ async fn connections_that_take_all_files_do_not_hurt_what_was_accepted() {
         story.pair.a.is_serving().await.then_some(())
     })
     .await;
+    story.ends_well().await;
+}
+
+/// sled panics where its file cannot be synced, and did so while the gateway stopped: exit code 101.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_of_the_index_is_no_panic() {
+    if !have(&[STRACE]) {
+        return;
+    }
+    let mut total = Counts::default();
+    for (error, nth) in [("EIO", "2+"), ("EIO", "4"), ("EIO", "6+"), ("ENOSPC", "5+"), ("EROFS", "8")] {
+        let mut story = Story::new();
+        story.start().await;
+        story.send(A, 10, 5_000).await;
+        story.promises_are_kept().await;
+        story.send(A, 10, 5_000).await;
+        story.kill(&[A]).await;
+        let inject = format!("inject=fsync:error={error}:when={nth}");
+        story.gateway(A).run_under(&[
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fsync",
+            "-e",
+            &inject,
+        ]);
+        story.gateway(A).spawn();
+        let ended = async {
+            loop {
+                story.try_to_send(A, 5, 2_000).await;
+                if let Some(status) = story.pair.a.has_ended() {
+                    return status;
+                }
+            }
+        };
+        // Where the index can be done without, it goes on.
+        if timeout(Duration::from_secs(5), ended).await.is_err() {
+            story.gateway(A).close_stdin();
+        }
+        let code = story.gateway(A).ended().await.code();
+        let log = story.pair.a.log();
+        assert!(matches!(code, Some(0 | 3 | 4)), "{error} {nth}: {code:?}, {log}");
+        assert!(!log.contains("panicked"), "{error} {nth}: {log}");
+        story.gateway(A).run_under(&[]);
+        story.counts.crash_points = 1;
+        total.add(&story.judge().await);
+    }
+    total.conclude("a_failed_sync_of_the_index_is_no_panic", 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_file_size_is_told_and_ends_nothing() {
+    if !have(&[PRLIMIT]) {
+        return;
+    }
+    let mut story = Story::new();
+    story.gateway(A).run_under(&["prlimit", "--fsize=41943040"]);
+    story.gateway(A).start().await;
+    assert!(story.pair.a.log().contains("ulimit -f"), "{}", story.pair.a.log());
+    story.send(A, 300, 256 << 10).await;
+    story.kill(&[A]).await;
+    story.gateway(A).start().await;
     story.ends_well().await;
 }
 

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use petnet_recovery_tests::clients::Mix;
 use petnet_recovery_tests::fleet::Fleet;
 use petnet_recovery_tests::home::{Home, prefix};
-use petnet_recovery_tests::ledger::Answer;
-use petnet_recovery_tests::story::A;
+use petnet_recovery_tests::ledger::{Answer, Key};
+use petnet_recovery_tests::story::{A, B};
 use petnet_recovery_tests::{setting, until};
 use petnet_redis_servers::{Cluster, Options, RedisServer, Replicated, Reply};
 use tokio::task::block_in_place;
@@ -65,6 +66,56 @@ async fn failed_over_under_load(wait_replicas: &str) -> Fleet {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_loses_nothing_that_a_replica_was_waited_for() {
     failed_over_under_load("1").await.ends_well().await;
+}
+
+/// The replica hears nothing for a while: whatever is answered in that time, it must not come back when the replica takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_message_whose_release_was_answered_is_back_after_a_failover() {
+    let redis = Arc::new(block_in_place(Replicated::start));
+    let mut story = Fleet::new((Home::server(), 1), (Home::Replicated(redis.clone()), 1));
+    story.set("REDIS_WAIT_REPLICAS", "1");
+    story.a.gateways[0].set("REDIS_WAIT_REPLICAS", "0");
+    story.set("REDIS_TIMEOUT", "2s");
+    story.start().await;
+    let (mut answered, mut in_doubt, mut back) = (0, 0, 0);
+    for round in 0..setting("PETNET_FAILOVERS", 2) {
+        let keys: Vec<_> = (0..40).map(|n| Key { from: A, id: format!("released {round}-{n}") }).collect();
+        for key in &keys {
+            let sent = story.clients(A)[0].clone().send(&story.ledger, key, 300).await;
+            assert_eq!(sent, Answer::Accepted);
+        }
+        let mut reader = story.clients(B)[0].clone();
+        for key in &keys {
+            until("it is there", async || reader.receive(key, SOON).await.ok().flatten().map(drop)).await;
+        }
+        let release = |key: &Key| {
+            let (mut streams, key) = (story.b.gateways[0].streams(), key.clone());
+            async move { (streams.release(&key).await.is_ok(), key) }
+        };
+        // Half of them while the replica follows, half while it hears nothing.
+        let mut released = join_all(keys[..20].iter().map(release)).await;
+        let replica = redis.replica();
+        let stalled = block_in_place(|| replica.stall());
+        released.extend(join_all(keys[20..].iter().map(release)).await);
+        block_in_place(|| redis.kill_primary());
+        drop(stalled);
+        block_in_place(|| redis.until_failed_over());
+        block_in_place(|| redis.restart_as_replica());
+        story.b.gateways[0].healthy().await;
+        for (is_answered, key) in released {
+            if !is_answered {
+                in_doubt += 1;
+                continue;
+            }
+            answered += 1;
+            let found =
+                until("it can be asked for", async || reader.receive(&key, Duration::ZERO).await.ok()).await;
+            back += usize::from(found.is_some());
+        }
+    }
+    println!("{answered} releases answered, {in_doubt} in doubt, {back} released messages back");
+    assert!(answered >= 20 && in_doubt > 0, "else this shows nothing");
+    assert_eq!(back, 0);
 }
 
 /// How many are lost is shown, and is not held against it: the start says so.

@@ -141,7 +141,8 @@ async fn a_waiting_reader_gets_its_message_when_the_news_of_it_are_lost() {
         let home = story.b.home.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let pause = story.random.moment(Duration::from_millis(30));
+        // Also so often that no new connection for news lives until a reader has looked.
+        let pause = story.random.moment(Duration::from_millis(if n % 2 == 0 { 1 } else { 30 }));
         let cutting = tokio::spawn(async move {
             let mut cut = 0;
             while !stopped.load(Ordering::Relaxed) {

@@ -57,6 +57,9 @@ pub struct Options {
     pub more: Vec<String>,
 }
 
+/// With this it ends a start in which it cut off the end of one of its files.
+const MENDED: &str = "the truncated file is not the last file";
+
 /// A `redis-server` process, running or not.
 #[derive(Debug)]
 pub struct RedisServer {
@@ -151,12 +154,24 @@ impl RedisServer {
         if process.is_some() {
             return;
         }
-        *process = Some(Process::start("redis-server", &[self.config().into()], &self.log()));
+        *process = Some(self.spawn());
         drop(process);
         until("the Redis server answers", || self.answers().then_some(()), || tail(&self.log()));
     }
 
+    fn spawn(&self) -> Process {
+        Process::start("redis-server", &[self.config().into()], &self.log())
+    }
+
     fn answers(&self) -> bool {
+        let mut process = self.process();
+        // Killed before it had rewritten a file whose end was torn, it mends that and ends; whoever keeps it running starts it again.
+        if process.as_mut().and_then(Process::has_ended).is_some()
+            && tail(&self.log()).lines().rev().take(3).any(|line| line.contains(MENDED))
+        {
+            *process = Some(self.spawn());
+        }
+        drop(process);
         if let Some(status) = self.process().as_mut().and_then(Process::has_ended) {
             panic!(
                 "the Redis server on port {} ended while starting ({status}); {}",

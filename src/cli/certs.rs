@@ -1,24 +1,33 @@
-//! `petnet certs`: makes certificates of a party, and says what one is.
+//! `petnet certs`: makes certificates for a party, and explains existing ones.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use petnet_storage::PartyId;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Exit;
-use super::local::say;
-use crate::certs::explain::{self, Explained, Purpose, Validity};
-use crate::certs::folder::{self, Lifetimes};
-use crate::certs::make::{Names, is_dns_name};
+use crate::cli::terminal::exit::Exit;
+use crate::cli::terminal::say::{say, say_json};
+use crate::cli::terminal::table::escape;
+use crate::rules::parties::{Connection, ConnectionType, Parties};
+use crate::rules::{regular, text};
 use crate::tls;
+use crate::tls::certs::explain::{self, Explained, Purpose, Validity};
+use crate::tls::certs::folder::{self, Lifetimes};
+use crate::tls::certs::make::{Names, is_dns_name};
+use crate::tls::certs::pem;
+use crate::tls::words::{GOOD_KEYS, unusable_key};
+use crate::tls::{As, CERTIFICATE};
 
-/// Certificates that expire sooner are worth a word.
+/// Days before its expiry from which a certificate is worth a warning.
 const SOON_DAYS: i64 = 30;
+
+/// Most files of a folder that are named.
+const NAMED: usize = 20;
 
 /// Make certificates of a party, and explain them.
 #[derive(Debug, clap::Args)]
@@ -28,7 +37,7 @@ Examples:
   petnet certs show ./certs/server.crt
   petnet certs init --party party_a --out ./certs --renew
 
-Exit codes: 0 done; show: valid, 1 failed; show: not valid, 2 wrong arguments")]
+Exit codes: 0 done; show: valid, 1 failed; show: not valid, 2 wrong arguments; show: no certificate that can be read")]
 pub(crate) struct Certs {
     #[command(subcommand)]
     command: Command,
@@ -83,7 +92,7 @@ struct Init {
 Example:
   petnet certs show ./certs/server.crt
 
-Exit codes: 0 valid, 1 not valid or not readable, 2 wrong arguments")]
+Exit codes: 0 valid, 1 not valid, 2 wrong arguments, or the file has no certificate that can be read")]
 struct Show {
     /// The file
     #[arg(value_name = "FILE")]
@@ -122,7 +131,7 @@ impl Init {
             folder::make(&self.out, &self.party, &names, days)
         };
         if let Err(why) = done {
-            eprintln!("petnet certs: {why}");
+            complain!("petnet certs: {why}");
             return Exit::Failed;
         }
         self.tell();
@@ -156,15 +165,18 @@ impl Init {
 
 impl Show {
     fn run(self) -> Exit {
-        let read = std::fs::read(&self.file).map_err(|e| e.to_string());
+        let read = regular::read_any(&self.file).map_err(|why| match why.kind() {
+            ErrorKind::IsADirectory => is_a_folder(&self.file),
+            _ => why.to_string(),
+        });
         let (all, pem) = match read.and_then(|pem| explain::all(&pem).map(|all| (all, pem))) {
             Ok(found) => found,
             Err(why) => {
-                eprintln!("petnet certs: {}: {why}", self.file.display());
+                complain!("petnet certs: {}: {why}", self.file.display());
                 return Exit::WrongSettings;
             }
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed());
+        let now = explain::now();
         let mut wrong = Vec::new();
         for (n, one) in all.iter().enumerate() {
             if !self.json {
@@ -176,9 +188,13 @@ impl Show {
             wrong.extend(wrongs(one, n, all.len(), now));
         }
         wrong.extend(key_beside(&self.file, &pem, !self.json));
+        let notes = notes(&self.file, &pem, &all[0]);
         if self.json {
-            say(&serde_json::json!({ "certificates": all, "wrong": wrong }).to_string());
+            say_json(&serde_json::json!({ "certificates": all, "notes": notes, "wrong": wrong }));
         } else {
+            for note in &notes {
+                say(&format!("note: it {note}"));
+            }
             for why in &wrong {
                 say(&format!("WRONG: {why}"));
             }
@@ -187,14 +203,36 @@ impl Show {
     }
 }
 
+/// What to say of a folder: it names the files in it that may be meant.
+fn is_a_folder(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let has_one = |file: &Path| {
+        let found = file.extension().is_none_or(|end| end != "key").then(|| regular::read(file));
+        matches!(found, Some(Ok(pem)) if pem::certificates(&pem).is_ok())
+    };
+    let meant = files.map(|file| file.path()).filter(|file| has_one(file));
+    let mut names: Vec<_> =
+        meant.filter_map(|file| Some(escape(&file.file_name()?.to_string_lossy()))).take(NAMED).collect();
+    names.sort();
+    if names.is_empty() {
+        return "it is a folder, and there is no file with a certificate in it; name a file".into();
+    }
+    format!("it is a folder; name one of the files with certificates in it: {}", names.join(", "))
+}
+
 fn wrongs(one: &Explained, n: usize, of: usize, now: i64) -> Vec<String> {
     let mut wrong = Vec::new();
     let place = format!("certificate {}", n + 1);
     match one.validity(now) {
         Validity::Now(_) => {}
-        Validity::Expired(days) => wrong.push(format!("{place} expired {days} days ago; make a new one")),
+        Validity::Expired(days) => {
+            wrong.push(format!("{place} expired {} ago; make a new one", text::days(days)));
+        }
         Validity::NotYet(days) => {
-            wrong.push(format!("{place} is not valid before {days} days from now; is the clock right?"));
+            wrong.push(format!(
+                "{place} is not valid before {} from now; is the clock right?",
+                text::days(days)
+            ));
         }
     }
     if n + 1 < of && !one.signed_by_next {
@@ -220,11 +258,6 @@ fn explained(one: &Explained, now: i64) -> Vec<String> {
         format!("key        {}", one.key),
         format!("for        {}", purposes(one)),
     ];
-    if matches!(one.purpose, Purpose::Serving | Purpose::Neither) {
-        lines.push(
-            "note: it does not say \"client authentication\": as a gateway's, peers will refuse it".into(),
-        );
-    }
     if matches!(one.validity(now), Validity::Now(days) if days < SOON_DAYS) {
         lines.push("note: it expires soon; petnet certs init --renew makes a new one".into());
     }
@@ -253,22 +286,70 @@ fn purposes(one: &Explained) -> &'static str {
 
 fn left(one: &Explained, now: i64) -> String {
     match one.validity(now) {
-        Validity::Now(days) => format!("{days} days left"),
-        Validity::Expired(days) => format!("EXPIRED {days} days ago"),
-        Validity::NotYet(days) => format!("NOT VALID before {days} days from now"),
+        Validity::Now(days) => format!("{} left", text::days(days)),
+        Validity::Expired(days) => format!("EXPIRED {} ago", text::days(days)),
+        Validity::NotYet(days) => format!("NOT VALID before {} from now", text::days(days)),
     }
 }
 
-/// What is wrong with the key of the same name, where there is one.
+/// Why gateways will not believe a certificate, by the same judgement as `petnet doctor` and the start of a gateway, as far
+/// as this folder shows it: by the authority beside it, where there is one, and under the name that it has. A file
+/// `server.crt` counts as a gateway's whatever is in it.
+fn notes(file: &Path, pem: &[u8], first: &Explained) -> Vec<String> {
+    let names = || first.dns.iter().chain(&first.ip);
+    let is_gateways = file.file_name().is_some_and(|name| name == CERTIFICATE);
+    let is_root = first.purpose == Purpose::Authority && first.uris.is_empty() && names().next().is_none();
+    let Ok(chain) = pem::certificates(pem) else { return Vec::new() };
+    if is_root && !is_gateways {
+        return Vec::new();
+    }
+    let shown_as = if first.purpose == Purpose::Calling && !is_gateways { As::Program } else { As::Gateway };
+    let name = names().find(|name| ServerName::try_from((*name).clone()).is_ok());
+    let mut notes = Vec::new();
+    if let Some((own, parties)) = entry(file, first, name) {
+        notes.extend(tls::disbelieved(&chain, shown_as, &own, &Arc::new(parties)));
+    }
+    if let Some(kind) = unusable_key(&chain[0]) {
+        notes.push(format!("cannot be used: {kind}; {GOOD_KEYS}"));
+    }
+    if shown_as == As::Gateway && name.is_none() {
+        notes.push(
+            "has no DNS name and no address: as a gateway's, nobody will believe it, however it is called"
+                .into(),
+        );
+    }
+    notes
+}
+
+/// What a party file would say of the party that the certificate names, with that name and with the authority beside it.
+fn entry(file: &Path, first: &Explained, name: Option<&String>) -> Option<(PartyId, Parties)> {
+    /// A port to complete the address; nobody connects to it.
+    const PORT: u16 = 1235;
+    let own = first.parties.first().or(name).map_or("its party", String::as_str);
+    let own = PartyId::new(own).ok()?;
+    let host = name.map_or("-", String::as_str);
+    let url = if host.contains(':') { format!("[{host}]:{PORT}") } else { format!("{host}:{PORT}") };
+    let beside = file.with_file_name("ca.crt");
+    let roots = regular::read(&beside).ok().filter(|_| beside != file);
+    let roots = roots.filter(|pem| pem::certificates(pem).is_ok()).unwrap_or_default();
+    let connection = Connection {
+        kind: ConnectionType::Direct,
+        url,
+        certificates: String::from_utf8_lossy(&roots).into_owned(),
+        whitelist: Vec::new(),
+    };
+    Some((own.clone(), Parties { parties: [(own, vec![connection])].into() }))
+}
+
+/// What is wrong with the key file of the same name, where there is one.
 fn key_beside(file: &Path, pem: &[u8], tell: bool) -> Option<String> {
     let path = file.with_extension("key");
     if path == file || !path.exists() {
         return None;
     }
     let shown = path.display();
-    let key = match std::fs::read(&path).map_err(|e| e.to_string()).and_then(|bytes| {
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| format!("no private key in it: {e}"))
-    }) {
+    let key = match regular::read(&path).map_err(|e| e.to_string()).and_then(|bytes| pem::private_key(&bytes))
+    {
         Ok(key) => key,
         Err(why) => return Some(format!("{shown}: {why}")),
     };
@@ -286,4 +367,69 @@ fn key_beside(file: &Path, pem: &[u8], tell: bool) -> Option<String> {
 fn date(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|time| time.format(&Rfc3339).ok());
     time.unwrap_or_else(|| seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::testing::party;
+    use crate::tls::certs::make::{Authority, Wanted};
+
+    #[test]
+    fn what_no_gateway_will_believe_is_noted_by_the_authority_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, other) =
+            (Authority::new(&party("a"), 9).unwrap(), Authority::new(&party("a"), 9).unwrap());
+        let told_of = |name: &str, pem: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, pem).unwrap();
+            notes(&file, pem.as_bytes(), &explain::all(pem.as_bytes()).unwrap()[0])
+        };
+        let told = |pem: &str| told_of("server.crt", pem);
+        let gateway = |authority: &Authority, names: &Names| {
+            authority.issue(&Wanted::gateway(&party("a"), names, 9).unwrap()).unwrap().certificate
+        };
+        let here = Names::this_machine();
+        assert_eq!(told(&gateway(&ours, &here)), Vec::<String>::new(), "nobody is beside it");
+        std::fs::write(folder.path().join("ca.crt"), ours.pair().certificate).unwrap();
+        assert_eq!(told(&gateway(&ours, &here)), Vec::<String>::new());
+        let program = ours.issue(&Wanted::program(&party("a"), 9).unwrap()).unwrap();
+        assert_eq!(
+            told_of("client.crt", &program.certificate),
+            Vec::<String>::new(),
+            "a program serves nobody"
+        );
+        assert!(
+            told(&program.certificate).iter().any(|note| note.contains("has no DNS name")),
+            "but here it should"
+        );
+        let notes = told(&gateway(&other, &here));
+        assert!(
+            notes.len() == 1 && notes[0].contains("is not signed by any of the certificates"),
+            "{notes:?}"
+        );
+    }
+
+    /// It used to be shown as "an authority" with nothing wrong with it.
+    #[test]
+    fn an_authority_without_names_is_judged_where_it_stands_for_a_gateways() {
+        let folder = tempfile::tempdir().unwrap();
+        let pem = Authority::new(&party("a"), 9).unwrap().pair().certificate;
+        let told = |name: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, &pem).unwrap();
+            notes(&file, pem.as_bytes(), &explain::all(pem.as_bytes()).unwrap()[0])
+        };
+        assert_eq!(told("ca.crt"), Vec::<String>::new());
+        std::fs::remove_file(folder.path().join("ca.crt")).unwrap();
+        for beside in [false, true] {
+            let notes = told("server.crt").join("\n");
+            for part in ["is that of an authority", "tells no party", "has no DNS name and no address"] {
+                assert!(notes.contains(part), "beside its own: {beside}: no {part:?} in {notes}");
+            }
+            told("ca.crt");
+        }
+    }
 }

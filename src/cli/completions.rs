@@ -1,12 +1,13 @@
-//! `petnet completions`: what a shell needs to complete our words.
+//! `petnet completions`: prints what a shell needs to complete our command line.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
-use super::{Arguments, Exit};
+use crate::cli::Arguments;
+use crate::cli::terminal::exit::Exit;
 
 /// Print the completions of a shell.
 #[derive(Debug, clap::Args)]
@@ -25,11 +26,15 @@ pub(crate) struct Completions {
 
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
-        // Into memory first: the generator panics where it cannot write, as on a closed pipe.
+        // Into memory first: the generator panics where it cannot write, for example on a closed pipe.
         let mut text = Vec::new();
         generate(self.shell, &mut Arguments::command(), "petnet", &mut text);
         let mut stdout = std::io::stdout().lock();
-        stdout.write_all(&text).and_then(|()| stdout.flush()).context("cannot write to stdout")?;
+        match stdout.write_all(&text).and_then(|()| stdout.flush()) {
+            // The reader of the pipe has enough.
+            Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
+            written => written.context("cannot write to stdout")?,
+        }
         Ok(Exit::Ok)
     }
 }

@@ -1,11 +1,14 @@
 //! `petnet doctor`: what is wrong between here and the peers, and what to do about it.
 
+pub(crate) mod checks;
+
+use std::path::Path;
 use std::time::Duration;
 
-use super::Exit;
-use super::local::say;
+use crate::cli::doctor::checks::{Depth, Level, examine, refusals};
+use crate::cli::terminal::exit::Exit;
+use crate::cli::terminal::say::say;
 use crate::config::{self, RawSettings, duration};
-use crate::doctor::{Depth, Level, examine};
 
 /// Check settings, certificates, disk, and the way to every peer; changes nothing.
 ///
@@ -33,11 +36,22 @@ pub(crate) struct Doctor {
 }
 
 impl Doctor {
+    /// Reports what a running gateway refused: it goes on with what was there before the mistakes, so they would go
+    /// unnoticed.
+    async fn tell_of_refusals(&self) {
+        let Some(folder) = self.settings.get("DATA_DIR") else { return };
+        let folder = Path::new(&folder.value);
+        for finding in refusals(folder, self.timeout).await {
+            complain!("the gateway that runs on {}:\n{finding}", folder.display());
+        }
+    }
+
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let checked = match config::look(&self.settings) {
             Ok(checked) => checked,
             Err(mistakes) => {
-                eprintln!("petnet doctor: {mistakes}");
+                complain!("petnet doctor: {mistakes}");
+                self.tell_of_refusals().await;
                 return Ok(Exit::WrongSettings);
             }
         };

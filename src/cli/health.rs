@@ -1,7 +1,7 @@
-//! `petnet health`: whether a gateway serves, for those who look after it: the health check of a container, scripts.
+//! `petnet health`: whether a gateway serves, for whatever looks after it: the health check of a container, or scripts.
 //!
 //! Without an address or certificates it finds the gateway that was started with the same environment, so that a container
-//! needs no settings of its own for it.
+//! needs no extra settings for it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,24 +11,28 @@ use anyhow::{Context, anyhow, bail};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
-use super::Exit;
-use super::client::{self, GatewayAddress, PAUSE, failure};
-use super::local::say;
+use crate::cli::messages::client::{self, GatewayAddress, PAUSE, failure};
+use crate::cli::messages::patience::{self, Port};
+use crate::cli::terminal::exit::Exit;
+use crate::cli::terminal::say::say;
 use crate::config::duration;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
+use crate::rules::mistake::in_a_line;
+use crate::server::health_service::SEND;
 use crate::tls::{Own, myself};
 
-/// One question, with connecting.
+/// Longest time for one question, including connecting.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where a gateway is when nobody says.
+/// Address of a gateway where none is given.
 const DEFAULT_ADDRESS: &str = "localhost:1235";
 const DEFAULT_PEM_PATH: &str = "/app/certs";
 
 /// Ask whether a gateway serves.
 ///
-/// It serves when it accepts messages; while it starts, stops or after an error of its disk it does not. On the gateway's own
+/// It serves when it hands out messages and delivers them; while it starts, stops or after an error of its disk it does not. One
+/// that is full serves, and that it is full is said. On the gateway's own
 /// machine nothing need be said: address and certificates are found by `LISTEN_ADDR` and `PEM_PATH`, as the gateway has them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -37,7 +41,7 @@ Examples:
   petnet health --gateway gateway.a.example:1235 --certs ./certs --wait 30s
 
 Exit codes:
-  0  it serves
+  0  it serves, full or not
   1  it does not, is not there, or lets us not ask
   2  wrong arguments")]
 pub(crate) struct Health {
@@ -58,12 +62,19 @@ pub(crate) struct Health {
     wait: Duration,
 }
 
+/// What a gateway that serves accepts.
+enum Takes {
+    All,
+    /// It is full: it hands messages out and delivers them, but accepts none.
+    NothingNew,
+}
+
 impl Health {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let gateway = match self.address() {
             Ok(gateway) => gateway,
             Err(why) => {
-                eprintln!("petnet health: {why:#}");
+                complain!("petnet health: {}", crate::cli::terminal::causes::in_words(&why));
                 return Ok(Exit::WrongSettings);
             }
         };
@@ -74,11 +85,20 @@ impl Health {
                 asked.unwrap_or_else(|_| Err(anyhow!("no answer from {gateway} within {ASK_TIMEOUT:?}")));
             let left = deadline.saturating_duration_since(Instant::now());
             match answer {
-                Ok(()) => {
+                Ok(Takes::All) => {
                     say("SERVING");
                     return Ok(Exit::Ok);
                 }
-                Err(why) if left.is_zero() => return Err(why),
+                Ok(Takes::NothingNew) => {
+                    say(
+                        "SERVING, but FULL: new messages are refused until there is room; petnet status says more",
+                    );
+                    return Ok(Exit::Ok);
+                }
+                Err(why) if left.is_zero() => {
+                    let is_a_page = patience::look_at(&gateway).await == Port::Page;
+                    return Err(if is_a_page { client::is_a_page(&gateway) } else { why });
+                }
                 Err(_) => sleep(PAUSE.min(left)).await,
             }
         }
@@ -95,7 +115,7 @@ impl Health {
         Ok(gateway)
     }
 
-    async fn ask(&self, gateway: &str) -> anyhow::Result<()> {
+    async fn ask(&self, gateway: &str) -> anyhow::Result<Takes> {
         let mut health = HealthClient::new(self.channel(gateway).await?);
         let answer = health.check(HealthCheckRequest::default()).await.map_err(|status| {
             let why = failure(&status);
@@ -105,19 +125,24 @@ impl Health {
             )
         })?;
         match answer.into_inner().status() {
-            ServingStatus::Serving => Ok(()),
+            ServingStatus::Serving => {
+                // An older gateway does not know this name.
+                let sends = health.check(HealthCheckRequest { service: SEND.into() }).await;
+                let full = sends.is_ok_and(|sends| sends.into_inner().status() == ServingStatus::NotServing);
+                Ok(if full { Takes::NothingNew } else { Takes::All })
+            }
             other => bail!("the gateway at {gateway} is {}", other.as_str_name()),
         }
     }
 
-    /// Certificates are read anew each time: they may come while we wait.
+    /// Certificates are read again each time: they may appear while we wait.
     async fn channel(&self, gateway: &str) -> anyhow::Result<Channel> {
-        // An empty variable counts as not set, as everywhere.
+        // As everywhere, an empty variable counts as not set.
         let set = |folder: &&Path| !folder.as_os_str().is_empty();
         let given = self.certs.as_deref().filter(set);
         let pem_path = Some(self.pem_path.as_path()).filter(set).unwrap_or(Path::new(DEFAULT_PEM_PATH));
         if given.is_none()
-            && let Some(own) = Own::load(pem_path).map_err(|mistakes| anyhow!(mistakes.join("; ")))?
+            && let Some(own) = Own::load(pem_path).map_err(|mistakes| anyhow!(in_a_line(&mistakes)))?
         {
             let tls = myself(&own).map_err(|why| anyhow!("server.crt in {}: {why}", pem_path.display()))?;
             return client::secured(gateway, tls).await.with_context(|| {
@@ -132,7 +157,7 @@ impl Health {
     }
 }
 
-/// Where one on the same machine reaches a gateway that listens there.
+/// The address at which a program on the same machine reaches a gateway that listens on `listens`.
 fn reached_at(listens: &str) -> anyhow::Result<String> {
     let address: SocketAddr = listens.parse().with_context(|| {
         format!("LISTEN_ADDR: {listens:?}: expected an IP address and a port, such as [::]:1235")

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::CommandFactory;
 
-use super::{Arguments, Exit};
+use crate::cli::Arguments;
+use crate::cli::terminal::exit::Exit;
 
 /// Write the manual pages, one for each sub-command.
 ///
@@ -37,7 +38,7 @@ impl Man {
     }
 }
 
-/// The page of a command, and those below it.
+/// Writes the page of a command and those of its sub-commands.
 fn write_pages(command: &clap::Command, folder: &Path) -> std::io::Result<()> {
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         write_pages(sub, folder)?;

@@ -1,44 +1,28 @@
-//! The sub-commands, a file each, and what they share: arguments, exit codes, the runtime.
+//! The sub-commands, one file each, and what they share: arguments, exit codes, the runtime.
 //!
-//! Invariant: results go to stdout, everything else to stderr; an exit code of 0 means that what was asked for
-//! happened.
+//! Invariant: results go to stdout, everything else to stderr; exit code 0 means that what was asked for happened.
 
-mod admin;
+/// Prints one line on stderr. `eprintln!` would panic where nobody reads it.
+macro_rules! complain {
+    ($($words:tt)*) => { $crate::cli::terminal::say::complained(format_args!($($words)*)) };
+}
+
 mod certs;
-mod client;
 mod completions;
-mod crashtest;
-mod dead;
-mod doctor;
-#[cfg(test)]
-mod fake;
+pub(crate) mod doctor;
+pub(crate) mod folder;
 mod health;
-mod local;
-mod mailbox;
+pub(crate) mod local;
 mod man;
-mod migrate;
-mod progress;
-mod queue;
-mod quickstart;
-mod recv;
-mod repair;
-mod send;
+pub(crate) mod messages;
+pub(crate) mod operate;
 mod serve;
-mod signals;
-mod status;
-mod streams;
-mod table;
-mod track;
-mod verify;
+pub(crate) mod terminal;
 
-use std::future::Future;
+use crate::cli::terminal::exit::{Exit, block_on};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-
-/// How long background work may take to end once a command has its result.
-const RUNTIME_GRACE: Duration = Duration::from_secs(2);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -62,57 +46,29 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Sub {
     Serve(serve::Serve),
-    Send(send::Send),
-    Recv(recv::Recv),
-    Quickstart(quickstart::Quickstart),
-    Verify(verify::Verify),
-    Repair(repair::Repair),
-    Migrate(migrate::Migrate),
-    Crashtest(crashtest::Crashtest),
+    Send(messages::send::Send),
+    Recv(messages::recv::Recv),
+    Quickstart(local::quickstart::Quickstart),
+    Verify(folder::verify::Verify),
+    Repair(folder::repair::Repair),
+    Migrate(folder::migrate::Migrate),
+    Crashtest(local::crashtest::Crashtest),
     Certs(certs::Certs),
     Doctor(doctor::Doctor),
     Health(health::Health),
     Completions(completions::Completions),
     Man(man::Man),
-    Status(status::Status),
-    Queue(queue::Queue),
-    Dead(dead::Dead),
-    Mailbox(mailbox::Mailbox),
-    Track(track::Track),
+    Status(operate::status::Status),
+    Queue(operate::queue::Queue),
+    Dead(operate::dead::Dead),
+    Mailbox(operate::mailbox::Mailbox),
+    Track(operate::track::Track),
 }
 
-/// How a command ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// 0
-    Ok,
-    /// 1
-    Failed,
-    /// 2
-    WrongSettings,
-    /// 3
-    CouldNotStart,
-    /// 4
-    Poisoned,
-    /// 5
-    NotThere,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Ok => 0,
-            Exit::Failed => 1,
-            Exit::WrongSettings => 2,
-            Exit::CouldNotStart => 3,
-            Exit::Poisoned => 4,
-            Exit::NotThere => 5,
-        })
-    }
-}
-
-/// Runs the sub-command and gives the exit code of the process.
+/// Runs the sub-command and returns the exit code of the process.
 pub fn run(arguments: Arguments) -> ExitCode {
+    keep_to_ourselves(&arguments.command);
+    hush_fenced_panics();
     let exit = match arguments.command {
         Sub::Serve(serve) => serve.run(),
         Sub::Send(send) => reported(block_on(send.run())),
@@ -136,19 +92,40 @@ pub fn run(arguments: Arguments) -> ExitCode {
     exit.into()
 }
 
-fn reported(result: anyhow::Result<Exit>) -> Exit {
-    result.unwrap_or_else(|error| {
-        eprintln!("petnet: {error:#}");
-        if error.is::<admin::NotThere>() { Exit::NotThere } else { Exit::Failed }
-    })
+/// Makes what a command writes readable only by its user, whatever the umask, if it may contain messages: they are for the
+/// gateway's clients, not for everybody who has an account on the machine.
+fn keep_to_ourselves(command: &Sub) {
+    use rustix::fs::Mode;
+    let has_messages = matches!(
+        command,
+        Sub::Serve(_)
+            | Sub::Verify(_)
+            | Sub::Repair(_)
+            | Sub::Migrate(_)
+            | Sub::Dead(_)
+            | Sub::Quickstart(_)
+            | Sub::Crashtest(_)
+    );
+    if has_messages {
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    }
 }
 
-/// Runs a command to its end. What it left running in the background does not hold the process.
-pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(command);
-    runtime.shutdown_timeout(RUNTIME_GRACE);
-    result
+/// A panic of a library that is answered with an error need not be shown to people.
+fn hush_fenced_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !petnet_storage::is_fenced() {
+            usual(panic);
+        }
+    }));
+}
+
+fn reported(result: anyhow::Result<Exit>) -> Exit {
+    result.unwrap_or_else(|error| {
+        complain!("petnet: {}", terminal::table::harmless(&terminal::causes::in_words(&error)));
+        if error.is::<operate::admin::NotThere>() { Exit::NotThere } else { Exit::Failed }
+    })
 }
 
 #[cfg(test)]
@@ -207,6 +184,8 @@ mod tests {
             "mailbox release",
             "mailbox release m --prefix m",
             "mailbox release --prefix=",
+            "mailbox release m --all",
+            "mailbox release --all --prefix m",
             "queue show b m --json --payload",
         ] {
             let words = std::iter::once("petnet").chain(line.split(' '));
@@ -219,6 +198,7 @@ mod tests {
             "queue ls",
             "queue ls b --after 7 --limit 1000",
             "dead drop --all --peer b",
+            "mailbox release --all --sender b",
             "dead retry 1 #2",
             "status --watch --json",
             "status --watch 5",

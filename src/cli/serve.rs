@@ -1,23 +1,24 @@
-//! `petnet serve`: settings, logging, the gateway, a signal, the end.
+//! `petnet serve`: reads settings, starts logging and the gateway, and waits for a signal to stop.
 
 use std::io::Read;
 use std::time::Duration;
 
-use petnet_storage::PartyId;
+use petnet_storage::{OpenError, PartyId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::signals::{Hangup, StopSignals};
-use super::{Exit, block_on};
-use crate::config::{self, Checked, RawSettings, Settings, TlsClientAuth};
-use crate::doctor::OTHER_FILES;
-use crate::gateway::Gateway;
-use crate::parties::Parties;
+use crate::cli::doctor::checks::OTHER_FILES;
+use crate::cli::terminal::exit::{Exit, block_on};
+use crate::cli::terminal::signals::{Hangup, Meaningless, StopSignals};
+use crate::config::{self, Checked, RawSettings, Settings};
+use crate::gateway::lifecycle::{Gateway, StartError};
+use crate::rules::parties::Parties;
 use crate::telemetry;
+use crate::tls::client_auth::TlsClientAuth;
 
-/// Room for the last sync after running calls had their grace time.
+/// Time for the last sync after running calls had their grace time.
 const LAST_SYNC: Duration = Duration::from_secs(30);
 
 /// Run a gateway.
@@ -35,8 +36,8 @@ Example:
 Exit codes:
   0  stopped by a signal, everything accepted is kept
   1  another failure
-  2  settings or party file wrong; nothing was started
-  3  could not start (port or data folder in use, disk error)
+  2  settings or party file wrong, or other gateways on the same Redis have other settings; nothing was started
+  3  could not start (port or data folder in use, disk error, a file that the system failed to read)
   4  a write to the disk failed; start it again to read back from disk")]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -51,14 +52,14 @@ impl Serve {
         let checked = match config::check(&self.settings) {
             Ok(checked) => checked,
             Err(mistakes) => {
-                eprintln!("petnet serve: {mistakes}");
-                return Exit::WrongSettings;
+                complain!("petnet serve: {mistakes}");
+                return if mistakes.all_pass() { Exit::CouldNotStart } else { Exit::WrongSettings };
             }
         };
         let _telemetry = match telemetry::start(&checked.logging, &checked.settings.party) {
             Ok(telemetry) => telemetry,
             Err(why) => {
-                eprintln!("petnet serve: cannot start the threads of the log: {why}");
+                complain!("petnet serve: cannot start the threads of the log: {why}");
                 return Exit::CouldNotStart;
             }
         };
@@ -71,10 +72,15 @@ impl Serve {
 
 async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> {
     let Checked { settings, parties, notices, .. } = checked;
-    let (mut signals, mut hangup) = (StopSignals::listen()?, Hangup::listen()?);
+    let (mut signals, mut hangup, _ignored) =
+        (StopSignals::listen()?, Hangup::listen()?, Meaningless::ignore());
     let orphaned = stdin_end(stop_with_stdin);
     tokio::pin!(orphaned);
-    for notice in notices.into_iter().chain(open_files(settings.limits.connections)) {
+    let limits = open_files(settings.limits.connections)
+        .into_iter()
+        .chain(file_size())
+        .chain(crate::tls::clock_complaint());
+    for notice in notices.into_iter().chain(limits) {
         warn!("{notice}");
     }
     let (grace, served) = (settings.shutdown_grace, Served::of(&settings, &parties));
@@ -83,7 +89,8 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
             Ok(gateway) => gateway,
             Err(why) => {
                 error!("cannot start: {why}");
-                return Ok(Exit::CouldNotStart);
+                let is_setting = matches!(why, StartError::Store(OpenError::Settings { .. }));
+                return Ok(if is_setting { Exit::WrongSettings } else { Exit::CouldNotStart });
             }
         },
         signal = signals.next() => {
@@ -131,7 +138,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     })
 }
 
-/// What the start line says besides what was found.
+/// What the start line says besides what was found on the disk.
 struct Served {
     party: PartyId,
     tls: &'static str,
@@ -157,7 +164,7 @@ impl Served {
         }
     }
 
-    /// Who starts gateways waits for the words "PARTY serves on ADDRESS, ".
+    /// Prints the start line. Programs that start gateways wait for the words "PARTY serves on ADDRESS, ".
     fn tell(&self, gateway: &Gateway) {
         let Self { party, tls, store, peers } = self;
         let (version, address) = (env!("CARGO_PKG_VERSION"), gateway.local_addr());
@@ -166,7 +173,7 @@ impl Served {
     }
 }
 
-/// Takes as many file descriptors as the system allows; what to say when they are too few for `connections`.
+/// Takes as many file descriptors as the system allows; returns a warning if they are too few for `connections`.
 fn open_files(connections: usize) -> Option<String> {
     let allowed = getrlimit(Resource::Nofile);
     if let Err(why) = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }) {
@@ -182,8 +189,19 @@ fn open_files(connections: usize) -> Option<String> {
     })
 }
 
-/// Resolves when stdin ends; never when not `wanted`. A thread of its own: a read of stdin cannot be interrupted, and
-/// must not hold the runtime when a signal comes first.
+/// A warning if files of this process may not be as large as those of the store.
+fn file_size() -> Option<String> {
+    /// The largest file of a store whose segments and index have their usual sizes.
+    const USUAL: u64 = 1 << 30;
+    let limit = getrlimit(Resource::Fsize).current.filter(|limit| *limit < USUAL)?;
+    Some(format!(
+        "a file of this process may have {limit} bytes: log files are made smaller than that, and what else grows beyond it \
+         (the index on disk, files of the log) cannot be written; raise the limit (ulimit -f, LimitFSIZE)"
+    ))
+}
+
+/// Resolves when stdin ends; never if not `wanted`. It uses a thread of its own, because a read of stdin cannot be
+/// interrupted and must not hold up the runtime when a signal comes first.
 async fn stdin_end(wanted: bool) {
     let (ended, end) = oneshot::channel::<()>();
     if wanted {
@@ -194,7 +212,7 @@ async fn stdin_end(wanted: bool) {
             drop(ended);
         };
         if std::thread::Builder::new().name("stdin".into()).spawn(watch).is_ok() {
-            // The sender is only ever dropped: an error is the end.
+            // The sender is only ever dropped, so an error means the end of stdin.
             drop(end.await);
             return;
         }

@@ -1,39 +1,62 @@
-//! The files that tell who is who: the party file and our certificate. Read at start, and again while running.
+//! The files that say who is who: the party file and our certificate. Read at start, and again while running.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use petnet_storage::PartyId;
+use rustls::pki_types::CertificateDer;
 
-use crate::identity::{NoIdentity, named};
-use crate::parties::Parties;
-use crate::tls::{self, CERTIFICATE, Own};
+use crate::rules::identity::{NoIdentity, named};
+use crate::rules::mistake::Mistake;
+use crate::rules::parties::Parties;
+use crate::rules::text;
+use crate::tls::certs::explain::{self, Validity};
+use crate::tls::words::{GOOD_KEYS, unusable_root};
+use crate::tls::{self, As, CERTIFICATE, Own};
 
 /// What the files say.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Files {
     pub(crate) parties: Parties,
-    /// `None`: plaintext.
+    /// `None` means plaintext.
     pub(crate) own_certificate: Option<Own>,
 }
 
-/// Reads both. Gives them with what the operator should know, or every mistake.
+/// What is wrong with each of the two files; neither is put into force then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) party_file: Vec<Mistake>,
+    /// Mistakes in our own certificate and key, in the folder `PEM_PATH`.
+    pub(crate) certificates: Vec<Mistake>,
+}
+
+impl Refused {
+    /// All mistakes, those of the party file first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Mistake> {
+        self.party_file.iter().chain(&self.certificates)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+}
+
+/// Reads both. Returns them with notices for the operator, or every mistake.
 pub(crate) fn read(
     party_file: &Path,
     pem_path: &Path,
     own: Option<&PartyId>,
-) -> Result<(Files, Vec<String>), Vec<String>> {
-    let mut mistakes = Vec::new();
+) -> Result<(Files, Vec<String>), Refused> {
+    let mut mistakes = Refused::default();
     let mut notices = Vec::new();
-    let parties = parties(party_file, own, &mut mistakes, &mut notices);
+    let parties = parties(party_file, own, &mut mistakes.party_file, &mut notices);
     let own_certificate = Own::load(pem_path).unwrap_or_else(|found| {
-        mistakes.extend(found);
+        mistakes.certificates.extend(found);
         None
     });
     if let (Some(certificate), Some(parties), Some(own)) = (&own_certificate, &parties, own) {
         notices.extend(certificate.notices.clone());
-        let found = judge(certificate, (party_file, pem_path), own, parties);
-        mistakes.extend(found.0);
-        notices.extend(found.1);
+        notices.extend(judge(certificate, (party_file, pem_path), own, parties, &mut mistakes));
     }
     match parties {
         Some(parties) if mistakes.is_empty() => Ok((Files { parties, own_certificate }, notices)),
@@ -44,7 +67,7 @@ pub(crate) fn read(
 fn parties(
     path: &Path,
     own: Option<&PartyId>,
-    mistakes: &mut Vec<String>,
+    mistakes: &mut Vec<Mistake>,
     notices: &mut Vec<String>,
 ) -> Option<Parties> {
     let (parties, found) = match Parties::load(path) {
@@ -64,42 +87,45 @@ fn parties(
     }
     if let Some(own) = own.filter(|own| !parties.contains(own)) {
         let known: Vec<_> = parties.parties.keys().map(PartyId::as_str).collect();
-        mistakes.push(format!(
-            "PARTY: \"{own}\" is not in the party file {file}, which has: {}",
-            if known.is_empty() { "nobody".into() } else { known.join(", ") }
-        ));
+        let known = if known.is_empty() { "nobody".into() } else { known.join(", ") };
+        let why = format!("PARTY: \"{own}\" is not in the party file {file}, which has: {known}");
+        mistakes.push(why.into());
     }
     Some(parties)
 }
 
-/// Whether others will believe us, and whom we can believe: mistakes and notices. Without TLS nobody looks at the
-/// certificates of a party file, and PETNet's examples hold none that are real.
+/// Judges whether others will believe us and whom we can believe, as mistakes and notices. Without TLS nobody looks at the
+/// certificates in a party file, and PETNet's examples contain no real ones.
 fn judge(
     certificate: &Own,
     (party_file, pem_path): (&Path, &Path),
     own: &PartyId,
     parties: &Parties,
-) -> (Vec<String>, Vec<String>) {
-    let (mut mistakes, mut notices) = (Vec::new(), Vec::new());
-    let file = pem_path.join(CERTIFICATE);
-    let file = file.display();
+    mistakes: &mut Refused,
+) -> Vec<String> {
+    let mut notices = Vec::new();
+    let file = pem_path.join(CERTIFICATE).display().to_string();
     match certificate.certificate().map(|certificate| named(certificate, parties)) {
-        Some(Ok(party)) if party == *own => {}
-        Some(Ok(party)) => {
-            mistakes.push(format!("PEM_PATH: {file} is the certificate of {party}, not of {own}"));
+        Some(Ok(party)) if party != *own => {
+            let why = format!("PEM_PATH: {file} is the certificate of {party}, not of {own}");
+            mistakes.certificates.push(why.into());
         }
-        Some(Err(why @ NoIdentity::Nobody(_))) => {
-            notices.push(format!("{file}: {why}; other gateways will not take messages from this one"));
+        // Also for a certificate that names nobody: there may be further reasons why peers do not believe it.
+        Some(Ok(_) | Err(NoIdentity::Nobody(_))) => {
+            notices.extend(not_believed(certificate, &file, own, parties));
         }
-        Some(Err(why)) => mistakes.push(format!("PEM_PATH: {file}: {why}")),
+        Some(Err(why)) => mistakes.certificates.push(format!("PEM_PATH: {file}: {why}").into()),
         None => {}
     }
+    let mistakes = &mut mistakes.party_file;
     for (party, connections) in &parties.parties {
         for (n, connection) in
             connections.iter().enumerate().filter(|(_, c)| !c.certificates.trim().is_empty())
         {
-            if let Err(why) = tls::roots(&connection.certificates) {
-                mistakes.push(format!("{}: {party}.petnet[{n}].certificates: {why}", party_file.display()));
+            let place = format!("{}: {party}.petnet[{n}].certificates", party_file.display());
+            match tls::roots(&connection.certificates) {
+                Ok(roots) => notices.extend(roots_in_doubt(&place, party, &roots)),
+                Err(why) => mistakes.push(format!("{place}: {why}").into()),
             }
         }
     }
@@ -112,13 +138,48 @@ fn judge(
         ));
     }
     for (party, connections) in parties.parties.iter().filter(|(party, _)| *party != own) {
-        if connections.iter().any(|c| c.url.starts_with("http://")) {
-            notices.push(format!("messages to {party} go in PLAINTEXT: its url begins with http://"));
-        } else if !connections.is_empty() && !has_roots(party) {
+        for (n, connection) in connections.iter().enumerate() {
+            if let Err(why) = tls::server_name(&connection.url) {
+                mistakes.push(format!("{}: {party}.petnet[{n}].url: {why}", party_file.display()).into());
+            }
+        }
+        if !connections.is_empty() && !has_roots(party) {
             notices.push(format!(
                 "the party file has no certificates for {party}: nothing can be delivered to it, nor it to us"
             ));
         }
     }
-    (mistakes, notices)
+    notices
+}
+
+/// Why no peer will believe our certificate, one line per reason, judged by the roots and urls in our own entry.
+pub(crate) fn not_believed(certificate: &Own, file: &str, own: &PartyId, parties: &Parties) -> Vec<String> {
+    let reasons = tls::disbelieved(certificate.chain(), As::Gateway, own, &Arc::new(parties.clone()));
+    reasons.into_iter().map(|why| format!("NO PEER WILL BELIEVE {file}: it {why}")).collect()
+}
+
+/// Notices about roots that can prove nothing, or soon will not.
+fn roots_in_doubt(place: &str, party: &PartyId, roots: &[CertificateDer<'_>]) -> Vec<String> {
+    let mut notices = Vec::new();
+    for (n, root) in roots.iter().enumerate() {
+        let which = format!("{place}: certificate {} of {}", n + 1, roots.len());
+        if let Some(kind) = unusable_root(root) {
+            notices.push(format!(
+                "{which} proves nothing: {kind}; ask {party} for an authority with another ({GOOD_KEYS})"
+            ));
+        }
+        match explain::validity(root) {
+            Some(Validity::Expired(days)) => notices.push(format!(
+                "{which} expired {} ago; gateways of this kind go by it still, other programs do not: ask {party} for \
+                 its next root",
+                text::days(days)
+            )),
+            Some(Validity::NotYet(days)) => notices.push(format!(
+                "{which} is not valid before {} from now; is the clock of this machine right?",
+                text::days(days)
+            )),
+            _ => {}
+        }
+    }
+    notices
 }

@@ -1,22 +1,27 @@
-//! The settings as given: one table makes the flags, the environment variables, their help and their defaults.
+//! The settings as given: one table defines the flags, the environment variables, their help and their defaults.
 //!
-//! Invariant: nothing is judged here. A value is text with the place it came from, so that `config` can report
-//! every mistake at once; clap would stop at the first.
+//! Invariant: nothing is judged here. A value is text with the place it came from, so that `config` can report every
+//! mistake at once; clap would stop at the first.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
+
+use super::misspelt;
+use crate::rules::mistake::Mistake;
+use crate::rules::text;
 
 /// One setting: an environment variable and the flag of the same name.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     /// Name of the environment variable; the flag is the same in lower case with dashes.
     pub name: &'static str,
-    /// Other name of the environment variable, looked up when the first is not set.
+    /// Alternative name of the environment variable, looked up when the first is not set.
     pub other_name: Option<&'static str>,
-    /// What holds when nothing is given.
+    /// The value when nothing is given.
     pub default: Option<&'static str>,
     /// Placeholder in the help.
     pub value: &'static str,
@@ -24,7 +29,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-/// Behind the name of a setting: its value is the one that holds when none is given.
+/// Appended to the name of a setting whose value is the default.
 const DEFAULT: &str = " (default)";
 
 const fn setting(
@@ -53,7 +58,18 @@ pub const SETTINGS: &[Setting] = &[
         "Where clients and peers connect; port 0 picks a free one",
     ),
     setting("HTTP_LISTEN_ADDR", Some("127.0.0.1:1236"), "IP:PORT", "Metrics and status page; `off`: neither"),
-    setting("MESSAGE_TTL", Some("3600"), "TIME", "How long an arrived message stays; 0 = for ever"),
+    setting(
+        "MESSAGE_TTL",
+        Some("3600"),
+        "TIME",
+        "How long a message stays after it was first read; 0 = for ever",
+    ),
+    setting(
+        "UNREAD_TTL",
+        Some("604800"),
+        "TIME",
+        "How long a message that nobody read stays, before it becomes a dead letter; 0 = for ever",
+    ),
     setting("SEND_TTL", Some("604800"), "TIME", "How long a message may wait for its peer; 0 = for ever"),
     setting(
         "RECV_WAIT_MS",
@@ -196,6 +212,12 @@ pub const SETTINGS: &[Setting] = &[
         "Keep messages in Redis instead of the data folder: redis://, rediss://, redis+sentinel://, or several nodes of a cluster",
     ),
     setting(
+        "REDIS_URL_FILE",
+        None,
+        "FILE",
+        "Read REDIS_URL from this file, so that its password is in no environment and no list of processes",
+    ),
+    setting(
         "REDIS_WAIT_REPLICAS",
         Some("0"),
         "N",
@@ -206,6 +228,12 @@ pub const SETTINGS: &[Setting] = &[
         Some("5"),
         "TIME",
         "How long an answer of Redis may take, and calls wait for a lost one",
+    ),
+    setting(
+        "REDIS_SETTINGS",
+        Some("same"),
+        "same|set",
+        "set: lifetimes, quotas and MESSAGE_ID_REUSE of this gateway become those of all on this Redis; same: refused if others run with other ones",
     ),
     setting(
         "REDIS_ALLOW_VOLATILE",
@@ -223,7 +251,7 @@ pub const SETTINGS: &[Setting] = &[
         "LOGGING_LEVEL",
         Some("INFO"),
         "LEVEL",
-        "DEBUG, INFO, WARNING, ERROR or CRITICAL; RUST_LOG overrides it",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL, or a number, as in Python; RUST_LOG overrides it",
     ),
     Setting {
         name: "LOGGING_MODE",
@@ -257,7 +285,7 @@ impl Setting {
         let arg = Arg::new(self.name)
             .long(self.flag())
             .env(self.name)
-            // A value may be a secret, and help that differs by machine helps nobody.
+            // A value may be a secret, and help that differs between machines is of no use.
             .hide_env_values(true)
             .value_name(self.value)
             .value_parser(clap::value_parser!(OsString))
@@ -278,7 +306,7 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Nobody gave it.
+    /// Whether the value is the default, because nobody gave one.
     pub(crate) fn is_default(&self) -> bool {
         self.place.ends_with(DEFAULT)
     }
@@ -288,6 +316,8 @@ impl Given {
 #[derive(Debug, Clone, Default)]
 pub struct RawSettings {
     given: BTreeMap<&'static str, Given>,
+    /// Notices about names in the environment that are probably misspelt; one line each.
+    pub(crate) misspelt: Vec<String>,
 }
 
 impl RawSettings {
@@ -311,7 +341,19 @@ impl RawSettings {
         self.given.get(name)
     }
 
-    /// An empty value counts as not given: compose files often pass `REDIS_URL=`.
+    /// These settings; where `REDIS_URL_FILE` names a file, with the `REDIS_URL` read from it.
+    pub(crate) fn with_redis_url(&self) -> Result<Self, Mistake> {
+        let mut read = self.clone();
+        let Some(file) = self.get("REDIS_URL_FILE") else { return Ok(read) };
+        if let Some(url) = self.get("REDIS_URL") {
+            return Err(format!("{}: {} is given as well; give one of the two", file.place, url.place).into());
+        }
+        let url = redis_url(Path::new(&file.value)).map_err(|why| why.at(&file.place))?;
+        read.put("REDIS_URL", url, file.place.clone());
+        Ok(read)
+    }
+
+    /// Stores a value. An empty one counts as not given: compose files often pass `REDIS_URL=`.
     fn put(&mut self, name: &'static str, value: String, place: String) {
         if !value.is_empty() {
             self.given.insert(name, Given { value, place });
@@ -319,6 +361,8 @@ impl RawSettings {
     }
 
     fn read(&mut self, matches: &ArgMatches) {
+        let names: Vec<_> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        self.misspelt = misspelt::suspects(names.iter().map(String::as_str));
         for setting in SETTINGS {
             let default = || setting.default.map(|d| (d.to_string(), format!("{}{DEFAULT}", setting.name)));
             let text = |value: &OsString| value.to_string_lossy().into_owned();
@@ -340,6 +384,17 @@ impl RawSettings {
                 self.put(setting.name, value, place);
             }
         }
+    }
+}
+
+/// The only line of the file, which is never shown.
+pub(crate) fn redis_url(file: &Path) -> Result<String, Mistake> {
+    let text = text::read(file)
+        .map_err(|why| Mistake::of_io(format!("cannot read {}: {why}", file.display()), &why))?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (lines.next(), lines.next()) {
+        (Some(url), None) => Ok(url.to_owned()),
+        _ => Err(format!("{} must hold one line, the url", file.display()).into()),
     }
 }
 

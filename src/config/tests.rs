@@ -1,13 +1,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use crate::telemetry::options::{LogFiles, LogFormat, LogLevel, LogMode};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use time::OffsetDateTime;
 
 use super::*;
-use crate::certs::make::{Authority, Names, Pair, Wanted};
 use crate::testing::party;
+use crate::tls::certs::make::{Authority, Names, Pair, Wanted};
 
 const PARTIES: &str = r#"{"party_a": {"petnet": []}, "party_b": {"petnet": [{"url": "b:1235"}]}}"#;
 
@@ -40,8 +41,20 @@ impl Place {
     }
 
     fn mistakes(&self, more: &[(&str, &str)]) -> Vec<String> {
-        self.check(more).unwrap_err().0
+        self.check(more).unwrap_err().0.iter().map(ToString::to_string).collect()
     }
+}
+
+#[test]
+fn a_life_of_unread_messages_that_is_shorter_than_that_of_read_ones_is_told() {
+    let place = Place::new();
+    let told = |more: &[(&str, &str)]| {
+        let notices = place.check(more).unwrap().notices;
+        notices.iter().any(|notice| notice.contains("UNREAD_TTL is below MESSAGE_TTL"))
+    };
+    assert!(!told(&[]) && !told(&[("UNREAD_TTL", "1h")]) && !told(&[("UNREAD_TTL", "0")]));
+    assert!(told(&[("UNREAD_TTL", "59m")]) && told(&[("MESSAGE_TTL", "0")]));
+    assert!(!told(&[("MESSAGE_TTL", "0"), ("UNREAD_TTL", "0")]));
 }
 
 #[test]
@@ -52,6 +65,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.listen_addr.to_string(), "[::]:1235");
     assert_eq!(settings.http_listen_addr.map(|addr| addr.to_string()).as_deref(), Some("127.0.0.1:1236"));
     assert_eq!(settings.message_ttl, Some(HOUR));
+    assert_eq!(settings.unread_ttl, Some(Duration::from_secs(604_800)));
     assert_eq!(settings.send_ttl, Some(7 * DAY));
     assert_eq!(settings.recv_wait, Duration::from_secs(1));
     assert_eq!(settings.max_message_bytes, 256 << 20);
@@ -86,7 +100,7 @@ fn every_mistake_is_reported_at_once_with_its_place() {
         ("LOGGING_LEVEL", "chatty"),
         ("RETRY_CAP", "1ms"),
     ]);
-    // `PARTY` of the fixture stands, for an empty value is none; everything else is wrong.
+    // `PARTY` of the fixture stays in force, because an empty value counts as none; everything else is wrong.
     for place in [
         "party_b.petnet[0].url",
         "LISTEN_ADDR: \"localhost\"",
@@ -210,7 +224,7 @@ fn party_is_required_and_must_be_in_the_party_file() {
     assert!(mistakes[0].starts_with("PARTY: not set"), "{mistakes:?}");
 }
 
-/// A certificate of `party_a` by its own authority, in the folder of certificates; its root.
+/// Puts a certificate of `party_a`, signed by its own authority, into the folder of certificates; returns its root.
 fn give_certificate(place: &Place, wanted: impl FnOnce(&Authority) -> Pair) -> String {
     let authority = Authority::new(&party("party_a"), 10).unwrap();
     let pair = wanted(&authority);
@@ -294,7 +308,7 @@ fn what_an_operator_should_know_of_a_certificate_is_told() {
     assert!(notices.contains("names no party") && !notices.contains("chmod"), "{notices}");
 }
 
-/// openssl's forms of keys: PKCS#1 of RSA, SEC1 of elliptic curves, PKCS#8 of both.
+/// openssl's key formats: PKCS#1 for RSA, SEC1 for elliptic curves, PKCS#8 for both.
 #[test]
 fn keys_of_every_usual_form_are_taken() {
     let place = Place::new();
@@ -318,6 +332,42 @@ fn keys_of_every_usual_form_are_taken() {
         openssl(make);
         let checked = place.check(&[]);
         assert!(checked.is_ok_and(|c| c.settings.own_certificate.is_some()), "{key}");
+    }
+}
+
+#[test]
+fn more_than_the_process_may_take_is_told_with_the_settings_that_take_it() {
+    let place = Place::new();
+    let settings = place.check(&[]).unwrap().settings;
+    let told = |memory, peers| {
+        let raw = RawSettings::default();
+        let mut check = Checker { raw: &raw, mistakes: Vec::new(), notices: Vec::new(), memory };
+        check.memory(&settings, peers);
+        check.notices
+    };
+    assert!(told(None, 9).is_empty() && told(Some(64 << 30), 9).is_empty());
+    let notices = told(Some(256 << 20), 2);
+    for part in ["beyond 256 MiB of memory", "MAX_CALL_BYTES", "each of 2 peers (MAX_IN_FLIGHT_BYTES)"] {
+        assert!(notices.len() == 1 && notices[0].contains(part), "{notices:?}");
+    }
+}
+
+/// systemd does not restart a program that exits with 2, and the next try would have succeeded.
+#[test]
+fn what_the_system_fails_for_a_moment_is_nobodys_mistake() {
+    let place = Place::new();
+    // On Linux, reading at address 0 fails with EIO.
+    let failing = ("CONFIG_FILE_PATH", "/proc/self/mem");
+    let failed = place.check(&[failing]).unwrap_err();
+    assert!(failed.all_pass(), "{failed}");
+    assert!(
+        failed.to_string().contains("may pass") && failed.to_string().contains("/proc/self/mem"),
+        "{failed}"
+    );
+    let both = place.check(&[failing, ("RETRY_CAP", "1ms")]).unwrap_err();
+    assert!(!both.all_pass() && both.to_string().starts_with("2 mistakes"), "{both}");
+    for missing in [("CONFIG_FILE_PATH", "/no/such/file"), ("DATA_DIR", "/no/such/folder")] {
+        assert!(!place.check(&[missing]).unwrap_err().all_pass(), "{missing:?}");
     }
 }
 
@@ -361,6 +411,33 @@ fn redis_takes_the_place_of_the_data_folder_and_its_password_is_never_shown() {
         let mistakes = place.mistakes(&[url, wrong[n]]);
         assert!(mistakes.len() == 1 && mistakes[0].contains(name), "{mistakes:?}");
     }
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn the_url_of_redis_can_come_from_a_file_and_is_never_shown() {
+    let place = Place::new();
+    let file = place.path("redis-url");
+    fs::write(&file, "\u{feff}redis://:hunter2@host/1\r\n").unwrap();
+    let checked = place.check(&[("REDIS_URL_FILE", &file)]).unwrap();
+    assert_eq!(checked.settings.redis.as_ref().unwrap().url.to_string(), "redis://host:6379/1");
+    assert!(!format!("{checked:?}").contains("hunter2"));
+    assert!(!Path::new(&place.path("data")).exists(), "the data folder of an embedded store was made");
+
+    let both = place.mistakes(&[("REDIS_URL_FILE", &file), ("REDIS_URL", "redis://:hunter2@host")]);
+    assert!(both.len() == 1 && both[0].contains("give one of the two"), "{both:?}");
+    fs::write(&file, "redis://:hunter2@host:port\n").unwrap();
+    let wrong = place.mistakes(&[("REDIS_URL_FILE", &file)]);
+    assert!(wrong[0].starts_with("REDIS_URL_FILE: ") && !wrong[0].contains("hunter2"), "{wrong:?}");
+    fs::write(&file, "a\nb\n").unwrap();
+    assert!(place.mistakes(&[("REDIS_URL_FILE", &file)])[0].contains("must hold one line"));
+    assert!(place.mistakes(&[("REDIS_URL_FILE", "/no/such/file")])[0].contains("cannot read /no/such/file"));
+    let party = party("party_a");
+    fs::write(&file, "redis://:hunter2@host/1").unwrap();
+    assert!(
+        redis_options(&format!("file:{file}"), &party)
+            .is_ok_and(|o| o.url.to_string() == "redis://host:6379/1")
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Readings of single values: sizes, durations, addresses, choices.
+//! Parses single values: sizes, durations, addresses, choices.
 //!
-//! Invariant: every reading is total. Nothing is clamped or guessed; what cannot be meant literally is an error
-//! that says what is expected.
+//! Invariant: every parser is total. Nothing is clamped or guessed; a text that cannot be meant literally is an error that
+//! says what is expected.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -82,7 +82,7 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// One of a few words, in any case.
+/// One of a few words, in any letter case.
 pub(crate) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();

@@ -1,7 +1,7 @@
 //! Finding messages for clients, and waiting for them.
 //!
-//! Invariants: a receive that waits is registered before it looks, so nothing that arrives is missed; it goes on waiting while
-//! the store cannot be read, and looks again when it can.
+//! Invariants: a receive that waits is registered before it looks, so it misses nothing that arrives; it goes on waiting
+//! while the store cannot be read, and looks again when it can be, with or without a notification.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,27 @@ use std::time::Duration;
 use petnet_storage::{FromSender, Held, Message, MessageId, StoreError, StoreState};
 use tokio::time::Instant;
 
-use super::{Mailbox, Refusal};
-use crate::calls::Call;
+use super::Mailbox;
+use super::handed::Handing;
+use crate::rules::refusal::Refusal;
 
-/// Pause before a message that could not be read is read again, unless the store says itself that it is back.
+/// Pause before a message that could not be read is tried again, unless the store itself reports that it is back.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// The caller that asks for a message.
+pub(crate) trait Asking: Sync {
+    /// The caller's number, by which waits are counted.
+    fn caller(&self) -> u64;
+    /// Makes room for a message of `len` bytes in the memory of calls, waiting for it if necessary.
+    fn make_room(&self, len: u64) -> impl Future<Output = ()> + Send;
+}
+
 impl Mailbox {
-    /// Finds a message for a client, waiting up to `wait` for it; `None`: not there yet.
+    /// Finds a message for a client, waiting up to `wait` for it; `None` if it is not there yet. `caller` is the one that
+    /// waits.
     pub(crate) async fn find(
         &self,
+        caller: u64,
         from: &FromSender,
         id: &MessageId,
         wait: Duration,
@@ -28,33 +39,35 @@ impl Mailbox {
         if wait.is_zero() {
             return self.look(from, id, until).await;
         }
-        // Registered before the look: what arrives between the two wakes us.
+        // Registered before the look, so that a message that arrives between the two wakes us.
         let mut look_again = self.waiters.look_again();
-        let waiter = self.waiters.register(from.clone(), id.clone());
+        let waiter = self.waiters.register(caller, from.clone(), id.clone());
         let mut found = self.look(from, id, until).await;
-        // Too many wait already: this one asks again, as it would have to with an old gateway.
+        // Too many wait already: this caller has to ask again, as it would with an old gateway.
         let Some(mut waiter) = waiter else { return found };
+        // Whether a look has succeeded and found nothing; an arrival since then would have woken us.
+        let mut was_absent = false;
         loop {
-            // A store that cannot be read for now is no answer yet.
-            if !matches!(found, Ok(None) | Err(Refusal::CannotLook(_))) {
+            // That the store cannot be read at the moment is not yet an answer.
+            let is_away = matches!(found, Err(Refusal::CannotLook(_)));
+            if !is_away && !matches!(found, Ok(None)) {
                 return found;
             }
+            was_absent |= !is_away;
             tokio::select! {
                 biased;
                 message = waiter.message() => return Ok(Some(message)),
                 () = self.draining.cancelled() => return Ok(None),
-                () = tokio::time::sleep_until(until) => return found,
+                () = tokio::time::sleep_until(until) => return if was_absent { Ok(None) } else { found },
                 Ok(()) = look_again.changed() => {}
+                // After a look that was refused there may be no signal: nothing announces that the next look would succeed.
+                () = tokio::time::sleep(TRY_AGAIN), if is_away => {}
             }
-            found = self.look(from, id, until).await.or_else(|refusal| match (refusal, found) {
-                // It was not there when that could be seen, and would have been told of.
-                (Refusal::CannotLook(_), Ok(None)) => Ok(None),
-                (refusal, _) => Err(refusal),
-            });
+            found = self.look(from, id, until).await;
         }
     }
 
-    /// Finds a message that is there. A store that does not answer is not waited for beyond `until`.
+    /// Finds a message that is there. Does not wait beyond `until` for a store that does not answer.
     async fn look(&self, from: &FromSender, id: &MessageId, until: Instant) -> Result<Option<Held>, Refusal> {
         let opened = tokio::select! {
             biased;
@@ -64,7 +77,7 @@ impl Mailbox {
         opened.map_err(cannot_look)
     }
 
-    /// Resolves at `until` or later, once the store cannot be reached.
+    /// Resolves at `until`, or later as soon as the store cannot be reached.
     async fn away_at(&self, until: Instant) -> Arc<str> {
         tokio::time::sleep_until(until).await;
         let mut state = self.engine.state();
@@ -78,34 +91,33 @@ impl Mailbox {
         }
     }
 
-    /// Hands a client a message, as [`find`](Self::find) does, in memory. `call` makes room for it.
+    /// Hands a client a message in memory, after finding it as [`find`](Self::find) does.
     pub(crate) async fn receive(
         &self,
+        asking: &impl Asking,
         from: FromSender,
         id: &str,
         wait: Duration,
-        call: Option<&Call>,
     ) -> Result<Option<Message>, Refusal> {
         let id = MessageId::new(id)?;
         let until = Instant::now() + wait;
         let mut wait = wait;
         loop {
-            let Some(held) = self.find(&from, &id, wait).await? else { return Ok(None) };
+            let Some(held) = self.find(asking.caller(), &from, &id, wait).await? else { return Ok(None) };
             let (len, limit) = (held.payload.len(), self.max_message_bytes);
             if len > limit {
                 return Err(Refusal::NeedsStream { len, limit });
             }
-            if let Some(call) = call {
-                call.room_for_answer(len).await;
-            }
+            asking.make_room(len).await;
+            let handing = Handing::new(&from, &held);
             match held.read().await {
-                // It ended meanwhile; there may be another one.
+                // The message ended meanwhile; there may be another one.
                 Err(StoreError::Gone { .. }) => {}
-                // It is there, and Redis went away before it was read.
+                // The message is there, but Redis went away before it was read.
                 Err(StoreError::Unavailable(why)) => self.until_back(until, why).await?,
                 read => {
                     let message = read?;
-                    self.record.read(message.sender.as_ref(), &message.id, message.sequence, len);
+                    self.handed(&handing);
                     return Ok(Some(message));
                 }
             }
@@ -113,7 +125,7 @@ impl Mailbox {
         }
     }
 
-    /// A moment, or until the store may be back; at `until` there is nothing more to wait for.
+    /// Waits a moment, or until the store may be back; fails at `until`, when there is nothing more to wait for.
     async fn until_back(&self, until: Instant, why: Arc<str>) -> Result<(), Refusal> {
         let mut look_again = self.waiters.look_again();
         let next = until.min(Instant::now() + TRY_AGAIN);
@@ -126,7 +138,7 @@ impl Mailbox {
     }
 }
 
-/// A reader asks again, and old ones do so only when they are told that it may be of use.
+/// Readers ask again, but old ones do so only if they are told that it may help.
 fn cannot_look(error: StoreError) -> Refusal {
     match error {
         StoreError::Unavailable(why) => Refusal::CannotLook(why),

@@ -1,10 +1,10 @@
 //! Warnings and errors that repeat: the first few go out, the others are counted, and one line says how many.
 //!
-//! A peer that is away, a full disk or a scanner at the port says the same a million times; who reads the log needs
-//! the reason and the number. Pure: the caller supplies the time.
+//! A peer that is away, a full disk or a scanner at the port says the same thing a million times; the reader of the log
+//! needs the reason and the number. Pure: the caller supplies the time.
 //!
 //! Invariant: bounded. At most [`TOLD`] lines of a kind and one count go out per [`WINDOW`], and at most [`KINDS`] kinds
-//! are told apart; beyond them, all lines of one place in the program are one kind.
+//! are distinguished; beyond them, all lines from one place in the program are one kind.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -14,12 +14,12 @@ use super::line::{Line, Value};
 
 /// Lines of a kind that go out before further ones are counted.
 const TOLD: u32 = 5;
-/// How long is counted before the count is told. What goes on then is counted from its first line.
+/// How long lines are counted before the count is reported. If they go on, the next window counts from its first line.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
-/// Kinds of lines that are told apart at a time.
+/// Kinds of lines that are distinguished at the same time.
 const KINDS: usize = 256;
 
-/// What repeats.
+/// The lines that repeat, by kind.
 #[derive(Debug)]
 pub(super) struct Collapse {
     window: Duration,
@@ -29,12 +29,12 @@ pub(super) struct Collapse {
 
 #[derive(Debug)]
 struct Repeats {
-    /// The window's.
+    /// When the window began.
     since: Instant,
-    /// Lines that may still go out in it.
+    /// Lines that may still go out in this window.
     left: u32,
     counted: u64,
-    /// What the count is about.
+    /// The line that the count is about.
     line: Line,
 }
 
@@ -42,26 +42,26 @@ struct Repeats {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Tell,
-    /// It is counted. `first`: the time until it is told begins to matter.
+    /// The line is counted. `first` means that from now on a count is due to be reported.
     Counted {
         first: bool,
     },
 }
 
 impl Collapse {
-    /// Counts are told after `window`: [`WINDOW`], but for tests.
+    /// Counts are reported after `window`, which is [`WINDOW`] except in tests.
     pub(super) fn new(window: Duration) -> Self {
         Self { window, hashing: RandomState::new(), kinds: HashMap::new() }
     }
 
-    /// A line from `place` in the program.
+    /// Decides what becomes of a line from `place` in the program.
     pub(super) fn see(&mut self, line: &Line, place: impl Hash, now: Instant) -> Verdict {
         let (mut kind, mut about) =
             (line.kind(&self.hashing, &place), Line::without_which as fn(Line) -> Line);
         if !self.kinds.contains_key(&kind) && self.kinds.len() >= KINDS {
             self.kinds.retain(|_, repeats| repeats.counted > 0 || !repeats.is_over(now, self.window));
             if self.kinds.len() >= KINDS {
-                // Only so many places are in the program.
+                // The program has only a limited number of places.
                 (kind, about) = (self.hashing.hash_one(place), Line::without_fields);
             }
         }
@@ -78,7 +78,7 @@ impl Collapse {
         Verdict::Counted { first: repeats.counted == 1 }
     }
 
-    /// When the next count is to be told; `None` while nothing is counted.
+    /// When the next count is to be reported; `None` while nothing is counted.
     pub(super) fn next(&self) -> Option<Instant> {
         self.kinds
             .values()
@@ -87,7 +87,7 @@ impl Collapse {
             .min()
     }
 
-    /// The counts whose window is over.
+    /// The counts whose window has ended.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Line> {
         let mut lines = Vec::new();
         self.kinds.retain(|_, repeats| {
@@ -95,13 +95,13 @@ impl Collapse {
                 return true;
             }
             lines.extend(repeats.take(now));
-            // It has just told a count: in the window that begins nothing else goes out.
+            // It has just reported a count: in the window that begins now, nothing else goes out.
             repeats.since == now
         });
         lines
     }
 
-    /// All counts, at the end.
+    /// All remaining counts, at the end.
     pub(super) fn drain(&mut self, now: Instant) -> Vec<Line> {
         self.kinds.drain().filter_map(|(_, mut repeats)| repeats.take(now)).collect()
     }
@@ -112,7 +112,7 @@ impl Repeats {
         now.saturating_duration_since(self.since) >= window
     }
 
-    /// The count as a line, and the next window.
+    /// Returns the count as a line, and begins the next window.
     fn take(&mut self, now: Instant) -> Option<Line> {
         if self.counted == 0 {
             return None;
@@ -120,8 +120,10 @@ impl Repeats {
         let repeated = std::mem::take(&mut self.counted);
         let seconds = now.saturating_duration_since(self.since).as_secs().max(1);
         self.since = now;
+        let times = if repeated == 1 { "time" } else { "times" };
         let Line { level, message, fields, target, .. } = &self.line;
-        let mut line = Line::new(*level, "", format!("{message} (repeated {repeated} times in {seconds} s)"));
+        let mut line =
+            Line::new(*level, "", format!("{message} (repeated {repeated} {times} in {seconds} s)"));
         line.target.clone_from(target);
         line.fields.clone_from(fields);
         Some(line.with("repeated", Value::Unsigned(repeated)))
@@ -142,7 +144,7 @@ mod tests {
             .with("message_id", Value::Text(id.to_string()))
     }
 
-    /// How many of `n` lines at one time go out.
+    /// How many of `n` simultaneous lines go out.
     fn told(collapse: &mut Collapse, peer: &str, n: u64, now: Instant) -> usize {
         (0..n).filter(|id| collapse.see(&about(peer, *id), 1, now) == Verdict::Tell).count()
     }
@@ -213,7 +215,7 @@ mod tests {
         let out: usize = (0..10_000).map(|n| told(&mut collapse, &letters(n), 1, start)).sum();
         assert!(out <= KINDS * TOLD as usize + TOLD as usize, "{out} lines went out");
         assert!(collapse.kinds.len() <= KINDS + 1);
-        // Those of long ago make room.
+        // Kinds from long ago make room.
         assert_eq!(told(&mut collapse, "another", 1, start + WINDOW), 1);
     }
 }

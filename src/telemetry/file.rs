@@ -1,12 +1,13 @@
-//! `petnet.log` in `LOGGING_DIR`: written line by line, renamed to `petnet.log.1` when it is full, the oldest removed.
+//! `petnet.log` in `LOGGING_DIR`: written line by line, renamed to `petnet.log.1` when it is full, with the oldest file
+//! removed.
 //!
-//! Invariant: the files together never take more than `LOGGING_FILES` times `LOGGING_FILE_BYTES` (a single longer line
-//! aside), and trouble with them never stops the gateway: lines that cannot be written are counted and dropped, stderr is
-//! told once, and the file itself when it takes lines again.
+//! Invariant: the files together never take more than `LOGGING_FILES` times `LOGGING_FILE_BYTES` (apart from a single
+//! longer line), and trouble with them never stops the gateway: lines that cannot be written are counted and dropped, which
+//! is reported once on stderr, and in the file itself when it can be written again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,19 +16,19 @@ use tracing::Level;
 use super::line::{Line, Value};
 use super::render::Look;
 use super::sink::{Target, dropped};
-use crate::config::LogFiles;
+use crate::telemetry::options::LogFiles;
 
-/// The file that is written.
+/// The file that is currently written.
 const NAME: &str = "petnet.log";
-/// After a line could not be written, others are dropped for so long before the file is tried again.
+/// After a line could not be written, further ones are dropped for this long before the file is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The files.
+/// The log file, its numbered predecessors, and the trouble with them.
 pub(super) struct LogFile {
     files: LogFiles,
     look: Look,
     open: Option<Open>,
-    /// Lines dropped since the trouble began; it is over when one is written.
+    /// Lines dropped since the trouble began; the trouble ends when a line is written.
     lost: u64,
     trouble: Option<Instant>,
 }
@@ -35,12 +36,12 @@ pub(super) struct LogFile {
 struct Open {
     file: File,
     len: u64,
-    /// When it was last seen to be the one of its name.
+    /// When it was last seen that this is still the file of that name.
     seen: Instant,
 }
 
 impl LogFile {
-    /// Opens nothing yet.
+    /// Starts without opening anything.
     pub(super) fn new(files: LogFiles, look: Look) -> Self {
         Self { files, look: Look { colours: false, ..look }, open: None, lost: 0, trouble: None }
     }
@@ -52,7 +53,7 @@ impl LogFile {
         }
     }
 
-    /// Writes one line, or counts it.
+    /// Writes one line, or counts it as dropped.
     fn write_at(&mut self, line: &[u8], now: Instant) {
         if self.trouble.is_some_and(|since| now.saturating_duration_since(since) < PAUSE) {
             self.drop_line();
@@ -71,7 +72,8 @@ impl LogFile {
         }
     }
 
-    /// Gives up a file that somebody removed or renamed: nobody would find the lines. Looks now and then.
+    /// Lets go of a file that somebody removed or renamed, because nobody would find the lines in it. Checks this now and
+    /// then.
     fn look_for_it(&mut self, now: Instant) {
         let path = self.path(0);
         let Some(open) = self.open.as_mut().filter(|open| now.saturating_duration_since(open.seen) >= PAUSE)
@@ -92,13 +94,13 @@ impl LogFile {
         dropped(1);
     }
 
-    /// On stderr: the file is what does not work.
+    /// Reports trouble on stderr, since the file is what does not work.
     fn tell(&self, why: &io::Error) {
         let text = "the log file cannot be written; lines are dropped from it until it can";
         let line = Line::new(Level::WARN, module_path!(), text)
             .with("path", Value::Text(self.path(0).display().to_string()))
             .with("error", Value::Text(why.to_string()));
-        // Without stderr there is nobody to tell.
+        // Without stderr there is nowhere to report it.
         drop(io::stderr().write_all(&self.look.render(&line)));
     }
 
@@ -119,11 +121,11 @@ impl LogFile {
         };
         if open.len > 0 && open.len + line.len() as u64 > self.files.bytes {
             self.rotate()?;
-            // The old one is closed, and so given up to others, when the new one is held.
+            // The old file is closed, and with it its lock released, before the new one is locked.
             open = self.open()?;
         }
         if let Err(why) = open.file.write_all(line) {
-            // No half lines. Where this fails, too, the next one begins on a line of its own.
+            // Leaves no half line. If this fails, too, the next line still begins on a line of its own.
             drop(open.file.set_len(open.len));
             return Err(why);
         }
@@ -132,15 +134,16 @@ impl LogFile {
         Ok(())
     }
 
-    /// Goes on at the end of what is there.
+    /// Opens the file, to continue at the end of what is there.
     fn open(&self) -> io::Result<Open> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(self.path(0))?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.path(0))?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 let text = "another process writes to it; each gateway needs a LOGGING_DIR of its own";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
             }
-            // A file system without locks is no reason to have no log.
+            // A file system without locks is no reason to go without a log.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         let mut len = file.metadata()?.len();
@@ -149,7 +152,7 @@ impl LogFile {
             file.seek(SeekFrom::Start(len - 1))?;
             file.read_exact(&mut last)?;
             if last != *b"\n" {
-                // The process or the disk ended within a line.
+                // The process or the disk failed within a line.
                 file.write_all(b"\n")?;
                 len += 1;
             }
@@ -157,7 +160,7 @@ impl LogFile {
         Ok(Open { file, len, seen: Instant::now() })
     }
 
-    /// Everything moves on by one number. A crash in between leaves a gap in the numbers, which the next time closes.
+    /// Moves every file on by one number. A crash in between leaves a gap in the numbers, which the next rotation closes.
     fn rotate(&self) -> io::Result<()> {
         self.remove_beyond()?;
         if self.files.count == 1 {
@@ -172,7 +175,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Removes those of a time when `LOGGING_FILES` was larger.
+    /// Removes files from a time when `LOGGING_FILES` was larger.
     fn remove_beyond(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.files.dir)? {
             let entry = entry?;
@@ -197,7 +200,7 @@ impl Target for LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LogFormat;
+    use crate::telemetry::options::LogFormat;
 
     fn log(dir: &tempfile::TempDir, bytes: u64, count: usize) -> LogFile {
         let look = Look { format: LogFormat::Text, colours: false, party: "party_a".into() };
@@ -235,7 +238,7 @@ mod tests {
         now += 2 * PAUSE;
         log.write_at(b"three\n", now);
         assert_eq!(read(&log, 0), "three\n");
-        // The folder, too: what is lost meanwhile is counted.
+        // The folder disappears, too: what is lost meanwhile is counted.
         fs::rename(&log.files.dir, dir.path().join("gone")).unwrap();
         now += 2 * PAUSE;
         log.write_at(b"four\n", now);

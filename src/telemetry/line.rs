@@ -1,6 +1,6 @@
-//! One log line before it is text: what every sink and the counting of repeated lines see of an event.
+//! One log line before it becomes text: what every sink and the counting of repeated lines see of an event.
 //!
-//! Invariant: bounded. Clients choose message ids and peers choose the texts of errors; a value of a line is cut after
+//! Invariant: bounded. Clients choose message ids and peers choose the texts of errors; a value in a line is cut after
 //! [`LONGEST_VALUE`].
 
 use std::borrow::Cow;
@@ -12,12 +12,12 @@ use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-/// Bytes of the message, and of each field, that are kept.
+/// Bytes that are kept of the message and of each field.
 pub(super) const LONGEST_VALUE: usize = 4 << 10;
 
-/// Fields that say who; lines about two parties are never counted as the same.
+/// Fields that name a party; lines about two parties are never counted as the same.
 const WHO: &[&str] = &["peer", "sender", "caller", "party"];
-/// Fields that are another one each time, and no reason for another line.
+/// Fields that differ each time, and do not make the line a different one.
 const WHICH: &[&str] = &["message_id", "from", "file"];
 
 /// What a field holds.
@@ -30,7 +30,7 @@ pub(super) enum Value {
     Bool(bool),
 }
 
-/// A line.
+/// One log line.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub(super) at: OffsetDateTime,
@@ -41,7 +41,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A line of our own, now.
+    /// A line of our own, with the current time.
     pub(super) fn new(level: Level, target: &'static str, message: impl Into<String>) -> Self {
         let at = SystemTime::now().into();
         Self { at, level, target: target.into(), message: cut(message.into()), fields: Vec::new() }
@@ -62,15 +62,15 @@ impl Line {
     fn put(&mut self, name: &'static str, value: Value) {
         match (name, value) {
             ("message", Value::Text(text)) => self.message = text,
-            // Lines of libraries that use the `log` crate come with these: their own target, and where they are in the code.
+            // Lines from libraries that use the `log` crate carry these: their own target, and their place in the code.
             ("log.target", Value::Text(text)) => self.target = text.into(),
             (name, _) if name.starts_with("log.") => {}
             (name, value) => self.fields.push((name.strip_prefix("r#").unwrap_or(name), value)),
         }
     }
 
-    /// What is the same for lines that say the same: where in the program, the message, who it is about, and the words of
-    /// the other fields. Numbers in them, message ids and addresses make no difference.
+    /// What lines that say the same have in common: the place in the program, the message, whom it is about, and the words
+    /// of the other fields. Numbers in them, message ids and addresses make no difference.
     pub(super) fn kind(&self, hashing: &impl BuildHasher, place: impl Hash) -> u64 {
         let mut hasher = hashing.build_hasher();
         place.hash(&mut hasher);
@@ -86,7 +86,7 @@ impl Line {
         hasher.finish()
     }
 
-    /// Without the fields that hold for one of many only.
+    /// The line without the fields that hold for only one of many lines.
     pub(super) fn without_which(mut self) -> Self {
         self.fields.retain(|(name, value)| {
             !WHICH.contains(name) && (WHO.contains(name) || matches!(value, Value::Text(_)))
@@ -94,14 +94,14 @@ impl Line {
         self
     }
 
-    /// Without what it says about anybody.
+    /// The line without anything it says about a particular party.
     pub(super) fn without_fields(mut self) -> Self {
         self.fields.clear();
         self
     }
 }
 
-/// The text with each run of digits as one.
+/// Hashes the text with each run of digits treated as the same.
 fn words(text: &str, hasher: &mut impl Hasher) {
     for part in text.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()) {
         part.hash(hasher);
@@ -117,7 +117,7 @@ fn cut(text: String) -> String {
     format!("{}... ({} bytes more)", &text[..end], text.len() - end)
 }
 
-/// Keeps the beginning of what is written, and the number of bytes of the rest: a value may be as long as it likes.
+/// Keeps the beginning of what is written, and the number of bytes of the rest: a value may be of any length.
 #[derive(Default)]
 struct Beginning {
     text: String,

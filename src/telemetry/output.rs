@@ -1,6 +1,6 @@
-//! From an event to its sinks: made a line, counted where it repeats, written.
+//! From an event to its sinks: turned into a line, counted if it repeats, written.
 //!
-//! Invariant: whatever is counted is told, by a timer that runs only while something is counted, or at the end.
+//! Invariant: whatever is counted is reported, by a timer that runs only while something is counted, or at the end.
 
 use std::cell::Cell;
 use std::hash::Hash;
@@ -19,11 +19,11 @@ use super::render::Look;
 use super::sink::{Sink, lock};
 
 thread_local! {
-    /// This thread holds a lock of the output: another line from it would wait for itself.
+    /// Whether this thread holds a lock of the output: another line from it would wait for itself.
     static WRITING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// All ways out, and what repeats.
+/// All sinks, and the lines that repeat.
 #[derive(Debug)]
 pub(super) struct Output {
     sinks: Vec<(Look, Sink)>,
@@ -38,7 +38,7 @@ struct Repeats {
 }
 
 impl Output {
-    /// Counts of repeated lines are told after `window`.
+    /// Starts the output. Counts of repeated lines are reported after `window`.
     pub(super) fn start(sinks: Vec<(Look, Sink)>, window: Duration) -> io::Result<Arc<Self>> {
         let repeats = Mutex::new(Repeats { collapse: Collapse::new(window), ended: false });
         let output = Arc::new(Self { sinks, repeats, counted: Condvar::new() });
@@ -47,7 +47,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Tells counts when their time has come, until the end.
+    /// Reports counts when they are due, until the end.
     fn tell_counts(&self) {
         let mut repeats = lock(&self.repeats);
         while !repeats.ended {
@@ -98,12 +98,12 @@ impl Output {
         }
     }
 
-    /// Whether this thread is within [`Output::write`].
+    /// Whether this thread is inside [`Output::write`].
     pub(super) fn is_writing() -> bool {
         WRITING.get()
     }
 
-    /// The last counts, and everything that waits.
+    /// Writes the last counts, and everything that waits.
     pub(super) fn end(&self) {
         let lines = {
             let mut repeats = lock(&self.repeats);
@@ -118,7 +118,7 @@ impl Output {
     }
 }
 
-/// What `tracing` hands events to.
+/// The layer to which `tracing` hands events.
 pub(super) struct Lines(pub(super) Arc<Output>);
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -134,8 +134,8 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-    use crate::config::LogFormat;
     use crate::telemetry::collapse::WINDOW;
+    use crate::telemetry::options::LogFormat;
     use crate::telemetry::sink::Target;
 
     struct Kept(Sender<String>);
@@ -152,7 +152,7 @@ mod tests {
         (Output::start(vec![(look, Sink::direct(Kept(kept)))], window).unwrap(), lines)
     }
 
-    /// What is logged meanwhile, as values.
+    /// What `logs` logs, as JSON values.
     fn logged(logs: impl FnOnce()) -> Vec<serde_json::Value> {
         let (output, lines) = output(WINDOW);
         let subscriber = tracing_subscriber::registry().with(Lines(output.clone()));
@@ -196,7 +196,7 @@ mod tests {
     fn a_count_is_told_when_its_time_is_over_and_nothing_else_happens() {
         let (output, lines) = output(Duration::from_millis(20));
         let line = Line::new(Level::ERROR, "petnet", "no room");
-        // On a busy machine windows may end meanwhile: whatever happens, all are accounted for.
+        // On a busy machine windows may end meanwhile: whatever happens, every line is accounted for.
         (0..1000).for_each(|_| output.take(&line, 1));
         let mut told = 0;
         while told < 1000 {

@@ -1,7 +1,7 @@
 //! A line as text: for people, or as one JSON object.
 //!
-//! Invariant: one line is one line, and holds nothing that a terminal obeys. Message ids come from clients and errors
-//! from peers; a value of a field can make neither a line of its own nor another field.
+//! Invariant: one line stays one line, and contains nothing that a terminal obeys. Message ids come from clients and errors
+//! from peers; the value of a field can create neither a new line nor another field.
 
 use std::fmt::{self, Write};
 
@@ -9,23 +9,23 @@ use time::OffsetDateTime;
 use tracing::Level;
 
 use super::line::{Line, Value};
-use crate::config::LogFormat;
+use crate::telemetry::options::LogFormat;
 
-/// Keys that every JSON line has; a field of that name gets another.
+/// Keys that every JSON line has; a field with such a name gets another one.
 const KEYS: &[&str] = &["timestamp", "level", "party", "target", "message"];
 
 /// How lines look.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
     pub(super) format: LogFormat,
-    /// Colours, on a terminal.
+    /// Whether to use colours, for a terminal.
     pub(super) colours: bool,
     /// Our own party.
     pub(super) party: String,
 }
 
 impl Look {
-    /// The line with its end.
+    /// The line as text, including its end.
     pub(super) fn render(&self, line: &Line) -> Vec<u8> {
         let mut text = match self.format {
             LogFormat::Text => self.text(line),
@@ -74,7 +74,7 @@ impl Look {
             }
             match value {
                 Value::Text(value) => push_json_text(&mut text, value),
-                // JSON has no other numbers.
+                // JSON has no such numbers.
                 Value::Float(value) if !value.is_finite() => push_json_text(&mut text, &value.to_string()),
                 number => push_value(&mut text, number),
             }
@@ -84,7 +84,7 @@ impl Look {
     }
 }
 
-/// RFC 3339, UTC, always as long.
+/// The time in RFC 3339, UTC, always of the same length.
 fn timestamp(at: OffsetDateTime) -> String {
     let (date, time) = (at.date(), at.time());
     let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
@@ -92,7 +92,7 @@ fn timestamp(at: OffsetDateTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-/// Whether it stands for itself: no control character, no mark that turns or hides what stands beside it.
+/// Whether a character stands for itself: no control character, and no mark that turns or hides its neighbours.
 fn is_harmless(c: char) -> bool {
     matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1
 }
@@ -107,7 +107,7 @@ fn push_harmless(text: &mut String, from: &str) {
     }
 }
 
-/// Bare where it can only be read as one value, else quoted with escapes.
+/// Appends a value: bare if it can only be read as one value, otherwise quoted with escapes.
 fn push_value(text: &mut String, value: &Value) {
     match value {
         Value::Text(value) => {

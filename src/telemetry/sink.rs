@@ -1,7 +1,7 @@
-//! Where lines go: stderr or a file, by the thread that logs or by one of its own.
+//! Where lines go: stderr or a file, written by the thread that logs or by a separate one.
 //!
-//! Invariant: a thread of its own never makes anybody wait. What waits for it takes at most [`BUFFERED_BYTES`]; lines
-//! beyond are dropped and counted, and the next line that finds room comes behind one that says how many.
+//! Invariant: a separate thread never makes anybody wait. What waits for it takes at most [`BUFFERED_BYTES`]; further lines
+//! are dropped and counted, and the next line that finds room follows a line that says how many.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -14,14 +14,14 @@ use tracing::Level;
 use super::line::{Line, Value};
 use super::render::Look;
 
-/// Bytes of lines that may wait for a slow stderr, and as many for a slow disk.
+/// Bytes of lines that may wait for a slow stderr, and the same again for a slow disk.
 const BUFFERED_BYTES: usize = 8 << 20;
-/// How long the end of the process waits until what is buffered is written.
+/// How long the end of the process waits for buffered lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Log lines that did not reach stderr or the log file, since the process began.
+/// Log lines that did not reach stderr or the log file since the process began.
 pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -30,9 +30,9 @@ pub(super) fn dropped(lines: u64) {
     DROPPED.fetch_add(lines, Ordering::Relaxed);
 }
 
-/// What takes lines.
+/// Something that takes lines.
 pub(super) trait Target: Send + 'static {
-    /// Writes it, or counts it as dropped.
+    /// Writes the line, or counts it as dropped.
     fn write_line(&mut self, line: &[u8]);
 }
 
@@ -47,11 +47,11 @@ impl Target for Stderr {
     }
 }
 
-/// One way out.
+/// One way out for lines.
 pub(super) enum Sink {
-    /// The thread that logs writes.
+    /// The thread that logs also writes.
     Direct(Mutex<Box<dyn Target>>),
-    /// A thread of its own does.
+    /// A separate thread writes.
     Buffered(Arc<Buffer>),
 }
 
@@ -66,7 +66,7 @@ impl Sink {
         Self::Direct(Mutex::new(Box::new(target)))
     }
 
-    /// Direct where the system has no thread for it.
+    /// A buffered sink. Fails if the system has no thread for it.
     pub(super) fn buffered(target: impl Target, look: Look) -> io::Result<Self> {
         Buffer::start(target, look, BUFFERED_BYTES).map(Self::Buffered)
     }
@@ -78,7 +78,7 @@ impl Sink {
         }
     }
 
-    /// Writes what waits; nothing is taken after it.
+    /// Writes everything that waits; no line is taken after that.
     pub(super) fn end(&self) {
         if let Self::Buffered(buffer) = self {
             buffer.end(LAST_LINES);
@@ -86,7 +86,7 @@ impl Sink {
     }
 }
 
-/// Lines that wait for their thread.
+/// Lines that wait for the thread that writes them.
 pub(super) struct Buffer {
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -96,11 +96,11 @@ pub(super) struct Buffer {
 
 #[derive(Default)]
 struct Waiting {
-    /// Whole lines, one behind the other.
+    /// Whole lines, one after the other.
     lines: Vec<u8>,
-    /// Dropped since the last line that found room.
+    /// Lines dropped since the last one that found room.
     lost: u64,
-    /// Lines that the thread took and has not all written.
+    /// Lines that the thread has taken and not yet all written.
     writing: u64,
     ended: bool,
 }
@@ -143,7 +143,7 @@ impl Buffer {
         self.look.render(&Line::new(Level::WARN, module_path!(), text).with("lines", Value::Unsigned(lost)))
     }
 
-    /// All that waits, as soon as there is something; `None` at the end.
+    /// Takes everything that waits, as soon as there is something; `None` at the end.
     fn take(&self) -> Option<Vec<u8>> {
         let mut waiting = lock(&self.waiting);
         waiting.writing = 0;
@@ -167,7 +167,7 @@ impl Buffer {
         while waiting.writing > 0 || !waiting.lines.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // Some of those that the thread took may be out.
+                // Some of those that the thread took may have been written.
                 dropped(waiting.writing + count(&waiting.lines));
                 waiting.lines.clear();
                 return;
@@ -181,7 +181,7 @@ fn count(lines: &[u8]) -> u64 {
     lines.split_inclusive(|byte| *byte == b'\n').count() as u64
 }
 
-/// A panic while a line was written leaves nothing half done that another line could trip over.
+/// Locks even a poisoned mutex: a panic while a line was written leaves nothing half done that could harm another line.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -191,9 +191,9 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
-    use crate::config::LogFormat;
+    use crate::telemetry::options::LogFormat;
 
-    /// Passes lines on, each when it is let.
+    /// A target that passes each line on only when allowed to.
     struct Slow {
         begun: Sender<()>,
         may: Receiver<()>,
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    /// A buffer whose thread is about to write the first line until it is let.
+    /// A buffer whose thread is about to write the first line, and does so when allowed to.
     fn slow(limit: usize) -> (Arc<Buffer>, Sender<()>, Receiver<String>) {
         let ((written, lines), (let_go, may), (begun, begins)) = (channel(), channel(), channel());
         let look = Look { format: LogFormat::Text, colours: false, party: "party_a".into() };
@@ -254,7 +254,7 @@ mod tests {
         let_go.send(()).unwrap();
         assert_eq!(lines.recv().unwrap(), "first\n");
         let_go.send(()).unwrap();
-        // It took all the others before it wrote this one.
+        // The thread took all the other lines before it wrote this one.
         assert_eq!(lines.recv().unwrap(), "line\n");
         buffer.push(b"last\n");
         drop(let_go);

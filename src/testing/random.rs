@@ -1,4 +1,4 @@
-//! Random numbers for tests, which can be had again.
+//! Random numbers for tests, which can be reproduced.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl Random {
         Self { seed, state: seed }
     }
 
-    /// Steele and others' `SplitMix64`.
+    /// The next number, by `SplitMix64` (Steele and others).
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;

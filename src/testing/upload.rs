@@ -1,4 +1,4 @@
-//! A message of pieces, for the engine in memory.
+//! A message that comes in pieces, for the engine in memory.
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,19 +8,19 @@ use tonic_health::pb as standard;
 
 use super::tls::{Member, Shows, call, tls_settings};
 use super::*;
-use crate::config::TlsClientAuth;
 use crate::proto::health as own_health;
 use crate::proto::peer::Deliveries;
 use crate::proto::peer::peer_link_client::PeerLinkClient;
 use crate::proto::simple::ServerSimpleSendRequest;
-use crate::status::code;
+use crate::tls::client_auth::TlsClientAuth;
+use crate::wire::status::code;
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Came {
-    /// Served.
+    /// It was served.
     Yes,
-    /// The caller may not.
+    /// It was refused: the caller is not allowed.
     No,
     /// There was no connection to call over.
     Out,
@@ -30,7 +30,7 @@ fn of<T>(answer: Result<T, Status>) -> Came {
     match answer {
         Ok(_) => Came::Yes,
         Err(status) if status.code() == Code::PermissionDenied => Came::No,
-        // The client's end of the handshake was done before the server refused.
+        // The client's end of the handshake finished before the server refused.
         Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) => {
             Came::Out
         }
@@ -87,11 +87,11 @@ async fn tried(channel: &Channel, method: &str) -> Came {
     }
 }
 
-/// One row: what each method came to. Without a connection that is told at once or by the first call.
+/// One row of the table: the result for each method. A missing connection shows at once or with the first call.
 async fn row(a: &Running, server: &Member, shows: Shows<'_>) -> [Came; METHODS.len()] {
     let mut row = [Came::Out; METHODS.len()];
     for (method, came) in METHODS.iter().zip(&mut row) {
-        // A connection for each: one that the server ended must not decide about the next.
+        // A new connection for each: one that the server ended must not affect the next.
         if let Ok(channel) = tokio::time::timeout(LIMIT, call(a.addr, server, shows)).await.unwrap() {
             *came = tokio::time::timeout(LIMIT, tried(&channel, method)).await.unwrap();
         }
@@ -99,7 +99,7 @@ async fn row(a: &Running, server: &Member, shows: Shows<'_>) -> [Came; METHODS.l
     row
 }
 
-/// For people, when it differs.
+/// The table for people to read, in case it differs.
 fn printed(table: &[(&str, [Came; METHODS.len()])]) -> String {
     let mut text = String::new();
     for (name, row) in table {
@@ -113,7 +113,7 @@ fn printed(table: &[(&str, [Came; METHODS.len()])]) -> String {
 
 use Came::{No, Out, Yes};
 
-/// Mailbox twice, deliver, link, health four times.
+/// Results for mailbox (twice), deliver, link, health (four times).
 const CLIENT: [Came; 8] = [Yes, Yes, No, No, Yes, Yes, Yes, Yes];
 const PEER: [Came; 8] = [No, No, Yes, Yes, Yes, Yes, Yes, Yes];
 const UNNAMED: [Came; 8] = [No, No, Yes, No, No, No, No, No];
@@ -193,7 +193,7 @@ async fn the_whitelist_of_our_own_entry_decides_who_delivers() {
     let peer = [No, No, No, No, Yes, Yes, Yes, Yes];
     let unnamed = [No; 8];
     check_table(TlsClientAuth::Optional, &["c"], unnamed, peer).await;
-    // Who is named may, and who is not named at all may not.
+    // A named caller may call, and one without a name may not.
     check_table(TlsClientAuth::Optional, &["b"], unnamed, PEER).await;
 }
 

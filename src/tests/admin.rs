@@ -6,7 +6,6 @@ use std::path::Path;
 use tonic::Code;
 
 use super::*;
-use crate::admin_socket::{Client as Admin, NAME, connect};
 use crate::proto::admin::payload_request::Which;
 use crate::proto::admin::release_mailbox_request::Which as Release;
 use crate::proto::admin::{
@@ -14,6 +13,7 @@ use crate::proto::admin::{
     PauseRequest, PayloadRequest, ReleaseMailboxRequest, RetryPendingRequest, StatusRequest, StatusResponse,
     TrackRequest,
 };
+use crate::wire::admin_socket::{Client as Admin, NAME, connect};
 
 fn on(folder: &Path) -> Settings {
     Settings { data_dir: folder.into(), ..settings("a") }
@@ -32,7 +32,7 @@ fn whats(life: &Life) -> Vec<&str> {
     life.events.iter().map(|event| event.what.as_str()).collect()
 }
 
-/// Asks again until it is so.
+/// Looks again and again until there is a result.
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
@@ -48,13 +48,13 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 #[tokio::test]
 async fn the_socket_is_for_its_owner_only_and_goes_with_the_gateway() {
     let folder = tempfile::tempdir().unwrap();
-    // What a killed gateway leaves.
+    // A socket file as a killed gateway leaves it.
     drop(std::os::unix::net::UnixListener::bind(folder.path().join(NAME)).unwrap());
     let a = Running::alone_with(on(folder.path())).await;
     let mode = std::fs::metadata(folder.path().join(NAME)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(status(&mut connect(folder.path()).await.unwrap()).await.party, "a");
-    // One that uses the same folder (as with Redis it may) leaves the socket alone, and works.
+    // Another gateway on the same folder (which is possible with Redis) leaves the socket alone, and works.
     let other = Running::alone_with(on(folder.path())).await;
     assert_eq!(
         status(&mut connect(folder.path()).await.unwrap()).await.listen_addr,
@@ -112,6 +112,40 @@ async fn a_peer_that_is_down_is_shown_with_its_reason_and_what_waits_for_it() {
     })
     .await;
     assert!(!attempt.detail.is_empty());
+    a.shutdown().await;
+}
+
+/// The peer used to stay "down" for ever, and "retry" only said that it was tried.
+#[tokio::test]
+async fn a_peer_that_is_back_is_idle_though_nothing_waits_for_it_and_a_retry_tells_whether_it_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let b_addr = free_address();
+    let to_b = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
+    let a = Running::start(on(folder.path()), to_b).await;
+    let mut admin = connect(folder.path()).await.unwrap();
+    assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
+    until("it is down", async || (status(&mut admin).await.peers[0].state == "down").then_some(())).await;
+    let all = DropPendingRequest { peer: "b".into(), all: true, ..Default::default() };
+    assert_eq!(admin.drop_pending(all).await.unwrap().into_inner().messages, 1);
+    let retry = || RetryPendingRequest { peer: "b".into() };
+    let said = admin.retry_pending(retry()).await.unwrap().into_inner();
+    assert!(said.text.starts_with("b does not take messages: ") && said.text.contains("refused"), "{said:?}");
+    assert_eq!(said.failed, 1);
+    assert_eq!(status(&mut admin).await.peers[0].state, "down");
+
+    let to_a = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
+    let b = Running::start(Settings { listen_addr: b_addr, ..settings("b") }, to_a).await;
+    let peer = until("it is idle by itself", async || {
+        let peer = status(&mut admin).await.peers.remove(0);
+        (peer.state == "idle").then_some(peer)
+    })
+    .await;
+    assert!(peer.last_error.is_empty() && peer.down_seconds.is_none(), "{peer:?}");
+    let said = admin.retry_pending(retry()).await.unwrap().into_inner();
+    assert_eq!((said.text.as_str(), said.failed), ("b answers; nothing is pending for it", 0));
+    b.shutdown().await;
+    let text = admin.retry_pending(RetryPendingRequest::default()).await.unwrap().into_inner().text;
+    assert!(text.starts_with("b does not take messages: "), "{text}");
     a.shutdown().await;
 }
 
@@ -176,7 +210,7 @@ async fn a_pause_holds_over_a_restart_until_it_is_ended() {
     let mut admin = connect(folder.path()).await.unwrap();
     let retry = RetryPendingRequest { peer: "b".into() };
     let said = admin.retry_pending(retry).await.unwrap().into_inner();
-    assert!(said.messages == 1 && said.text.contains("PAUSED"), "{said:?}");
+    assert!(said.messages == 1 && said.text.contains("PAUSED") && said.failed == 1, "{said:?}");
     assert_eq!(status(&mut admin).await.peers[0].state, "paused");
     assert_eq!(b.client().await.receive_with("m", &[], None).await.unwrap().payload, None);
     admin.resume(pause).await.unwrap();
@@ -258,7 +292,7 @@ async fn retrying_all_dead_letters_replaces_no_newer_message() {
     let mut admin = connect(folder.path()).await.unwrap();
     let client = a.client().await;
     let b = party("b");
-    // Of "twice" there are two letters, of which the newer one is to win; "sent again" is pending anew.
+    // There are two letters under "twice", of which the newer one is to win; "sent again" is pending again.
     for (id, text) in [("twice", "1"), ("twice", "2"), ("sent again", "old")] {
         client.send("b", id, text).await.unwrap();
         let pending = a.engine.pending(&b, petnet_storage::Sequence(0), 1).await.unwrap()[0];
@@ -268,14 +302,14 @@ async fn retrying_all_dead_letters_replaces_no_newer_message() {
     client.send("b", "sent again", "new").await.unwrap();
     let all = DeadRequest { sequences: Vec::new(), all: true, peer: String::new() };
     let said = admin.retry_dead(all).await.unwrap().into_inner();
-    assert!(said.messages == 2 && said.text.contains("1 left"), "{said:?}");
+    assert!(said.messages == 2 && said.text.contains("1 left") && said.failed == 1, "{said:?}");
     let mut pending = Vec::new();
     for one in a.engine.pending(&b, petnet_storage::Sequence(0), 10).await.unwrap() {
         let message = a.engine.load(&b, one.sequence).await.unwrap().unwrap();
         pending.push((message.id.to_string(), message.payload.whole().await.unwrap()));
     }
     assert_eq!(pending, [("sent again".to_owned(), "new".into()), ("twice".to_owned(), "2".into())]);
-    // Asked for by name, it goes all the same.
+    // If it is named, it is accepted again all the same.
     let left = a.engine.letters();
     assert_eq!((left.len(), left[0].id.as_str()), (1, "sent again"));
     let named = DeadRequest { sequences: vec![left[0].sequence.0], all: false, peer: String::new() };
@@ -300,7 +334,41 @@ async fn the_mailbox_is_listed_by_sender_and_prefix() {
     let list = ListMailboxRequest { prefix: "y:".into(), sender: "b".into(), ..Default::default() };
     let found = admin.list_mailbox(list).await.unwrap().into_inner().messages;
     assert_eq!(found.iter().map(|m| m.message_id.as_str()).collect::<Vec<_>>(), ["y:2", "y:3"]);
+    // Of several messages under one id, the number selects exactly one.
+    let same = |sender: Option<&str>, text: &'static str| petnet_storage::Arrival {
+        sender: sender.map(party),
+        id: crate::testing::message_id("same"),
+        payload: Bytes::from_static(text.as_bytes()),
+        identity: None,
+    };
+    for (sender, text) in [(None, "unnamed"), (Some("b"), "of b"), (Some("c"), "of c")] {
+        a.engine.store(same(sender, text)).await.unwrap();
+    }
+    let list = ListMailboxRequest { prefix: "same".into(), ..Default::default() };
+    let found = admin.list_mailbox(list).await.unwrap().into_inner().messages;
+    assert_eq!(found.len(), 3);
+    for (held, text) in found.iter().zip(["unnamed", "of b", "of c"]) {
+        let request = PayloadRequest { which: Some(Which::Held(held.sequence)), party: String::new() };
+        let mut stream = admin.payload(request).await.unwrap().into_inner();
+        assert_eq!(stream.message().await.unwrap().unwrap().party, held.sender);
+        assert_eq!(stream.message().await.unwrap().unwrap().payload, text);
+    }
     let none = PayloadRequest { which: Some(Which::MessageId("z".into())), party: String::new() };
     assert_eq!(admin.payload(none).await.unwrap_err().code(), Code::NotFound);
+    a.shutdown().await;
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_the_operator_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = Running::alone_with(on(folder.path())).await;
+    let connect_silently = || tokio::net::UnixStream::connect(folder.path().join(NAME));
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(connect_silently().await.unwrap());
+    }
+    let asked = async { status(&mut connect(folder.path()).await.unwrap()).await };
+    assert_eq!(tokio::time::timeout(LIMIT, asked).await.expect("the operator is answered").party, "a");
+    drop(silent);
     a.shutdown().await;
 }

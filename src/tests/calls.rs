@@ -1,4 +1,4 @@
-//! What clients and peers are told, call by call.
+//! What clients and peers are answered, call by call.
 
 use petnet_storage::{Arrival, DeliveryIdentity};
 use tokio::time::Instant;
@@ -128,13 +128,14 @@ async fn malformed_protobuf_gets_an_error_and_hurts_nobody() {
     let channel = Endpoint::from_shared(format!("http://{}", a.addr)).unwrap().connect().await.unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
-    // Field 2 is bytes in this request and text in the one that the method expects.
+    // Field 2 holds bytes in this request and text in the one that the method expects.
     let garbage =
         ServerSimpleSendRequest { message_id: "m".into(), payload: Bytes::from_static(&[0xff, 0xfe]) };
     let path = "/petnet.simple.v1.SimpleRequestServer/ClientSimpleSend".parse().unwrap();
     let codec: tonic_prost::ProstCodec<_, Response> = tonic_prost::ProstCodec::default();
     let status = grpc.unary(Request::new(garbage), path, codec).await.unwrap_err();
-    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(status.metadata().get("petnet-error-code").unwrap(), "20002");
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
     a.shutdown().await;
 }
@@ -146,7 +147,9 @@ async fn store_errors_reach_the_client_as_what_they_are() {
     a.engine.set_fault(Fault::Full);
     assert_refused(&client.send("b", "m", "x").await.unwrap(), 30005, "full");
     a.engine.set_fault(Fault::Io);
-    assert_refused(&client.send("b", "m", "x").await.unwrap(), 10003, "a test");
+    let passes = client.send("b", "m", "x").await.unwrap_err();
+    assert_eq!(passes.code(), Code::Unavailable);
+    assert!(passes.message().contains("a test"), "{passes:?}");
     a.engine.set_fault(Fault::None);
     a.engine.set_id_reuse(IdReuse::Reject);
     assert!(client.send("b", "m", "x").await.unwrap().success);

@@ -43,7 +43,7 @@ async fn messages_wait_for_a_peer_that_is_down_and_the_last_write_wins() {
     until("all settled", async || a.engine.pending_count() == 0).await;
     assert_eq!(at_b.receive("versioned").await.unwrap(), "three");
 
-    // Gone and back at the same address, the connection broken.
+    // The gateway stops and comes back at the same address, with the connection broken.
     b.shutdown().await;
     assert!(client.send("b", "after", "the break").await.unwrap().success);
     let b = start_b(b_addr, a.addr).await;
@@ -106,7 +106,7 @@ async fn peer_that_swallows_deliveries_is_given_up_in_time_and_tried_anew() {
     let short = Settings { link_stall: Duration::from_millis(300), ..settings("a") };
     let a = Running::start(short, parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])])).await;
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
-    // Accepts, then says nothing on each connection; a second one shows that the first was given up.
+    // It accepts, then says nothing on each connection; a second connection shows that the first was given up.
     let first = tokio::time::timeout(LIMIT, tarpit.accept()).await.unwrap().unwrap();
     let second = tokio::time::timeout(LIMIT, tarpit.accept()).await.unwrap().unwrap();
     drop((tarpit, first, second));

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use super::tls::{Member, tls_settings};
 use super::*;
-use crate::config::{Checked, LogFormat, LogLevel, LogMode, Logging, TlsClientAuth};
-use crate::doctor::{Depth, Finding, Level, examine};
+use crate::cli::doctor::checks::{Depth, Finding, Level, examine};
+use crate::config::Checked;
+use crate::telemetry::options::{LogFormat, LogLevel, LogMode, Logging};
+use crate::tls::client_auth::TlsClientAuth;
 
 const DEPTH: Depth = Depth { timeout: Duration::from_secs(2), largest: 64 << 20 };
 
-/// All findings, with their headings in front.
+/// All findings, each with its heading in front.
 async fn findings(settings: Settings, parties: Parties) -> Vec<Finding> {
     let logging =
         Logging { level: LogLevel::Info, mode: LogMode::Direct, format: LogFormat::Text, files: None };
@@ -44,7 +46,7 @@ async fn the_way_to_a_good_peer_is_followed_to_the_largest_message_that_passes()
     for part in ["b at 127.0.0.1", "connects to", "answers and serves", "a sync takes", "free to listen on"] {
         assert_found(&all, Level::Good, part);
     }
-    // The peer's limit is three, one was the step before.
+    // The peer's limit is 3 MiB; the step before was 1 MiB.
     assert_found(&all, Level::Warning, "messages of 1 MiB pass, of 4 MiB do not");
     assert_found(&all, Level::Warning, "plaintext");
     assert!(!all.iter().any(|f| f.level == Level::Bad), "{all:#?}");
@@ -63,13 +65,13 @@ async fn each_break_on_the_way_to_a_peer_is_told_with_what_to_do() {
     let unknown = findings(settings(), parties(&[("b", &["no-such-host.invalid:1".into()])])).await;
     assert_found(&unknown, Level::Bad, "cannot be resolved");
 
-    // Somebody listens, and is no gateway.
+    // Something listens there, but it is not a gateway.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = silent.local_addr().unwrap().to_string();
     let no_gateway = findings(settings(), parties(&[("b", &[url])])).await;
     assert_found(&no_gateway, Level::Bad, "no answer");
 
-    // It does not know us.
+    // The peer does not know us.
     let b = Running::start(super::settings("b"), parties(&[("b", &[String::new()])])).await;
     let stranger = findings(settings(), parties(&[("b", &[b.addr.to_string()])])).await;
     assert_found(&stranger, Level::Bad, "refuses our deliveries");
@@ -95,7 +97,7 @@ async fn a_peer_is_believed_by_its_own_root_only_and_old_certificates_are_told()
     for part in ["its certificate is that of b", "answers and serves"] {
         assert_found(&good, Level::Good, part);
     }
-    // What these tests make lives for ten days.
+    // The certificates that these tests make are valid for ten days.
     for part in ["server.crt: a: expires in", "root of b (connection 0 of the party file)"] {
         assert_found(&good, Level::Warning, part);
     }

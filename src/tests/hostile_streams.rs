@@ -1,4 +1,4 @@
-//! What a hostile look at exchanges found: each of these failed once.
+//! What a review from an attacker's point of view found in exchanges: each of these tests failed once.
 
 #[path = "../../storage/tests/sim_disk/mod.rs"]
 #[allow(warnings, clippy::all)]
@@ -22,11 +22,11 @@ use crate::proto::mailbox::subscription::Which as Wanted;
 use crate::proto::mailbox::{ExchangeRequest, ExchangeResponse, Received, ReleaseRequest, Subscription};
 use crate::testing::{message_id, until};
 
-/// A store on a disk whose syncs can be held, with a gateway.
-struct Real {
-    gateway: Gateway,
-    engine: Arc<dyn Engine>,
-    disk: SimDisk,
+/// A gateway with a store on a disk whose syncs can be held.
+pub(super) struct Real {
+    pub(super) gateway: Gateway,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) disk: SimDisk,
 }
 
 impl Drop for Real {
@@ -35,25 +35,35 @@ impl Drop for Real {
     }
 }
 
-async fn real(observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+pub(super) async fn real(observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+    real_with(0, observer).await
+}
+
+/// The store has room for `max_bytes`; with 0, for what the disk has.
+pub(super) async fn real_with(max_bytes: u64, observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
     let disk = SimDisk::new(Path::new("/data"), None);
     let settings = Settings { max_subscriptions: 10_000, ..settings("a") };
     let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         segment_bytes: 4 << 20,
+        max_bytes,
         message_ttl: None,
+        unread_ttl: None,
         send_ttl: None,
         ..StoreOptions::new("/data")
     };
     let (engine, _) = Store::open(options, observer(hub.clone())).unwrap();
-    let all = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
+    let (own, down) = ([String::new()], [free_address().to_string()]);
+    let peers = ["b", "c", "d", "e"].map(|name| (name, &down[..]));
+    let entries: Vec<_> = [("a", &own[..])].into_iter().chain(peers).collect();
+    let all = parties(&entries);
     let gateway = Gateway::start_with_engine(settings, all, hub, engine.clone()).await.unwrap();
     Real { gateway, engine, disk }
 }
 
 impl Real {
-    fn deliver(&self, id: &str, number: u64, payload: Bytes) -> tokio::task::JoinHandle<()> {
+    pub(super) fn deliver(&self, id: &str, number: u64, payload: Bytes) -> tokio::task::JoinHandle<()> {
         let incarnation = Incarnation { started_ms: 1, random: 1 };
         let identity = Some(DeliveryIdentity { incarnation, number, low_water: 1 });
         let arrival = Arrival { sender: Some(party("b")), id: message_id(id), payload, identity };
@@ -63,7 +73,7 @@ impl Real {
         })
     }
 
-    async fn is_there(&self, id: &str) -> bool {
+    pub(super) async fn is_there(&self, id: &str) -> bool {
         self.engine.read(&FromSender::Any, &message_id(id)).await.unwrap().is_some()
     }
 }
@@ -86,7 +96,7 @@ impl Exchange {
         self.requests.send(ExchangeRequest { subscribe, ..ExchangeRequest::default() }).await.unwrap();
     }
 
-    /// What comes within that time.
+    /// The messages that come within that time.
     async fn received_within(&mut self, time: Duration) -> Vec<Received> {
         let mut received = Vec::new();
         let all = async {
@@ -103,7 +113,7 @@ fn named(received: &[Received], id: &str) -> Vec<Bytes> {
     received.iter().filter(|received| received.message_id == id).map(|r| r.payload.clone()).collect()
 }
 
-/// A newer message is queued (its news went out) when somebody subscribes; the look gives the older one.
+/// A newer message is queued (its notification has gone out) when a client subscribes; the look finds the older one.
 #[tokio::test]
 async fn a_subscription_to_an_id_does_not_miss_what_is_queued() {
     let a = real(|hub| hub).await;
@@ -126,7 +136,7 @@ async fn a_subscription_to_an_id_does_not_miss_what_is_queued() {
     assert_eq!(all.last(), Some(&Bytes::from("newer")), "{all:?}");
 }
 
-/// What has no room in the inbox is read from the store; while it is queued that gives the older one under its id.
+/// What does not fit into the inbox is read from the store; while it is queued, that finds the older message under its id.
 #[tokio::test]
 async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
     let a = real(|hub| hub).await;
@@ -147,7 +157,7 @@ async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
     let mut arrivals: Vec<_> = (0..60).map(|n| arrival(&format!("t:{n}"), 3 + n, vec![1; 60_000])).collect();
     arrivals.push(arrival("t:m", 100, vec![2; 64_000]));
     let engine = a.engine.clone();
-    // Before the stream runs: more than its inbox keeps payloads of.
+    // Before the stream runs: more than the inbox keeps payloads of.
     let many = tokio::spawn(async move { engine.store_many(arrivals).await });
     let before = exchange.received_within(Duration::from_secs(2)).await;
     a.disk.let_syncs_go("");
@@ -158,7 +168,7 @@ async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
     assert_eq!([named(&before, "t:m"), named(&then, "t:m")].concat().len(), 1);
 }
 
-/// An observer whose news of arrivals comes late, as from a thread that was preempted between the lock and the news.
+/// An observer that is told of arrivals late, as by a thread that was preempted between the lock and the notification.
 struct Late(Arc<Hub>);
 
 impl Observer for Late {
@@ -197,9 +207,10 @@ async fn an_exchange_is_not_read_on_when_its_releases_are_not_dealt_with() {
     until("the first is written", async || a.engine.stats().appends >= 1).await;
     let exchange = Exchange::open(a.gateway.local_addr()).await;
     let topic = "t".repeat(1000);
-    let release = |_| ReleaseRequest { which: Some(Which::Topic(topic.clone())), sender_id: String::new() };
+    let release =
+        |_| ReleaseRequest { which: Some(Which::Topic(topic.clone())), ..ReleaseRequest::default() };
     let mut sent = 0;
-    // 100 KB each; the connection's window is 16 MiB.
+    // 100 KB each; the window of the connection is 16 MiB.
     for _ in 0..600 {
         let request =
             ExchangeRequest { release: (0..100).map(release).collect(), ..ExchangeRequest::default() };
@@ -213,19 +224,23 @@ async fn an_exchange_is_not_read_on_when_its_releases_are_not_dealt_with() {
     assert!(sent < 600, "{sent} requests of 100 releases each were read and none is dealt with");
 }
 
-/// More came than an inbox keeps, and its reader never catches up quite: it is not told.
+/// More came than an inbox keeps, and its reader never quite catches up: it was not told of the loss.
 #[test]
 fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
-    use crate::subscriptions::{Subscriptions, Which};
-    let all = Subscriptions::new(1);
-    let inbox = all.inbox();
+    use crate::mailbox::subscriptions::{Subscriptions, Which};
+    let all = Subscriptions::new(2);
+    let inbox = all.inbox(1);
     let _subscription = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
+    let look = inbox.next_look().unwrap();
+    inbox.page(look, Vec::new(), true);
     let arrive = |n: u64| {
         let message = Held {
             sender: Some(party("b")),
             id: message_id("m"),
             sequence: Sequence(n),
             payload: Bytes::new().into(),
+            unread: true,
+            age: 0,
         };
         all.arrived(&message);
     };
@@ -233,7 +248,7 @@ fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
     for n in 0..=kept {
         arrive(n);
     }
-    // The last one was lost. From here on the reader is as fast as what comes.
+    // The last message was lost. From here on the reader is as fast as what comes.
     let mut last = None;
     for n in kept + 1..4 * kept {
         let Ok(ticket) = inbox.take() else { return };
@@ -247,7 +262,7 @@ fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
     }
 }
 
-/// Two senders have a message under the id. A topic gives both.
+/// Two senders have a message under the id. A topic finds both.
 #[tokio::test]
 async fn a_subscription_to_an_id_gives_those_of_all_senders() {
     let a = Running::alone().await;

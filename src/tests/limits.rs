@@ -1,4 +1,4 @@
-//! What hostile and broken callers can do to others: nothing.
+//! Hostile and broken callers can do nothing to others.
 
 use std::path::Path;
 
@@ -9,16 +9,15 @@ use tonic::Code;
 use super::raw::{Raw, prefixed, zeros};
 use super::tls::{Member, Shows, call, tls_settings};
 use super::*;
-use crate::calls::Memory;
-use crate::config::TlsClientAuth;
-use crate::server::message_limit;
+use crate::rules::limits::{least_call_bytes, message_limit};
 use crate::testing::until;
+use crate::tls::client_auth::TlsClientAuth;
 
-/// Of a limit that a test waits for.
+/// A limit that a test waits for.
 const SOON: Duration = Duration::from_millis(500);
-/// Of one that a test must not run into by being slow itself.
+/// A limit that a test must not run into by being slow itself.
 const LATER: Duration = Duration::from_secs(3);
-/// Nobody may need it.
+/// A grace time that nothing may need.
 const LONG_GRACE: Duration = Duration::from_mins(1);
 
 async fn limited(limits: Limits) -> Running {
@@ -26,9 +25,9 @@ async fn limited(limits: Limits) -> Running {
     Running::start(Settings { limits, ..settings("a") }, entries).await
 }
 
-/// One with room for the largest message once.
+/// A gateway with room for the largest message once.
 async fn tight() -> Running {
-    let call_bytes = Memory::least(message_limit(MAX_MESSAGE) as u64);
+    let call_bytes = least_call_bytes(message_limit(MAX_MESSAGE) as u64);
     limited(Limits { call_bytes, ..Limits::default() }).await
 }
 
@@ -70,7 +69,7 @@ async fn half_a_handshake(addr: SocketAddr) -> TcpStream {
     socket
 }
 
-/// Found by a flood of them: HTTP/2 writes first, and that write waited for the handshake for ever.
+/// Found by a flood of such handshakes: HTTP/2 writes first, and that write waited for the handshake for ever.
 #[tokio::test]
 async fn a_handshake_that_stops_half_way_is_closed_in_time() {
     let (member, folder) = (Member::new("a"), tempfile::tempdir().unwrap());
@@ -117,7 +116,7 @@ async fn an_address_whose_connections_all_work_gets_no_further_one() {
 async fn a_connection_has_so_many_calls_at_a_time_and_further_ones_wait() {
     let a = limited(Limits { streams: 2, ..Limits::default() }).await;
     let client = a.client().await;
-    // Its first call learns of the limit.
+    // Only its first call shows the limit.
     assert!(client.send("b", "m", "x").await.unwrap().success);
     let receive = |n: u32| {
         let client = client.clone();
@@ -172,7 +171,8 @@ async fn a_large_message_waits_for_room_and_small_ones_pass() {
     a.shutdown().await;
 }
 
-/// A request that was read needs no room any more: else those who wait for messages would keep out those who bring them.
+/// A request that was read needs no room any longer: otherwise callers that wait for messages would keep out those that
+/// bring them.
 #[tokio::test]
 async fn any_number_of_waiting_receives_leaves_room_for_sends() {
     let a = tight().await;
@@ -192,7 +192,7 @@ async fn any_number_of_waiting_receives_leaves_room_for_sends() {
 
 #[tokio::test]
 async fn an_announced_message_that_never_comes_holds_its_room_for_the_stall_timeout_only() {
-    let call_bytes = Memory::least(message_limit(MAX_MESSAGE) as u64);
+    let call_bytes = least_call_bytes(message_limit(MAX_MESSAGE) as u64);
     let a = limited(Limits { stall_timeout: LATER, call_bytes, ..Limits::default() }).await;
     let mut hostile = Raw::connect(a.addr).await;
     hostile.call(1, "ClientSimpleSend").await;
@@ -260,7 +260,7 @@ async fn a_waiting_receive_is_no_stalled_one() {
 async fn a_connection_whose_other_side_is_gone_is_closed() {
     let limits = Limits { keepalive_interval: SOON / 5, keepalive_timeout: SOON / 5, ..Limits::default() };
     let a = limited(limits).await;
-    // It never answers a ping.
+    // This connection never answers a ping.
     let mut dead = Raw::connect(a.addr).await;
     assert!(dead.is_closed_within(LIMIT).await);
     a.shutdown().await;
@@ -270,7 +270,7 @@ async fn a_connection_whose_other_side_is_gone_is_closed() {
 async fn an_old_connection_ends_and_calls_go_on_over_a_new_one() {
     let a = limited(Limits { connection_age: SOON, ..Limits::default() }).await;
     let mut old = Raw::connect(a.addr).await;
-    // A call that outlasts it.
+    // This call lasts longer than that.
     old.call(1, "ClientSimpleRecv").await;
     old.data(1, &prefixed(&ClientSimpleRecvRequest { message_id: "m".into() }), true).await;
     let client = a.client().await;
@@ -289,7 +289,7 @@ async fn delivering_goes_on_while_links_grow_old() {
     let a = Running::start(Settings { limits: limits.clone(), ..settings("a") }, entries).await;
     let entries = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
     let b = Running::start(Settings { limits, listen_addr: b_addr, ..settings("b") }, entries).await;
-    // Their own connections grow old, too.
+    // Their own connections reach their age, too.
     let (sender, receiver) = (a.client().await, b.client().await);
     let end = tokio::time::Instant::now() + 6 * SOON;
     let mut sent = 0;

@@ -10,7 +10,7 @@ use super::*;
 use crate::proto::peer::peer_link_client::PeerLinkClient;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part};
 
-/// A peer that speaks the link by hand.
+/// A peer that speaks the link protocol by hand.
 struct Link {
     frames: mpsc::Sender<Deliveries>,
     answers: Streaming<Answers>,
@@ -43,7 +43,7 @@ impl Link {
         tokio::time::timeout(LIMIT, self.answers.message()).await.unwrap().unwrap().unwrap()
     }
 
-    /// Reads until `count` deliveries are answered: tags kept, and tags refused with their codes.
+    /// Reads until `count` deliveries are answered; returns the tags of those kept, and those refused with their codes.
     async fn answered(&mut self, count: usize) -> (Vec<u64>, Vec<(u64, i32)>) {
         let (mut kept, mut refused) = (Vec::new(), Vec::new());
         while kept.len() + refused.len() < count {
@@ -80,7 +80,7 @@ async fn each_delivery_on_a_stream_is_answered_for_itself() {
     link.send(vec![delivery(0, "m", 1, b"one"), delivery(1, "", 2, b"no id"), delivery(2, "n", 3, b"")])
         .await;
     assert_eq!(link.answered(3).await, (vec![0, 2], vec![(1, 20002)]));
-    // The same deliveries again, and one that cannot be: numbers count from 1.
+    // The same deliveries again, and one with an impossible number: numbers count from 1.
     link.send(vec![delivery(3, "m", 1, b"other bytes"), delivery(4, "z", 0, b"")]).await;
     assert_eq!(link.answered(2).await, (vec![3], vec![(4, 20002)]));
     let client = a.client().await;
@@ -128,7 +128,7 @@ async fn a_large_message_comes_in_parts_and_small_ones_pass_it() {
     let client = a.client().await;
     assert_eq!(client.receive("large").await.unwrap(), "0123456789");
     assert_eq!(a.gateway.partials().len(), 0);
-    // Once more: it is known, and nothing of it has to come.
+    // Offered again: it is known, and nothing of it has to come.
     link.send(vec![offer(2, "large", 1, 10)]).await;
     assert_eq!(link.answered(1).await.0, [2]);
     a.shutdown().await;
@@ -173,7 +173,9 @@ async fn an_interrupted_message_is_forgotten_after_link_resume_and_its_seat_is_f
     link.send(vec![offer(0, "large", 1, 10)]).await;
     assert_eq!(link.begins(0).await, 0);
     link.send(vec![offer(1, "other", 2, 10)]).await;
-    assert_eq!(link.answered(1).await.1, [(1, 10001)], "MAX_UPLOADS is 1; the peer tries again");
+    // MAX_UPLOADS is 1: the message waits, and holds up nothing.
+    link.send(vec![delivery(2, "small", 3, b"x")]).await;
+    assert_eq!(link.answered(1).await.0, [2]);
     drop(link);
     crate::testing::until("it is forgotten", async || a.gateway.partials().len() == 0).await;
     let mut link = Link::of_b(&a).await;
@@ -193,7 +195,7 @@ async fn parts_that_do_not_fit_and_frames_that_break_the_rules_are_refused() {
     assert_eq!(link.answered(1).await.1, [(0, 30006)], "MAX_STREAM_BYTES");
     link.parts(1, 3, b"012345").await;
     assert_eq!(link.answered(1).await.1, [(1, 20002)], "a gap");
-    // Parts of nothing are looked over: they may be of one that was refused a moment ago.
+    // Parts that belong to no message are ignored: the message may have been refused a moment ago.
     link.parts(77, 0, b"012345").await;
     link.send(vec![delivery(2, "small", 3, b"x")]).await;
     assert_eq!(link.answered(1).await.0, [2]);

@@ -14,8 +14,8 @@ use crate::proto::mailbox::{
     ExchangeRequest, ExchangeResponse, Outgoing as Sending, ReceiveRequest, ReleaseRequest, SendPiece,
     SendRequest, Subscription, TrackRequest,
 };
-use crate::status::ERROR_CODE;
 use crate::testing::until;
+use crate::wire::status::ERROR_CODE;
 
 type New = MailboxClient<tonic::transport::Channel>;
 
@@ -29,11 +29,16 @@ fn request(id: &str, wait_ms: u32) -> ReceiveRequest {
 }
 
 async fn send(client: &mut New, id: &str, payload: &'static str) -> Result<u64, Status> {
-    let request = SendRequest { message_id: id.into(), receiver_id: "b".into(), payload: payload.into() };
+    let request = SendRequest {
+        message_id: id.into(),
+        receiver_id: "b".into(),
+        payload: payload.into(),
+        ..SendRequest::default()
+    };
     Ok(client.send(request).await?.into_inner().sequence)
 }
 
-/// Pieces of `payload`, the first with `len`.
+/// Sends `payload` in pieces, the first with `len`.
 async fn stream(
     client: &mut New,
     id: &str,
@@ -46,6 +51,7 @@ async fn stream(
         payload: Bytes::from_static(bytes),
         len: len.filter(|_| n == 0),
         last: len.is_none() && n + 1 == pieces.len(),
+        key: Bytes::new(),
     };
     let pieces: Vec<_> = pieces.iter().enumerate().map(piece).collect();
     Ok(client.send_stream(tokio_stream::iter(pieces)).await?.into_inner().sequence)
@@ -85,7 +91,7 @@ async fn a_refusal_is_a_status_with_the_number_that_old_clients_know() {
     assert_eq!((refused.code(), number(&refused)), (Code::OutOfRange, "30006"));
     let refused = send(&mut client, "", "").await.unwrap_err();
     assert_eq!((refused.code(), number(&refused)), (Code::InvalidArgument, "20002"));
-    let nobody = SendRequest { receiver_id: "z".into(), message_id: "m".into(), payload: Bytes::new() };
+    let nobody = SendRequest { receiver_id: "z".into(), message_id: "m".into(), ..SendRequest::default() };
     let refused = client.send(nobody).await.unwrap_err();
     assert_eq!((refused.code(), number(&refused)), (Code::NotFound, "30003"));
     a.engine.set_fault(crate::testing::Fault::Full);
@@ -154,6 +160,25 @@ async fn no_more_streams_than_max_uploads_and_a_broken_one_leaves_nothing() {
     a.shutdown().await;
 }
 
+/// A field that a program forgot to set must not end every message in the mailbox.
+async fn assert_all_must_be_said(at_a: &mut New, at_b: &mut New) {
+    send(at_a, "kept", "x").await.unwrap();
+    at_b.receive(request("kept", 5000)).await.unwrap();
+    let release = |which, sender: &str| ReleaseRequest {
+        which: Some(which),
+        sender_id: sender.into(),
+        ..ReleaseRequest::default()
+    };
+    for which in [Which::Topic(String::new()), Which::All(false)] {
+        let refused = at_b.release(release(which, "")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(refused.metadata().get("petnet-error-code").unwrap(), "20002");
+        assert!(refused.message().contains("all"), "{refused:?}");
+    }
+    assert_eq!(at_b.release(release(Which::All(true), "c")).await.unwrap().into_inner().released, 0);
+    assert_eq!(at_b.release(release(Which::All(true), "a")).await.unwrap().into_inner().released, 1);
+}
+
 #[tokio::test]
 async fn release_and_track_say_what_there_was() {
     let (a, b) = pair().await;
@@ -165,7 +190,7 @@ async fn release_and_track_say_what_there_was() {
     let track = |id: &str| TrackRequest { message_id: id.into(), ..TrackRequest::default() };
     let held = at_b.track(track("job:1")).await.unwrap().into_inner();
     assert_eq!((held.state(), held.len, held.sender_id.as_str()), (State::Held, 1, "a"));
-    let release = |which| ReleaseRequest { which: Some(which), sender_id: String::new() };
+    let release = |which| ReleaseRequest { which: Some(which), ..ReleaseRequest::default() };
     let released =
         async |client: &mut New, which| client.release(release(which)).await.unwrap().into_inner().released;
     assert_eq!(released(&mut at_b, Which::Topic("job:".into())).await, 2);
@@ -173,6 +198,7 @@ async fn release_and_track_say_what_there_was() {
     assert_eq!(released(&mut at_b, Which::MessageId("other".into())).await, 0);
     let nothing = at_b.release(ReleaseRequest::default()).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
+    assert_all_must_be_said(&mut at_a, &mut at_b).await;
     let sent = TrackRequest { receiver_id: "b".into(), ..track("never") };
     assert_eq!(at_a.track(sent).await.unwrap().into_inner().state(), State::Unknown);
     assert!(matches!(
@@ -183,41 +209,46 @@ async fn release_and_track_say_what_there_was() {
     b.shutdown().await;
 }
 
-/// One stream of Exchange.
-struct Exchange {
-    requests: mpsc::Sender<ExchangeRequest>,
+/// A stream of Exchange.
+pub(super) struct Exchange {
+    pub(super) requests: mpsc::Sender<ExchangeRequest>,
     answers: Streaming<ExchangeResponse>,
 }
 
 impl Exchange {
-    async fn open(gateway: &Running) -> Self {
+    pub(super) async fn open(gateway: &Running) -> Self {
+        Self::over(client(gateway).await).await
+    }
+
+    pub(super) async fn over(mut client: New) -> Self {
         let (requests, ready) = mpsc::channel(16);
-        let answers = client(gateway).await.exchange(ReceiverStream::new(ready)).await.unwrap().into_inner();
+        let answers = client.exchange(ReceiverStream::new(ready)).await.unwrap().into_inner();
         Self { requests, answers }
     }
 
-    async fn send(&self, messages: &[(u64, &str, &'static str)]) {
+    pub(super) async fn send(&self, messages: &[(u64, &str, &'static str)]) {
         let message = |(tag, id, payload): &(u64, &str, &'static str)| Sending {
             tag: *tag,
             message_id: (*id).into(),
             receiver_id: "b".into(),
             payload: Bytes::from_static(payload.as_bytes()),
+            ..Sending::default()
         };
         let send = messages.iter().map(message).collect();
         self.requests.send(ExchangeRequest { send, ..ExchangeRequest::default() }).await.unwrap();
     }
 
-    async fn subscribe(&self, which: Wanted) {
+    pub(super) async fn subscribe(&self, which: Wanted) {
         let subscribe = vec![Subscription { which: Some(which), sender_id: String::new() }];
         self.requests.send(ExchangeRequest { subscribe, ..ExchangeRequest::default() }).await.unwrap();
     }
 
-    async fn next(&mut self) -> ExchangeResponse {
+    pub(super) async fn next(&mut self) -> ExchangeResponse {
         tokio::time::timeout(LIMIT, self.answers.message()).await.unwrap().unwrap().unwrap()
     }
 
     /// Ids of the next messages.
-    async fn received(&mut self, count: usize) -> Vec<String> {
+    pub(super) async fn received(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < count {
             ids.extend(self.next().await.received.into_iter().map(|received| received.message_id));
@@ -254,7 +285,7 @@ async fn an_acceptance_over_an_exchange_waits_for_its_sync() {
     exchange.send(&[(1, "m", "x")]).await;
     assert_eq!(exchange.next().await.accepted, [1]);
     assert!(start.elapsed() >= Duration::from_millis(200));
-    // Shutdown answers what is under way.
+    // Shutdown still answers what is under way.
     exchange.send(&[(2, "n", "x")]).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let (answer, ()) = tokio::join!(exchange.next(), a.shutdown());
@@ -278,18 +309,23 @@ async fn a_subscription_gives_what_was_there_and_what_comes_once_each() {
     assert_eq!(exchange.received(2).await, ["job:3", "job:4"]);
     exchange.subscribe(Wanted::MessageId("other".into())).await;
     assert_eq!(exchange.received(1).await, ["other"]);
-    // Not any more.
+    // The subscription is withdrawn.
     let unsubscribe =
         vec![Subscription { which: Some(Wanted::Topic("job:".into())), sender_id: String::new() }];
     exchange.requests.send(ExchangeRequest { unsubscribe, ..ExchangeRequest::default() }).await.unwrap();
-    // Refused, and so an answer that the request before it was dealt with.
+    // This is refused, and the refusal shows that the request before it was dealt with.
     exchange.subscribe(Wanted::MessageId(String::new())).await;
     assert_eq!(exchange.next().await.refused[0].tag, 0);
     send(&mut at_a, "job:5", "x").await.unwrap();
     send(&mut at_a, "other", "again").await.unwrap();
     assert_eq!(exchange.received(1).await, ["other"]);
-    // Released over the stream.
-    let release = vec![ReleaseRequest { which: Some(Which::Topic(String::new())), sender_id: String::new() }];
+    // Releases over the stream.
+    let release = |which| vec![ReleaseRequest { which: Some(which), ..ReleaseRequest::default() }];
+    let empty =
+        ExchangeRequest { release: release(Which::Topic(String::new())), ..ExchangeRequest::default() };
+    exchange.requests.send(empty).await.unwrap();
+    assert_eq!(exchange.next().await.refused[0].error_code, 20002, "an empty topic");
+    let release = release(Which::All(true));
     exchange.requests.send(ExchangeRequest { release, ..ExchangeRequest::default() }).await.unwrap();
     until("all are released", async || {
         b.engine
@@ -299,6 +335,36 @@ async fn a_subscription_gives_what_was_there_and_what_comes_once_each() {
             .is_empty()
     })
     .await;
+    a.shutdown().await;
+    b.shutdown().await;
+}
+
+#[tokio::test]
+async fn releases_over_an_exchange_are_answered_by_their_tags() {
+    let (a, b) = pair().await;
+    let mut at_a = client(&a).await;
+    for id in ["job:1", "job:2", "other"] {
+        send(&mut at_a, id, "x").await.unwrap();
+        client(&b).await.receive(request(id, 5000)).await.unwrap();
+    }
+    let mut exchange = Exchange::open(&b).await;
+    let release = |tag, which| ReleaseRequest { which, tag, ..ReleaseRequest::default() };
+    let release = vec![
+        release(7, Some(Which::Topic("job:".into()))),
+        // This one is not answered.
+        release(0, Some(Which::MessageId("other".into()))),
+        release(8, Some(Which::MessageId("never".into()))),
+        release(9, None),
+    ];
+    exchange.requests.send(ExchangeRequest { release, ..ExchangeRequest::default() }).await.unwrap();
+    let (mut released, mut refused) = (Vec::new(), Vec::new());
+    while released.len() + refused.len() < 3 {
+        let answer = exchange.next().await;
+        released.extend(answer.released.into_iter().map(|released| (released.tag, released.messages)));
+        refused.extend(answer.refused.into_iter().map(|refused| refused.tag));
+    }
+    released.sort_unstable();
+    assert_eq!((released, refused), (vec![(7, 2), (8, 0)], vec![9]));
     a.shutdown().await;
     b.shutdown().await;
 }
@@ -342,4 +408,58 @@ async fn a_request_of_too_many_entries_or_bytes_ends_the_exchange() {
     let request = ExchangeRequest { send: vec![large], ..ExchangeRequest::default() };
     assert_eq!(end(request).await, Code::OutOfRange);
     a.shutdown().await;
+}
+
+/// A request as it is on the wire, with its texts as bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct AnyText {
+    #[prost(bytes = "vec", tag = "1")]
+    message_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    receiver_id: Vec<u8>,
+}
+
+/// It used to be INTERNAL without a number, so programs took it for our fault and tried again for ever.
+#[tokio::test]
+async fn an_id_that_is_no_text_is_the_callers_mistake_in_every_service() {
+    let (a, b) = pair().await;
+    let bad = || AnyText { message_id: b"\xff\xfe".to_vec(), receiver_id: b"b".to_vec() };
+    let channel = Endpoint::from_shared(format!("http://{}", a.addr)).unwrap().connect().await.unwrap();
+    for path in [
+        "/petnet.mailbox.v1.Mailbox/Send",
+        "/petnet.mailbox.v1.Mailbox/Receive",
+        "/petnet.mailbox.v1.Mailbox/Release",
+        "/petnet.mailbox.v1.Mailbox/Track",
+        "/petnet.simple.v1.SimpleRequestServer/ClientSimpleSend",
+        "/petnet.simple.v1.SimpleRequestServer/ClientSimpleRecv",
+        "/petnet.simple.v1.SimpleRequestServer/ServerSimpleSend",
+        "/grpc.health.v1.Health/Check",
+    ] {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<AnyText, AnyText>::default();
+        let refused = grpc.unary(tonic::Request::new(bad()), path.parse().unwrap(), codec).await.unwrap_err();
+        if path.starts_with("/grpc.health") {
+            // This is tonic's own service.
+            continue;
+        }
+        assert_eq!(refused.code(), Code::InvalidArgument, "{path}: {refused:?}");
+        assert_eq!(refused.metadata().get("petnet-error-code").unwrap(), "20002", "{path}");
+    }
+    // The same where requests are streams.
+    for path in ["/petnet.mailbox.v1.Mailbox/SendStream", "/petnet.mailbox.v1.Mailbox/Exchange"] {
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<AnyText, AnyText>::default();
+        let pieces = tokio_stream::iter([bad()]);
+        let answer = grpc.streaming(tonic::Request::new(pieces), path.parse().unwrap(), codec).await;
+        let refused = match answer {
+            Ok(mut answers) => answers.get_mut().message().await.unwrap_err(),
+            Err(refused) => refused,
+        };
+        assert_eq!(refused.code(), Code::InvalidArgument, "{path}: {refused:?}");
+        assert_eq!(refused.metadata().get("petnet-error-code").unwrap(), "20002", "{path}");
+    }
+    a.shutdown().await;
+    b.shutdown().await;
 }

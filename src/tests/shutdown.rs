@@ -24,7 +24,7 @@ async fn silent_and_idle_connections_do_not_hold_up_shutdown() {
     a.shutdown().await;
     assert!(start.elapsed() < QUICK, "{:?}", start.elapsed());
     for socket in [&mut silent, &mut half] {
-        // A reset is as good an end as any.
+        // A reset is as good an end as any other.
         let read = tokio::time::timeout(LIMIT, socket.read_to_end(&mut Vec::new())).await;
         assert!(read.is_ok(), "the connection is over");
     }

@@ -10,11 +10,12 @@ use rustls::{ClientConfig, RootCertStore};
 use time::{Duration as Span, OffsetDateTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
 
 use super::*;
-use crate::certs::make::{Authority, Names, Pair, Wanted};
-use crate::config::TlsClientAuth;
+use crate::tls::certs::make::{Authority, Names, Pair, Wanted};
+use crate::tls::client_auth::TlsClientAuth;
 use crate::tls::{CERTIFICATE, KEY, Own};
 
 /// A party with an authority of its own.
@@ -72,7 +73,7 @@ impl Member {
     }
 }
 
-/// Writes a pair where a gateway looks for it.
+/// Writes a certificate and its key where a gateway looks for them.
 pub(super) fn write_pair(folder: &Path, pair: &Pair) {
     std::fs::write(folder.join(CERTIFICATE), &pair.certificate).unwrap();
     std::fs::write(folder.join(KEY), &pair.key).unwrap();
@@ -86,7 +87,7 @@ pub(super) fn tls_settings(name: &str, folder: &Path, pair: &Pair, auth: TlsClie
     Settings { pem_path: folder.into(), own_certificate, tls_client_auth: auth, ..settings(name) }
 }
 
-/// How somebody calls.
+/// What a caller shows.
 #[derive(Clone, Copy)]
 pub(super) enum Shows<'a> {
     Plain,
@@ -94,7 +95,7 @@ pub(super) enum Shows<'a> {
     Certificate(&'a Pair),
 }
 
-/// A channel to `addr`, which must show that it is the gateway of `server`. An error: no connection.
+/// A channel to `addr`, which must prove that it is the gateway of `server`. Fails if there is no connection.
 pub(super) async fn call(addr: SocketAddr, server: &Member, shows: Shows<'_>) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
     let Some(config) = client_config(server, shows) else {
@@ -110,6 +111,14 @@ pub(super) async fn call(addr: SocketAddr, server: &Member, shows: Shows<'_>) ->
         }
     });
     endpoint.connect_with_connector(connect).await.map_err(|e| format!("{e:?}"))
+}
+
+/// A connection on which nothing was said yet; `addr` must prove that it is the gateway of `server`.
+pub(super) async fn open(addr: SocketAddr, server: &Member, shows: Shows<'_>) -> TlsStream<TcpStream> {
+    let config = client_config(server, shows).expect("TLS");
+    let name = ServerName::try_from("localhost").unwrap();
+    let socket = TcpStream::connect(addr).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }
 
 fn client_config(server: &Member, shows: Shows<'_>) -> Option<ClientConfig> {

@@ -1,4 +1,4 @@
-//! Gateways that prove to each other who they are, and what happens when one cannot, or no longer.
+//! Gateways that prove to each other who they are, and what happens when one cannot, or no longer can.
 
 use std::path::Path;
 
@@ -7,14 +7,13 @@ use tokio_util::task::TaskTracker;
 
 use super::tls::{Member, Shows, call, tls_settings, write_pair};
 use super::*;
-use crate::certs::make::Pair;
-use crate::config::TlsClientAuth;
-use crate::peer_link::{Deliver, LinkLimits, PeerLink, Verdict};
+use crate::delivery::peer_link::{Deliver, Fence, LinkLimits, PeerLink, Verdict};
 use crate::testing::until;
 use crate::tls::Own;
-use crate::trust::Trust;
+use crate::tls::certs::make::Pair;
+use crate::tls::client_auth::TlsClientAuth;
 
-/// Two parties, one machine, TLS; each gateway has a folder with its certificate and its own copy of the party file.
+/// Two parties on one machine with TLS; each gateway has a folder with its certificate and its own copy of the party file.
 struct Two {
     a: Member,
     b: Member,
@@ -41,7 +40,7 @@ impl Two {
         Parties { parties: [self.a.entry(&a, &["*"]), self.b.entry(&b, &["*"])].into() }
     }
 
-    /// Party file of gateway `n`.
+    /// Writes the party file of gateway `n`.
     fn write_parties(&self, n: usize, parties: &Parties) {
         let entry = |connections: &Vec<Connection>| {
             let one = |c: &Connection| serde_json::json!({"url": c.url, "certificates": c.certificates});
@@ -89,17 +88,17 @@ async fn two_gateways_deliver_to_each_other_as_themselves() {
     b.shutdown().await;
 }
 
-/// One attempt of `a` to deliver to whoever listens at `addr` as b.
+/// One attempt of `a` to deliver to the gateway that listens at `url` as b.
 async fn attempt(two: &Two, url: &str, pair: &Pair) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     write_pair(folder.path(), pair);
     let own = Own::load(folder.path()).unwrap();
     let settings = Settings { own_certificate: own, ..settings("a") };
     let parties = Parties { parties: [two.a.entry("a:1", &["*"]), two.b.entry(url, &["*"])].into() };
-    let trust = Arc::new(Trust::new(&settings, parties, 0).unwrap());
+    let trust = Arc::new(settings.trust(parties, 0).unwrap());
     let (_sender, trust) = tokio::sync::watch::channel(trust);
     let limits = LinkLimits { stall: Duration::from_secs(5), window: 1 << 20, call_bytes: 1 << 20 };
-    let link = PeerLink::new(party("b"), trust, limits, TaskTracker::new());
+    let link = PeerLink::new(Fence::open(party("b")), trust, limits, TaskTracker::new());
     let message = petnet_storage::Outgoing {
         sequence: petnet_storage::Sequence(1),
         receiver: party("b"),
@@ -151,8 +150,7 @@ async fn a_message_waits_with_the_reason_while_the_peer_cannot_prove_who_it_is()
     assert_eq!(attempt(&two, &url, &ours).await, Verdict::Delivered);
     // The other way round: the peer does not believe us.
     assert_waits(&attempt(&two, &url, &Member::new("a").gateway()).await, "");
-    // Nor do we speak in the clear where we mean to speak TLS, or the other way round.
-    assert_waits(&attempt(&two, &format!("http://{url}"), &ours).await, "");
+    // Nor do we use TLS with a peer that speaks in the clear.
     b.shutdown().await;
     let plain = Running::start(settings("b"), two.parties()).await;
     assert_waits(&attempt(&two, &plain.addr.to_string(), &ours).await, "TLS handshake failed");
@@ -167,7 +165,7 @@ async fn what_waited_for_a_certificate_goes_on_after_its_rotation_without_a_rest
     let b = two.start(1, &strangers).await;
     let (at_a, at_b) = (two.client(0).await, two.addresses[1]);
     assert!(at_a.send("b", "m", "x").await.unwrap().success);
-    // The peer is reached and not believed.
+    // The peer is reached but not believed.
     assert!(call(at_b, &two.b, Shows::Certificate(&two.b.program())).await.is_err());
     assert_eq!(a.engine.pending_count(), 1);
     write_pair(two.folder(1), &two.b.gateway());
@@ -190,7 +188,7 @@ async fn new_roots_in_the_party_file_count_for_the_next_connection() {
         call(two.addresses[1], &two.b, Shows::Certificate(&two.b.program())).await.is_ok()
     })
     .await;
-    // a still has the old roots of b: what it accepts now waits, or went over the connection that was open.
+    // a still has the old roots of b: what it accepts now waits, or was delivered over the connection that was open.
     let at_a = two.client(0).await;
     assert!(at_a.send("b", "m", "x").await.unwrap().success);
     two.write_parties(0, &two.parties());

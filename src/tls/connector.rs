@@ -16,11 +16,12 @@ use tokio_util::either::Either;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
-use super::counted::{Counted, Moved, takes_as_it_sends};
+use super::counted::{Counted, Gate, Moved, takes_as_it_sends};
+use super::words;
 
-/// A gateway that does not answer a connection by then is not there.
+/// A gateway that has not answered a connection by then is not there.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The kernel notices a peer that went away while nothing is under way.
+/// With this, the kernel notices a peer that went away while nothing is under way.
 const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 
 fn tcp() -> HttpConnector {
@@ -32,29 +33,49 @@ fn tcp() -> HttpConnector {
     tcp
 }
 
-/// Connects to what it is asked for.
+/// Connects to a given address.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     tcp: HttpConnector,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     moved: Moved,
+    gate: Gate,
 }
 
 impl Connector {
-    /// With TLS: how, and the name that the other side's certificate must have.
+    /// `tls`, if given, says how, and the name that the other side's certificate must have.
     pub(crate) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
-        Self { tcp: tcp(), tls, moved: Moved::default() }
+        Self { tcp: tcp(), tls, moved: Moved::default(), gate: Gate::default() }
     }
 
-    /// The same, for a connection of its own; what moves over those of it, of which there is one at a time.
-    pub(crate) fn counted(&self) -> (Self, Moved) {
+    /// This connector with a gate and a count of its own, for a single connection at a time; also returns the count of what
+    /// moves over it. Bytes are written only while the gate lets them pass.
+    pub(crate) fn counted(&self, gate: Gate) -> (Self, Moved) {
         let moved = Moved::default();
-        (Self { moved: moved.clone(), ..self.clone() }, moved)
+        (Self { moved: moved.clone(), gate, ..self.clone() }, moved)
     }
 
     /// Whether it speaks TLS.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+}
+
+/// The two sides did not agree on TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS handshake failed: {words}")]
+pub(crate) struct HandshakeFailed {
+    words: String,
+    /// Whether a rule of TLS was the reason, and not the connection.
+    pub(crate) is_refusal: bool,
+}
+
+impl HandshakeFailed {
+    fn new(why: &std::io::Error) -> Self {
+        let inner = why.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        // A side that speaks no TLS has not refused anything: what it is remains to be found out.
+        let is_refusal = inner.is_some_and(|inner| !matches!(inner, rustls::Error::InvalidMessage(_)));
+        Self { words: words::of_handshake(why), is_refusal }
     }
 }
 
@@ -71,20 +92,20 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = Service::call(&mut self.tcp, uri);
-        let (tls, moved) = (self.tls.clone(), self.moved.clone());
+        let (tls, moved, gate) = (self.tls.clone(), self.moved.clone(), self.gate.clone());
         Box::pin(async move {
             let socket = connecting.await?.into_inner();
             takes_as_it_sends(&socket);
-            let socket = Counted::new(socket, moved);
+            let socket = Counted::new(socket, moved, gate);
             let Some((config, name)) = tls else { return Ok(TokioIo::new(Link::Left(socket))) };
             let stream = TlsConnector::from(config)
                 .connect(name, socket)
                 .await
-                .map_err(|why| format!("TLS handshake failed: {why}"))?;
+                .map_err(|why| HandshakeFailed::new(&why))?;
             Ok(TokioIo::new(Link::Right(stream)))
         })
     }
 }
 
-/// The connection.
+/// An open connection, with or without TLS.
 pub(crate) type Link = Either<Counted<TcpStream>, TlsStream<Counted<TcpStream>>>;

@@ -1,4 +1,4 @@
-//! Who calls: a certificate of a party, signed by that party's own roots.
+//! Who calls: shown by a certificate of a party, signed by that party's own roots.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,22 +6,21 @@ use std::sync::Arc;
 use petnet_storage::PartyId;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::{in_words, provider, refused, store};
-use crate::config::TlsClientAuth;
-use crate::identity::named;
-use crate::parties::Parties;
+use super::{of_callers, provider, refused, store, words};
+use crate::rules::identity::named;
+use crate::rules::parties::Parties;
+use crate::tls::client_auth::TlsClientAuth;
 
-/// Decides about the certificates of callers.
+/// Decides whether the certificates of callers are accepted.
 #[derive(Debug)]
 pub(super) struct CallerVerifier {
     parties: Arc<Parties>,
-    /// Of the parties that have roots.
+    /// The verifiers of all parties that have roots.
     verifiers: HashMap<PartyId, Arc<dyn ClientCertVerifier>>,
-    /// Told to callers, so that they can choose among their certificates.
+    /// Names of the roots, which are sent to callers so that they can choose among their certificates.
     roots: Vec<DistinguishedName>,
     mandatory: bool,
 }
@@ -35,13 +34,39 @@ impl CallerVerifier {
                 store(connections).map_err(|why| format!("certificates of {party}: {why}"))?
             {
                 roots.extend(store.subjects());
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider()).build();
-                let verifier = verifier.map_err(|e| format!("certificates of {party}: {e}"))?;
+                let verifier = of_callers(store).map_err(|why| format!("certificates of {party}: {why}"))?;
                 verifiers.insert(party.clone(), verifier);
             }
         }
         Ok(Self { parties, verifiers, roots, mandatory: auth == TlsClientAuth::Required })
+    }
+
+    /// Checks a caller's certificate. The error says what is wrong with it, as the end of a sentence.
+    pub(super) fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), String> {
+        let (_, verifier) = self.verifier(end_entity)?;
+        verifier
+            .verify_client_cert(end_entity, intermediates, now)
+            .map(drop)
+            .map_err(|why| words::of_certificate(&why))
+    }
+
+    /// The party that a certificate names, and the verifier with that party's roots.
+    fn verifier(
+        &self,
+        end_entity: &CertificateDer<'_>,
+    ) -> Result<(PartyId, &Arc<dyn ClientCertVerifier>), String> {
+        let party = named(end_entity, &self.parties).map_err(|why| format!("tells no party: {why}"))?;
+        match self.verifiers.get(&party) {
+            Some(verifier) => Ok((party, verifier)),
+            None => {
+                Err(format!("names {party}, for which the party file has no certificates to check it with"))
+            }
+        }
     }
 }
 
@@ -60,16 +85,12 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let party = named(end_entity, &self.parties)
-            .map_err(|why| refused(format!("the caller's certificate tells no party: {why}")))?;
-        let Some(verifier) = self.verifiers.get(&party) else {
-            return Err(refused(format!(
-                "the caller's certificate names {party}, for which the party file has no certificates to check it with"
-            )));
-        };
+        let (party, verifier) =
+            self.verifier(end_entity).map_err(|why| refused(format!("the caller's certificate {why}")))?;
         verifier.verify_client_cert(end_entity, intermediates, now).inspect_err(|why| {
-            let why = in_words(why);
-            tracing::warn!(caller = %party, "a caller's certificate {why}");
+            let why = words::of_certificate(why);
+            // The connection logs the warning, one per handshake, because it knows where the caller came from.
+            tracing::debug!(caller = %party, "a caller's certificate {why}");
         })
     }
 

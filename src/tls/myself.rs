@@ -1,8 +1,8 @@
 //! Calling our own gateway from its own machine: it must show exactly the certificate that lies in `PEM_PATH`.
 //!
-//! Names and roots do not help there: the certificate names the address that peers use, not `localhost`, and the
-//! authority that signed it may be known to peers only. The very certificate, and the proof that the other side has its
-//! key, say more than both.
+//! Names and roots do not help here: the certificate names the address that peers use, not `localhost`, and the authority
+//! that signed it may be known only to peers. The very certificate, together with the proof that the other side has its
+//! key, says more than both.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::{HTTP2, Own, provider, refused};
 
-/// Shows `own` and believes only who shows the same.
+/// A configuration that shows `own` and believes only a server that shows the same certificate.
 pub(crate) fn myself(own: &Own) -> Result<Arc<ClientConfig>, String> {
     let certificate = own.certificate().ok_or("no certificate in it")?.clone();
     let algorithms = provider().signature_verification_algorithms;
-    let mut client = ClientConfig::builder_with_provider(provider())
+    let mut client = ClientConfig::builder_with_details(provider(), super::clock::system())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .dangerous()

@@ -1,4 +1,4 @@
-//! Whom we call: the party we mean, by its own roots, under the name by which we called it.
+//! Whom we call: the party that we mean, judged by its own roots, under the name by which we called it.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-use super::{in_words, provider, refused, store};
-use crate::identity::named;
-use crate::parties::{Connection, Parties};
+use super::{of_servers, refused, store, words};
+use crate::rules::identity::named;
+use crate::rules::parties::{Connection, Parties};
 
-/// Decides about the certificate of a peer's gateway.
+/// Decides whether the certificate of a peer's gateway is accepted.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
     peer: PartyId,
@@ -29,10 +29,27 @@ impl PeerVerifier {
                 connection.url
             ));
         };
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
-            .build()
-            .map_err(|e| format!("certificates of {peer}: {e}"))?;
+        let inner = of_servers(store).map_err(|why| format!("certificates of {peer}: {why}"))?;
         Ok(Self { peer, parties, inner })
+    }
+
+    /// Checks a certificate as the peer's. The error says what is wrong with it, as the end of a sentence.
+    pub(super) fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, String> {
+        let verified = self
+            .inner
+            .verify_server_cert(end_entity, intermediates, server_name, &[], now)
+            .map_err(|why| words::of_certificate(&why))?;
+        match named(end_entity, &self.parties) {
+            Ok(party) if party == self.peer => Ok(verified),
+            Ok(party) => Err(format!("is that of {party}, not of {}", self.peer)),
+            Err(why) => Err(format!("does not tell that it is {}'s: {why}", self.peer)),
+        }
     }
 }
 
@@ -42,22 +59,11 @@ impl ServerCertVerifier for PeerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self
-            .inner
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            .map_err(|why| refused(format!("the certificate shown as {}'s {}", self.peer, in_words(&why))))?;
-        match named(end_entity, &self.parties) {
-            Ok(party) if party == self.peer => Ok(verified),
-            Ok(party) => {
-                Err(refused(format!("the certificate shown is that of {party}, not of {}", self.peer)))
-            }
-            Err(why) => {
-                Err(refused(format!("the certificate shown does not tell that it is {}'s: {why}", self.peer)))
-            }
-        }
+        self.judge(end_entity, intermediates, server_name, now)
+            .map_err(|why| refused(format!("the certificate shown as {}'s {why}", self.peer)))
     }
 
     fn verify_tls12_signature(

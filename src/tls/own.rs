@@ -1,32 +1,32 @@
 //! Our own certificate and key: `server.crt` and `server.key` in the folder `PEM_PATH`.
 
-use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, fs, io};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::provider;
+use super::{provider, words};
+use crate::rules::mistake::Mistake;
+use crate::rules::{regular, text};
+use crate::tls::certs::pem;
 
-/// Our certificate and what leads from it to a root, in PEM.
+/// Our certificate and the certificates that lead from it to a root, in PEM.
 pub const CERTIFICATE: &str = "server.crt";
-/// Its private key in PEM: PKCS#8, PKCS#1 or SEC1.
+/// The private key of our certificate in PEM: PKCS#8, PKCS#1 or SEC1.
 pub const KEY: &str = "server.key";
-/// Warn this many days before the certificate expires.
+/// A warning is given this many days before the certificate expires.
 const EXPIRES_SOON_DAYS: i64 = 30;
 const DAY: i64 = 24 * 3600;
 
-/// A certificate with its key that fit each other and are valid now.
+/// A certificate and its key, which fit each other and are valid now.
 #[derive(Clone)]
 pub struct Own {
     key: CertifiedKey,
     pem: (Vec<u8>, Vec<u8>),
-    /// What the operator should know; one line each.
+    /// Notices for the operator; one line each.
     pub notices: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Debug for Own {
     }
 }
 
-/// Equal when the files were.
+/// Two are equal if their files were.
 impl PartialEq for Own {
     fn eq(&self, other: &Self) -> bool {
         self.pem == other.pem
@@ -44,20 +44,21 @@ impl PartialEq for Own {
 }
 
 impl Own {
-    /// What `server.crt` holds.
+    /// The contents of `server.crt`.
     pub(crate) fn certificate_pem(&self) -> &[u8] {
         &self.pem.0
     }
 
-    /// Reads both files of a folder. `None`: there is neither. Else every mistake.
-    pub fn load(folder: &Path) -> Result<Option<Self>, Vec<String>> {
+    /// Reads both files in a folder; `None` if neither is there. Otherwise the error lists every mistake.
+    pub fn load(folder: &Path) -> Result<Option<Self>, Vec<Mistake>> {
         let paths = [folder.join(CERTIFICATE), folder.join(KEY)];
         let mut mistakes = Vec::new();
-        let mut read = |path: &PathBuf| match fs::read(path) {
+        let mut read = |path: &PathBuf| match regular::read(path) {
             Ok(bytes) => Some(bytes),
             Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
             Err(why) => {
-                mistakes.push(format!("PEM_PATH: cannot read {}: {why}", path.display()));
+                let what = format!("PEM_PATH: cannot read {}: {why}", path.display());
+                mistakes.push(Mistake::of_io(what, &why));
                 None
             }
         };
@@ -69,39 +70,47 @@ impl Own {
         match found {
             [None, None] => Ok(None),
             [Some(pem), Some(key_pem)] => Self::new(&paths, pem, key_pem).map(Some),
-            [Some(_), None] => Err(vec![one_only(certificate, key)]),
-            [None, Some(_)] => Err(vec![one_only(key, certificate)]),
+            [Some(_), None] => Err(vec![one_only(certificate, key).into()]),
+            [None, Some(_)] => Err(vec![one_only(key, certificate).into()]),
         }
     }
 
-    fn new([certificate, key]: &[PathBuf; 2], pem: Vec<u8>, key_pem: Vec<u8>) -> Result<Self, Vec<String>> {
+    fn new([certificate, key]: &[PathBuf; 2], pem: Vec<u8>, key_pem: Vec<u8>) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let mut fail =
-            |path: &Path, why: String| mistakes.push(format!("PEM_PATH: {}: {why}", path.display()));
-        let chain = chain(&pem).map_err(|why| fail(certificate, why)).ok();
-        let private =
-            PrivateKeyDer::from_pem_slice(&key_pem).map_err(|e| fail(key, no_key(&key_pem, &e))).ok();
+            |path: &Path, why: String| mistakes.push(format!("PEM_PATH: {}: {why}", path.display()).into());
+        let chain = pem::certificates(&pem).map_err(|why| fail(certificate, why)).ok();
+        let private = pem::private_key(&key_pem).map_err(|why| fail(key, why)).ok();
         let validity =
             chain.as_ref().and_then(|chain| validity(&chain[0]).map_err(|why| fail(certificate, why)).ok());
         let (Some(chain), Some(private)) = (chain, private) else { return Err(mistakes) };
         let mut notices = notices(key);
         if let Some(days) = validity.filter(|days| *days < EXPIRES_SOON_DAYS) {
             notices.push(format!(
-                "{} expires in {days} days; put a new one there, it is taken up without a restart",
-                certificate.display()
+                "{} expires in {}; put a new one there, it is taken up without a restart",
+                certificate.display(),
+                text::days(days)
             ));
         }
+        let first = chain[0].clone();
         let fits = CertifiedKey::from_der(chain, private, &provider());
-        let certified = fits.map_err(|why| fail(key, does_not_fit(&why, certificate)));
+        let certified = fits.map_err(|why| {
+            fail(key, format!("{} ({})", words::of_key(&why, &first), certificate.display()));
+        });
         match certified {
             Ok(certified) if mistakes.is_empty() => Ok(Self { key: certified, pem: (pem, key_pem), notices }),
             _ => Err(mistakes),
         }
     }
 
-    /// The certificate with what leads to a root, and the key.
+    /// The certificate, the certificates that lead to a root, and the key.
     pub(super) fn certified_key(&self) -> CertifiedKey {
         self.key.clone()
+    }
+
+    /// The certificate, followed by those that are shown with it.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
     }
 
     /// Our certificate itself.
@@ -118,34 +127,10 @@ fn one_only(there: &Path, missing: &Path) -> String {
     )
 }
 
-fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| format!("not PEM: {e}"))?;
-    if chain.is_empty() { Err("no certificate in it (no BEGIN CERTIFICATE)".into()) } else { Ok(chain) }
-}
-
-fn no_key(pem: &[u8], why: &rustls::pki_types::pem::Error) -> String {
-    if pem.windows(9).any(|word| word == b"ENCRYPTED") {
-        return "the key is encrypted, and a gateway that starts by itself cannot ask for a password; store it decrypted, \
-                readable for this user only"
-            .into();
-    }
-    format!("no private key in it (PKCS#8, PKCS#1 or SEC1 as PEM): {why}")
-}
-
-fn does_not_fit(why: &rustls::Error, certificate: &Path) -> String {
-    match why {
-        rustls::Error::InconsistentKeys(_) => {
-            format!("is not the key of the first certificate in {}", certificate.display())
-        }
-        other => format!("cannot be used: {other}"),
-    }
-}
-
-/// Days left. An error: not valid now.
+/// Days for which the certificate is still valid. An error if it is not valid now.
 fn validity(certificate: &CertificateDer<'_>) -> Result<i64, String> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|e| format!("the certificate cannot be read: {e}"))?;
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|_| "the certificate is none of X.509 that can be read")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed());
     let validity = parsed.validity();
     if validity.not_after.timestamp() <= now {

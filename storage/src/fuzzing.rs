@@ -2,14 +2,17 @@
 
 use std::io::{self, IoSlice};
 
-use crate::disk::DiskFile;
-use crate::frame::{
-    ALIGN, Class, DeadFields, Extent, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices,
+use crate::face::direction::Class;
+use crate::face::message::{Incarnation, SendKey};
+use crate::index::memory::reads::Note;
+use crate::index::sends::{Named, Print, Sent};
+use crate::log::disk::DiskFile;
+use crate::log::frame::{
+    ALIGN, DeadFields, Extent, HEADER_BYTES, Header, Keyed, Kind, MessageFields, Place, SettleFields, Slices,
     header_crc,
 };
-use crate::message::Incarnation;
-use crate::scan::{End, Found, scan};
-use crate::segment::PAGE;
+use crate::log::scan::{End, Found, scan};
+use crate::log::segment::PAGE;
 
 /// The segment that samples belong to.
 const SEGMENT: u32 = 7;
@@ -51,6 +54,8 @@ fn decodes(header: &Header, body: &[u8]) -> bool {
         Kind::Part => true,
         Kind::Settle => SettleFields::decode(fields).is_ok(),
         Kind::Dead => DeadFields::decode(fields).is_ok(),
+        Kind::Read => Note::decode(fields).is_ok(),
+        Kind::Named => Named::decode(header.sequence, fields).is_ok(),
     }
 }
 
@@ -70,6 +75,7 @@ pub fn frames() -> Vec<Vec<u8>> {
             low_water: 2,
             ordinal: 1,
             first_segment: 0,
+            keyed: (class == Class::Outgoing).then_some(Keyed { key: SendKey([7; 16]), content_crc: 9 }),
         };
         fields_of.encode(&mut fields);
         fields
@@ -77,6 +83,8 @@ pub fn frames() -> Vec<Vec<u8>> {
     let mut extents = Vec::new();
     let slice = Extent { place: Place { segment: 1, offset: 4096 }, len: 5 };
     Slices { of: None, extents: vec![slice] }.encode(&mut extents);
+    let sent = Sent { sequence: 1, print: Print::new(1 << 90, 5, 9) };
+    let named = Named { key: SendKey([8; 16]), sent, place: 3 };
     let (mut settle, mut dead) = (Vec::new(), Vec::new());
     let place = Place { segment: 1, offset: 4096 };
     SettleFields { key: 1 << 90, place, dead_letter: false }.encode(&mut settle);
@@ -88,6 +96,8 @@ pub fn frames() -> Vec<Vec<u8>> {
         (Kind::Commit, message(Class::IncomingUnnamed), extents),
         (Kind::Settle, settle, Vec::new()),
         (Kind::Dead, dead, Vec::new()),
+        (Kind::Read, Note::encode(&[1, 2].map(|n| Note { key: 1 << 90, sequence: n, time: 3 })), Vec::new()),
+        (Kind::Named, named.encode(), Vec::new()),
     ]
     .into_iter()
     .map(|(kind, fields, payload)| sealed(kind, &fields, &payload))

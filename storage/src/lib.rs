@@ -3,103 +3,57 @@
 //! A segmented write-ahead log is the truth and holds the payloads; sled is the index of older messages. Callers hand
 //! messages to [`Engine::accept`] and [`Engine::store`]; both resolve only after the sync that covers the message.
 //!
+//! The layers, from the top; a folder uses those below it and none above:
+//!
 //! ```text
-//! store -> accept, reader, settle -> job -> writer -> batch -> frame        (append, sync, publish)
-//! store -> recovery -> inventory, replay, verify -> scan -> frame           (open)
-//! keeper -> checkpoint, cold, compact                                       (housekeeping)
-//! inspect -> scan, recovery, disk_overlay                                   (verify and repair, with no store open)
-//! transfer -> inspect (source); store, accept, settle (target)              (to another engine, or from one)
-//! all   -> state -> account, cache, delivered                               (index in memory, pure)
+//! offline    verify, repair and migrate, with no store open
+//! store      the calls of the engine: what each finds, and what it queues
+//! upkeep     the housekeeping thread: spilling, checkpoints, expiry, compaction
+//! opening    a start: the log read back, the index held against it
+//! intake     messages that come: checked, ordered, queued
+//! write      the writers of the log: append, sync, publish; how messages end
+//! read       finding messages and reading them
+//! core       what the threads share: the state, the queues, the room that there is
+//! index      which message is where: recent ones in memory (pure), older ones on disk (sled)
+//! log        segments, frames, the data folder; `log/disk.rs` alone touches files
+//! face       what callers see, whichever engine: calls, messages, errors, clock
+//! redis      the other engine, beside all of these; it uses the face and little of index and log
 //! ```
 //!
-//! What is not here: gRPC, retries, waiting readers. Only `disk` touches files.
+//! Not here: gRPC, retries, waiting readers.
 
-mod accept;
-mod account;
-mod batch;
-mod cache;
-mod catch_up;
-mod checkpoint;
-mod clock;
-mod codec;
-mod cold;
-mod compact;
-mod corrupt;
-mod delivered;
-mod deliveries;
-mod disk;
-mod disk_copy;
-mod disk_overlay;
-mod draft;
-mod ends;
-mod engine;
-mod entry;
-mod error;
-mod expiry;
-mod format;
-mod frame;
+mod core;
+mod face;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod index_care;
-pub mod inspect;
-mod inventory;
-mod job;
-mod keeper;
-mod keys;
-mod letters;
+mod index;
+mod intake;
 mod log;
-mod many;
-mod message;
-mod moving;
-mod operations;
-mod options;
-mod parties;
-mod past;
-mod payload;
-mod progress;
-mod publish;
-mod queued;
-mod reader;
-mod recent;
-mod recovery;
+mod offline;
+mod opening;
+mod read;
 #[cfg(feature = "redis")]
 pub mod redis;
-mod replay;
-mod reply;
-mod reuse;
-mod scan;
-mod segment;
-mod settle;
-mod shared;
-mod space;
-mod spares;
-mod spread;
-mod state;
-mod stats;
 mod store;
-mod stored;
-mod topics;
-mod track;
-pub mod transfer;
-mod turnover;
-mod upload;
-mod verify;
-mod watch;
-mod writer;
+mod upkeep;
+mod write;
 
-pub use clock::{Clock, ManualClock, MonotonicClock};
-pub use disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
-pub use engine::{
-    Accepting, Engine, IdReuse, NoObserver, Observer, PeerPending, StoreState, StoreStats, Tracked,
+pub use core::options::{IndexFound, OpenReport, StoreOptions};
+pub use face::clock::{Clock, ManualClock, MonotonicClock};
+pub use face::engine::{
+    Accepting, Engine, IdReuse, NamedPending, NoObserver, Observer, Pauses, PeerPending, StoreState,
+    StoreStats, Tracked,
 };
-pub use error::{OpenError, Result, StoreError};
-pub use message::{
-    Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Incarnation, InvalidId,
+pub use face::error::{OpenError, Result, StoreError};
+pub use face::histogram::{COUNTS, SECONDS, Spread, Spreading};
+pub use face::message::{
+    Arrival, Correspondent, DeadLetter, DeadReason, DeliveryIdentity, FromSender, Incarnation, InvalidId,
     InvalidIncarnation, MAX_MESSAGE_ID_BYTES, MAX_PARTY_ID_BYTES, Message, MessageId, Outcome, PartyId,
-    Pending, Sequence, Stored,
+    Pending, SendKey, Sending, Sequence, Stored,
 };
-pub use options::{IndexFound, OpenReport, StoreOptions};
-pub use payload::{Found, Held, Outgoing, Payload, Pieces, Upload};
-pub use spread::{COUNTS, SECONDS, Spread, Spreading};
-pub use store::Store;
+pub use face::payload::{Found, Handed, Held, Outgoing, Payload, Pieces, Upload};
+pub use index::on_disk::fence::is_fenced;
+pub use log::disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
+pub use offline::{inspect, transfer};
+pub use store::embedded::Store;

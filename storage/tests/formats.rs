@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{arrival, id, identity, party, payload, until};
 use petnet_storage::{
-    Arrival, DeadReason, Disk, Engine, FromSender, ManualClock, NoObserver, OpenReport, Outcome, Sequence,
-    Store, StoreError, StoreOptions, Stored,
+    Arrival, DeadReason, Disk, Engine, FromSender, Handed, ManualClock, NoObserver, OpenReport, Outcome,
+    Sequence, Store, StoreError, StoreOptions, Stored,
 };
 use sim_disk::SimDisk;
 use trials::{block_on, number};
@@ -113,7 +113,7 @@ async fn describe(store: &Arc<dyn Engine>) -> Result<String, StoreError> {
         lines.push(format!("from nobody: {} ({})", m.id, sum(&m.payload)));
     }
     for l in store.dead_letters(Sequence(0), 1000).await? {
-        lines.push(format!("dead letter to {}: {} ({} bytes), {}", l.receiver, l.id, l.len, l.reason));
+        lines.push(format!("dead letter {}: {} ({} bytes), {}", l.correspondent, l.id, l.len, l.reason));
     }
     let stats = store.stats();
     lines.push(format!("{} in the mailbox, {} dead letters", stats.mailbox_messages, stats.dead_letters));
@@ -214,6 +214,28 @@ fn a_folder_of_format_1_opens_and_says_what_it_said_when_it_was_written() {
         drop(store);
         let (store, report) = open(&disk);
         assert_eq!(describe(&store).await.expect("says"), with_new, "{report}");
+    });
+}
+
+#[test]
+fn a_folder_of_an_earlier_version_counts_its_mail_as_unread() {
+    let (disk, _) = read_fixture(&fixture(1));
+    block_on(async {
+        let (store, _) = open(&disk);
+        let held = async |store: &Arc<dyn Engine>| {
+            let mail = store.topic(&FromSender::Any, "", Sequence(0), 100).await.expect("lists");
+            mail.into_iter().map(|found| (found.id.to_string(), found.unread)).collect::<Vec<_>>()
+        };
+        let mail = held(&store).await;
+        assert!(mail.len() == 4 && mail.iter().all(|(_, unread)| *unread), "{mail:?}");
+        let from = FromSender::Party(party("party_a"));
+        let message = store.read(&from, &id("large in")).await.expect("reads").expect("is there");
+        store.note_read(&[Handed::from(&message)]);
+        store.close().await.expect("closes");
+        drop(store);
+        let (store, report) = open(&disk);
+        let read: Vec<_> = held(&store).await.into_iter().filter(|(_, unread)| !unread).collect();
+        assert_eq!(read, [("large in".to_owned(), false)], "{report}");
     });
 }
 

@@ -12,8 +12,8 @@ use common::*;
 use petnet_redis_servers::{Append, Options, RedisServer};
 use petnet_storage::redis::{RedisOptions, RedisStore};
 use petnet_storage::{
-    DeadLetter, DeadReason, Engine, FromSender, Held, ManualClock, NoObserver, Observer, Outcome, PartyId,
-    Result, Sequence, StoreError, StoreState,
+    DeadLetter, DeadReason, Engine, FromSender, Handed, Held, ManualClock, NoObserver, Observer, Outcome,
+    PartyId, Result, Sequence, StoreError, StoreState,
 };
 
 fn options(server: &RedisServer) -> RedisOptions {
@@ -31,6 +31,12 @@ async fn accept(store: &Arc<dyn Engine>, name: &str) -> Result<Sequence> {
 
 async fn names(store: &Arc<dyn Engine>) -> Vec<String> {
     pending(store, "party_b").await.into_iter().map(|(name, _)| name).collect()
+}
+
+/// A reader is handed a message.
+async fn note_read(store: &Arc<dyn Engine>, name: &str) {
+    let held = store.open(&FromSender::Any, &id(name)).await.expect("opens").expect("is there");
+    store.note_read(&[Handed::from(&held)]);
 }
 
 fn key(of: &str) -> String {
@@ -233,8 +239,87 @@ async fn damaged_messages_in_front_keep_no_others_from_expiring() {
     for n in 13..=24 {
         server.command(&["DEL", &key(&format!("m:{n}"))]);
     }
-    clock.advance(Duration::from_secs(3601));
+    // Of these one is read: it ends as others do.
+    note_read(&store, "29").await;
+    until("it is noted", async || server.command(&["ZCARD", &key("read")]).text() == "1").await;
+    server.command(&["SETRANGE", &key("m:30"), "20", "x"]);
+    clock.advance(Duration::from_secs(604_801));
     until("all are gone", async || server.command(&["ZCARD", &key("mail")]).text() == "0").await;
+    // What nobody read is not just gone, damaged or not.
+    assert_eq!(store.count_dead_letters(100).await.expect("counts"), [0, 0, 24, 5]);
+    let letters = store.dead_letters(Sequence(0), 100).await.expect("lists");
+    assert!(letters.iter().all(|letter| letter.correspondent.is_from()), "{letters:?}");
+    for letter in letters {
+        let retried = store.retry_dead_letter(letter.sequence).await;
+        assert_eq!(retried.is_ok(), letter.reason == DeadReason::Unread, "{letter:?}: {retried:?}");
+        if retried.is_err() {
+            assert!(store.drop_dead_letter(letter.sequence).await.expect("drops"));
+        }
+    }
+    assert!(store.dead_letters(Sequence(0), 1).await.expect("lists").is_empty());
+}
+
+/// A gateway of an older version, or one that runs beside this one, writes nothing of what is read, and ends messages without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_version_left_counts_as_unread_and_what_it_ended_leaves_nothing() {
+    let server = RedisServer::start(Options::default());
+    let clock = Arc::new(ManualClock::default());
+    let store = opened(RedisOptions { clock: clock.clone(), ..options(&server) }).await;
+    for name in ["ended", "left"] {
+        store.store(arrival("party_a", name, "x".into(), None)).await.expect("stores");
+    }
+    note_read(&store, "ended").await;
+    until("it is noted", async || server.command(&["ZCARD", &key("read")]).text() == "1").await;
+    server.command(&["ZREM", &key("mail"), "1"]);
+    server.command(&["HDEL", &key("in"), "party_a\0ended"]);
+    server.command(&["UNLINK", &key("m:1")]);
+    clock.advance(Duration::from_secs(3601));
+    until("the note is gone", async || server.command(&["ZCARD", &key("read")]).text() == "0").await;
+    assert_eq!(store.stats().expired, 0);
+    let left = store.open(&FromSender::Any, &id("left")).await.expect("opens").expect("is there");
+    assert!(left.unread && left.age >= 3601, "{left:?}");
+    clock.advance(Duration::from_secs(604_801));
+    until("it is a dead letter", async || {
+        !store.dead_letters(Sequence(0), 1).await.expect("lists").is_empty()
+    })
+    .await;
+    // Of one that died before it was noted when, that is not known.
+    server.command(&["DEL", &key("died")]);
+    let letter = store.dead_letters(Sequence(0), 1).await.expect("lists").remove(0);
+    assert_eq!((letter.id.as_str(), letter.dead_for), ("left", None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_noted_in_a_full_redis_so_that_it_empties() {
+    let server =
+        RedisServer::start(Options { max_memory: Some((0, "noeviction".into())), ..Options::default() });
+    let clock = Arc::new(ManualClock::default());
+    let store = opened(RedisOptions { clock: clock.clone(), ..options(&server) }).await;
+    for name in ["read", "unread"] {
+        store.store(arrival("party_a", name, "x".into(), None)).await.expect("stores");
+    }
+    server.config_set("maxmemory", "1mb");
+    assert!(accept(&store, "refused").await.is_err());
+    note_read(&store, "read").await;
+    until("it is noted", async || server.command(&["ZCARD", &key("read")]).text() == "1").await;
+    clock.advance(Duration::from_secs(3601));
+    until("it goes", async || server.command(&["ZCARD", &key("mail")]).text() == "1").await;
+    assert_eq!(read(&store, "unread").await, Some("x".into()));
+    clock.advance(Duration::from_secs(604_801));
+    until("the other one dies", async || server.command(&["ZCARD", &key("dead")]).text() == "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_before_an_outage_is_noted_after_it() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(options(&server)).await;
+    store.store(arrival("party_a", "m", "x".into(), None)).await.expect("stores");
+    let held = store.open(&FromSender::Any, &id("m")).await.expect("opens").expect("is there");
+    server.kill();
+    store.note_read(&[Handed::from(&held)]);
+    until("it is away", async || matches!(*store.state().borrow(), StoreState::Unavailable(_))).await;
+    server.restart();
+    until("it is noted", async || server.command(&["ZCARD", &key("read")]).text() == "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

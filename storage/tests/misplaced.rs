@@ -430,12 +430,12 @@ fn a_newer_segment_or_an_unknown_kind_of_frame_is_refused_by_name_and_nothing_is
         for frame in &segment.frames {
             let at = frame.bytes.start;
             let mut header = segment.bytes[at as usize..(at + HEADER) as usize].to_vec();
-            header[4] = 6;
+            header[4] = 8;
             let crc = log_map::header_crc(&header, at);
             header[36..].copy_from_slice(&crc);
             let disk = rest.disk.after_kill();
             disk.put_bytes(&segment.path, at, &header);
-            is_refused(&disk, &name, &format!("kind 6 at {at}"));
+            is_refused(&disk, &name, &format!("kind 8 at {at}"));
             disk.put_bytes(&segment.path, at, &segment.bytes[at as usize..(at + HEADER) as usize]);
             assert_eq!(block_on(async { ask(&open(&disk).expect("opens").0, &rest.all).await }), rest.before);
         }

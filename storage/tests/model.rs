@@ -53,11 +53,13 @@ fn open(disk: &SimDisk, ledger: &Ledger) -> (Arc<dyn Engine>, OpenReport, Arc<Ma
     let options = StoreOptions {
         clock: clock.clone(),
         checkpoint_every: Duration::ZERO,
-        spill_after: Duration::ZERO,
+        spill_after: Duration::from_secs(if ledger.rests { 60 } else { 0 }),
+        index_memory_entries: if ledger.rests { 20 } else { 250_000 },
         housekeeping_every: Duration::from_millis(5),
         segment_bytes: 1 << 20,
         disk: Arc::new(disk.clone()),
         message_ttl: ledger.message_ttl.map(Duration::from_secs),
+        unread_ttl: ledger.message_ttl.map(Duration::from_secs),
         send_ttl: ledger.send_ttl.map(Duration::from_secs),
         cache_bytes: 0,
         ..StoreOptions::new("/data")
@@ -80,6 +82,7 @@ impl Run {
             ledger.message_ttl = Some(100);
             ledger.send_ttl = Some(200);
         }
+        ledger.rests = seed.is_multiple_of(3);
         let (store, _, clock) = open(&disk, &ledger);
         let (delivered, lengths) = (0, 0);
         Self { rng, disk, store, clock, ledger, index, delivered, lengths, is_full: false, log: Vec::new() }
@@ -106,7 +109,8 @@ impl Run {
     }
 
     fn is_well(&self) -> bool {
-        self.disk.is_well() && *self.store.state().borrow() == StoreState::Serving
+        self.disk.is_well()
+            && matches!(*self.store.state().borrow(), StoreState::Serving | StoreState::Full(_))
     }
 
     async fn step(&mut self) {
@@ -150,6 +154,10 @@ impl Run {
                 let (sender, name) = (self.one_of(SENDERS), self.name());
                 self.ledger.release(&store, sender, &name).await;
             }
+            16 if self.rng.chance(2) => {
+                let (sender, name) = (self.one_of(SENDERS), self.name());
+                self.ledger.read(&store, sender, &name).await;
+            }
             15 => self.ledger.retry_letter(&store).await,
             16 if self.rng.chance(3) => self.ledger.drop_letters(&store).await,
             17 => {
@@ -180,7 +188,7 @@ impl Run {
             // Refused: perhaps nothing has changed, and no checkpoint is due.
             return;
         }
-        let spills = self.index.is_some() && !self.is_full;
+        let spills = self.index.is_some() && !self.is_full && !self.ledger.rests;
         until("housekeeping is done", async || {
             let spilled = !spills || store.stats().index_in_memory == 0;
             !self.is_well() || spilled && generation(&self.disk) > before || self.is_full

@@ -11,7 +11,8 @@ use common::*;
 use petnet_redis_servers::{Options, RedisServer};
 use petnet_storage::redis::{RedisOptions, RedisStore};
 use petnet_storage::{
-    DeadLetter, Engine, FromSender, Held, NoObserver, Observer, Outcome, PartyId, Sequence, Stored, Tracked,
+    DeadLetter, Engine, FromSender, Handed, Held, ManualClock, NoObserver, Observer, Outcome, PartyId,
+    Sequence, Stored, Tracked,
 };
 
 /// A gateway that has an address of its own.
@@ -27,6 +28,7 @@ struct Watcher {
     arrived: Mutex<Vec<Held>>,
     missed: AtomicUsize,
     hints: AtomicUsize,
+    died: AtomicUsize,
     not_served: Option<PartyId>,
 }
 
@@ -37,7 +39,9 @@ impl Observer for Watcher {
     fn pending(&self, _: &PartyId, _: Sequence, _: u64) {
         self.hints.fetch_add(1, Ordering::SeqCst);
     }
-    fn died(&self, _: &DeadLetter) {}
+    fn died(&self, _: &DeadLetter) {
+        self.died.fetch_add(1, Ordering::SeqCst);
+    }
     fn missed(&self) {
         self.missed.fetch_add(1, Ordering::SeqCst);
     }
@@ -192,4 +196,93 @@ async fn whoever_delivers_looks_again_when_connections_broke_for_less_than_a_lea
         until("news come again", async || watcher.missed.load(Ordering::SeqCst) > missed).await;
         until("it is told to look", async || watcher.hints.load(Ordering::SeqCst) > hints).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_at_one_gateway_is_read_at_all_and_what_nobody_reads_dies_once() {
+    let server = RedisServer::start(Options::default());
+    let clock = Arc::new(ManualClock::default());
+    let unread_ttl = Some(Duration::from_secs(100));
+    let opened = async |label: &str, watcher: &Arc<Watcher>| {
+        let options = RedisOptions::new(&server.url(), party("party_own")).expect("a URL");
+        let options = RedisOptions { label: label.into(), clock: clock.clone(), unread_ttl, ..options };
+        RedisStore::open(options, watcher.clone()).await.expect("the store opens").0
+    };
+    let (watcher, other_watcher) = (Arc::new(Watcher::default()), Arc::new(Watcher::default()));
+    let (one, two) = (opened("one", &watcher).await, opened("two", &other_watcher).await);
+    for sender in ["party_a", "party_c"] {
+        for name in ["m", "unread"] {
+            one.store(arrival(sender, name, sender.to_owned().into(), None)).await.expect("stores");
+        }
+    }
+    let found = async |gateway: &Arc<dyn Engine>, from: &str| {
+        let opened = gateway.open(&FromSender::Party(party(from)), &id("m")).await.expect("opens");
+        opened.expect("is there")
+    };
+    two.note_read(&[Handed::from(&found(&two, "party_a").await)]);
+    until("it is read everywhere", async || !found(&one, "party_a").await.unread).await;
+    // So a plain receive at the other one knows which of the two is new.
+    let plain = one.open(&FromSender::Any, &id("m")).await.expect("opens").expect("is there");
+    assert_eq!((plain.sender, plain.unread), (Some(party("party_c")), true));
+    one.note_read(&[Handed::from(&found(&one, "party_c").await)]);
+    until("both are read", async || !found(&two, "party_c").await.unread).await;
+    for (gateway, sender) in [(&one, "party_a"), (&two, "party_c"), (&one, "party_a")] {
+        gateway.note_read(&[Handed::from(&found(gateway, sender).await)]);
+        for any in [&one, &two] {
+            until("the one that was read last comes first everywhere", async || {
+                let plain = any.open(&FromSender::Any, &id("m")).await.expect("opens").expect("is there");
+                plain.sender == Some(party(sender))
+            })
+            .await;
+        }
+    }
+    // One gateway may be behind the other: so long, lives are longer.
+    clock.advance(Duration::from_secs(104));
+    until("both have looked", async || [&one, &two].iter().all(|g| g.stats().service_seconds >= 104)).await;
+    assert_eq!(one.count_dead_letters(9).await.expect("counts")[3], 0, "not before what they may differ by");
+    clock.advance(Duration::from_secs(6));
+    until("what nobody read is dead", async || one.count_dead_letters(9).await.expect("counts")[3] == 2)
+        .await;
+    until("one of them says so", async || {
+        let died = |watcher: &Watcher| watcher.died.load(Ordering::SeqCst);
+        died(&watcher) + died(&other_watcher) == 2
+    })
+    .await;
+    let letter = two.dead_letters(Sequence(0), 1).await.expect("lists").remove(0);
+    assert!(two.retry_dead_letter(letter.sequence).await.expect("retries").is_some());
+    let back = one.open(&FromSender::Any, &id("unread")).await.expect("opens").expect("is back");
+    assert_eq!((back.sender.as_ref(), back.unread), (letter.correspondent.party(), true));
+    assert!(!found(&one, "party_a").await.unread, "what was read stays");
+}
+
+/// Reads cost no command each, and a gateway where nobody reads sends nothing for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reads_are_noted_together_and_no_reads_not_at_all() {
+    let server = RedisServer::start(Options::default());
+    let one = gateway(&server, "one", Arc::new(NoObserver)).await;
+    let mut read = Vec::new();
+    for n in 0..400 {
+        let Stored::New(sequence) =
+            one.store(arrival("party_a", &n.to_string(), "x".into(), None)).await.expect("stores")
+        else {
+            panic!("it is new")
+        };
+        read.push(Handed { sender: Some(party("party_a")), id: id(n.to_string()), sequence });
+    }
+    let calls = || {
+        let stats = server.command(&["INFO", "commandstats"]);
+        let calls = stats.field("cmdstat_evalsha").unwrap_or_default();
+        calls.trim_start_matches("calls=").split(',').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = calls();
+    for again in 0..10 {
+        for read in &read {
+            one.note_read(std::slice::from_ref(read));
+        }
+        assert!(again > 0 || calls() - before < 10, "it does not wait for Redis");
+    }
+    let written = || server.command(&["ZCARD", "petnet:{party_own}:read"]).text() == "400";
+    until("all are noted", async || written()).await;
+    assert!(calls() - before < 40, "4,000 reads took {} scripts", calls() - before);
+    one.close().await.expect("closes");
 }

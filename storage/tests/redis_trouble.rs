@@ -77,6 +77,8 @@ fn load(
 /// What was accepted is there once; what was refused is not there.
 async fn check(store: &Arc<dyn Engine>, results: Results) {
     until_serving(store).await;
+    // A stall may have outlasted its lease: whoever does not deliver lists nothing.
+    until("it delivers", async || store.delivers_to(&party("party_b"))).await;
     let found = names(store).await;
     let once: BTreeSet<_> = found.iter().cloned().collect();
     assert_eq!(found.len(), once.len(), "nothing is there twice");
@@ -167,7 +169,12 @@ async fn a_full_redis_refuses_what_is_new_and_everything_else_goes_on() {
         let refused = store.store(arrival("party_a", "refused", "x".into(), Some(identity(1, 2, 1)))).await;
         assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     }
-    until_away(&store).await;
+    let words = "new messages are refused: Redis has no memory for them (OOM ";
+    until(
+        "it says that it is full",
+        async || matches!(&*store.state().borrow(), StoreState::Full(why) if why.starts_with(words)),
+    )
+    .await;
     let loaded = store.load(&party("party_b"), sequence).await.expect("loads").expect("is pending");
     assert_eq!(loaded.payload.whole().await.expect("reads"), "before");
     assert!(store.settle(&party("party_b"), sequence, Outcome::Delivered).await.expect("settles"));
@@ -216,6 +223,99 @@ async fn scripts_that_redis_forgot_are_sent_again() {
         server.command(&["SCRIPT", "FLUSH"]);
         assert_eq!(names(&store).await.len(), n + 1);
     }
+}
+
+/// What a damaged record, or a write that Redis did in part, can leave behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_figure_that_went_wrong_stops_nobody_and_is_right_again_when_all_has_ended() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(&server).await;
+    let pending = accept(&store, "pending").await.expect("accepts");
+    for (hash, field) in [("sizes", "party_b"), ("state", "used")] {
+        server.command(&["HSET", &format!("petnet:{{party_own}}:{hash}"), field, "-7000"]);
+    }
+    let other = RedisStore::open(options(&server), Arc::new(NoObserver)).await.expect("the store opens").0;
+    until_serving(&store).await;
+    until_serving(&other).await;
+    assert!(store.settle(&party("party_b"), pending, Outcome::Delivered).await.expect("settles"));
+    until("nothing is counted for nothing", async || {
+        let read = |hash: &str, field: &str| {
+            server.command(&["HGET", &format!("petnet:{{party_own}}:{hash}"), field]).text()
+        };
+        let used = read("state", "used") == "0";
+        used && server.command(&["HEXISTS", "petnet:{party_own}:sizes", "party_b"]).text() == "0"
+    })
+    .await;
+}
+
+/// A crash cuts a transaction off within, as `begun` has it: what Redis was writing when it died.
+fn tear_the_end(server: &RedisServer, begun: &[&[&str]]) {
+    let folder = server.folder().join("appendonlydir");
+    let files =
+        std::fs::read_dir(folder).expect("an append-only file").map(|file| file.expect("a file").path());
+    let last = files.filter(|file| file.to_string_lossy().ends_with(".incr.aof")).max().expect("a file");
+    let whole = |command: &[&str]| {
+        let words = command.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        format!("*{}\r\n{}", command.len(), words.collect::<String>())
+    };
+    let begun: String = begun.iter().map(|command| whole(command)).collect();
+    let torn = whole(&["MULTI"]) + &begun + "*3\r\n$3\r\nSET\r\n$2\r\nxy\r\n$500\r\nhalf of it";
+    let mut file = std::fs::OpenOptions::new().append(true).open(last).expect("opens");
+    std::io::Write::write_all(&mut file, torn.as_bytes()).expect("writes");
+}
+
+/// Redis 7.0 cuts such a file within the transaction, and carries its part out with what comes next, one start later.
+#[tokio::test(flavor = "multi_thread")]
+async fn part_of_a_write_that_a_crash_of_redis_tore_never_comes_back() {
+    for waits in [false, true] {
+        let server = RedisServer::start(Options::default());
+        let store = opened(&server).await;
+        let sequence = accept(&store, "first").await.expect("accepts").0.to_string();
+        server.kill();
+        let of = |name: &str| format!("petnet:{{party_own}}:{name}");
+        let (pending, state) = (of("pend:party_b"), of("state"));
+        tear_the_end(&server, &[&["ZREM", &pending, &sequence], &["HINCRBY", &state, "used", "7000"]]);
+        server.restart();
+        until("it takes messages again", async || accept(&store, "second").await.is_ok()).await;
+        if waits {
+            let is = |name, value| server.info(name).as_deref() == Some(value);
+            let rewritten = async || is("aof_rewrite_in_progress", "0") && is("aof_rewrites", "1");
+            until("Redis has rewritten its file", rewritten).await;
+        }
+        let used = server.command(&["HGET", &state, "used"]).text();
+        server.kill_and_restart();
+        until_serving(&store).await;
+        assert_eq!(names(&store).await, ["first", "second"]);
+        assert_eq!(server.command(&["HGET", &state, "used"]).text(), used);
+    }
+}
+
+/// A replica that is filled, or a snapshot, puts the rewriting of the file off.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_a_redis_that_was_killed_before_it_rewrites_its_file() {
+    let server = RedisServer::start(Options::default());
+    let store = opened(&server).await;
+    let sequence = accept(&store, "first").await.expect("accepts").0.to_string();
+    store.close().await.expect("closes");
+    server.kill();
+    tear_the_end(&server, &[&["ZREM", "petnet:{party_own}:pend:party_b", &sequence]]);
+    server.restart();
+    // Each of the keys takes 0.3 s.
+    server.config_set("rdb-key-save-delay", "300000");
+    assert!(matches!(server.command(&["BGSAVE"]), petnet_redis_servers::Reply::Status(_)));
+    let is = |name: &str, value: &str| server.info(name).as_deref() == Some(value);
+    let mut opened = None;
+    until("a gateway works with it", async || {
+        opened = RedisStore::open(options(&server), Arc::new(NoObserver)).await.ok();
+        opened.is_some()
+    })
+    .await;
+    assert!(!is("aof_rewrite_scheduled", "1"), "it was put off, and has begun");
+    let store: Arc<dyn Engine> = opened.expect("opened").0;
+    accept(&store, "second").await.expect("accepts");
+    server.kill_and_restart();
+    until_serving(&store).await;
+    assert_eq!(names(&store).await, ["first", "second"]);
 }
 
 /// An identity that was given out before the server lost its newest data must not name another message afterwards.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{arrival, clocked, id, open, party, pending, read, until};
-use petnet_storage::{Engine, Outcome, StoreOptions};
+use common::{arrival, clocked, id, open, party, payload, pending, read, read_all, until};
+use petnet_storage::{Engine, Outcome, Sequence, StoreError, StoreOptions, StoreState};
 use tokio::task::JoinSet;
 
 const MESSAGES: usize = 60_000;
@@ -59,7 +59,7 @@ async fn an_empty_index_on_disk_gives_its_space_back() {
     })
     .await;
     loop {
-        let list = store.pending(&party("party_b"), petnet_storage::Sequence(0), 4096).await.expect("lists");
+        let list = store.pending(&party("party_b"), Sequence(0), 4096).await.expect("lists");
         let Some(_) = list.first() else { break };
         for one in list {
             assert!(
@@ -67,6 +67,7 @@ async fn an_empty_index_on_disk_gives_its_space_back() {
             );
         }
     }
+    read_all(&store).await;
     clock.advance(Duration::from_secs(101));
     until("the index is small", async || {
         clock.advance(Duration::from_secs(1));
@@ -106,4 +107,36 @@ async fn recycled_files_are_kept_by_need_and_one_when_idle() {
     .await;
     until("one is left", async || store.stats().spare_segments <= 1).await;
     assert_eq!(pending(&store, "party_b").await, [("m".to_owned(), common::payload(number, 100_000))]);
+}
+
+/// It said "serving" for as long as a few hundred bytes found room, while every message that its program sent was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_what_is_sent_says_so_though_smaller_ones_find_room() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = StoreOptions {
+        max_bytes: 64 << 20,
+        housekeeping_every: Duration::from_millis(10),
+        ..common::options(dir.path())
+    };
+    let (store, _) = open(options);
+    let b = party("party_b");
+    let state = || store.state().borrow().clone();
+    until("there are log files", async || state() == StoreState::Serving).await;
+    let mut accepted = Vec::new();
+    let why = loop {
+        let large = payload(accepted.len() as u64, 3 << 20);
+        match store.accept(&b, &id(format!("{}", accepted.len())), large).await {
+            Ok(sequence) => accepted.push(sequence),
+            Err(error) => break error,
+        }
+        assert!(accepted.len() < 32, "it is full some time");
+    };
+    assert!(matches!(why, StoreError::Full { .. }), "{why}");
+    let StoreState::Full(why) = state() else { panic!("it is not {:?}", state()) };
+    assert!(why.contains("smaller ones still find room"), "{why}");
+    store.accept(&b, &id("small"), Bytes::from_static(b"x")).await.expect("finds room");
+    for sequence in accepted {
+        assert!(store.settle(&b, sequence, Outcome::Delivered).await.expect("settles"));
+    }
+    until("there is room again", async || state() == StoreState::Serving).await;
 }

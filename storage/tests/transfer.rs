@@ -89,9 +89,11 @@ async fn lifetimes_go_on_where_they_were() {
     let (options, clock) = clocked(&from);
     let (store, _) = open(options);
     store.store(arrival("party_a", "first", "1".into(), None)).await.expect("stores");
+    read_all(&store).await;
     store.accept(&party("party_b"), &id("out"), "1".into()).await.expect("accepts");
     clock.advance(Duration::from_secs(3000));
     store.store(arrival("party_a", "second", "2".into(), None)).await.expect("stores");
+    read_all(&store).await;
     clock.advance(Duration::from_secs(100));
     store.close().await.expect("closes");
     moved(&source(&real(), &from).expect("opens"), &target(&real(), &to)).await;
@@ -102,7 +104,8 @@ async fn lifetimes_go_on_where_they_were() {
     assert_eq!(pending[0].expires_in, Some(604_800 - 3100));
     clock.advance(Duration::from_secs(499));
     assert!(read(&store, "first").await.is_some());
-    clock.advance(Duration::from_secs(1));
+    // The second in which it was read may not have been a whole one.
+    clock.advance(Duration::from_secs(2));
     assert!(read(&store, "first").await.is_none() && read(&store, "second").await.is_some());
     // With it the service time is written down.
     store.store(arrival("party_a", "third", "3".into(), None)).await.expect("stores");
@@ -179,6 +182,24 @@ async fn more_than_a_batch_goes_on_behind_what_is_there() {
     let report = moved(&source, &small()).await;
     assert!(report.resumed.after > Sequence(300) && report.source == report.target, "{:?}", report.resumed);
     drop(source);
+    assert_eq!(everything(&opened(&from)).await, everything(&opened(&to)).await);
+}
+
+#[tokio::test]
+async fn a_move_whose_end_nobody_heard_is_confirmed_until_a_store_has_used_the_folder() {
+    let dir = filled(3).await;
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    let first = moved(&source(&real(), &from).expect("opens"), &target(&real(), &to)).await;
+    for _ in 0..2 {
+        let again = moved(&source(&real(), &from).expect("opens"), &target(&real(), &to)).await;
+        assert!(again.is_whole() && again.resumed.again, "{again:?}");
+        assert_eq!(again.target, first.target);
+    }
+    let store = opened(&to);
+    store.close().await.expect("closes");
+    drop(store);
+    let used = run(&source(&real(), &from).expect("opens"), &target(&real(), &to), &|_| {}).await;
+    assert!(used.expect_err("is refused").to_string().contains("not empty"));
     assert_eq!(everything(&opened(&from)).await, everything(&opened(&to)).await);
 }
 
@@ -299,10 +320,8 @@ impl Target for Forgetful {
 
 #[tokio::test]
 async fn what_differs_is_said_and_the_target_stays_unusable() {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = filled(4).await;
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    std::fs::create_dir(&from).expect("makes");
-    fill(&real(), &from, 4).await;
     let source = source(&real(), &from).expect("opens");
     let report = run(&source, &Forgetful(target(&real(), &to)), &|_| {}).await.expect("runs");
     let said: Vec<_> = report.differences.iter().map(ToString::to_string).collect();

@@ -100,6 +100,20 @@ async fn a_large_message_is_read_in_pieces_and_moves_with_the_log() {
     assert_eq!(engine.stats().damaged, 0);
 }
 
+/// A message that spans segments needs all of them.
+#[tokio::test]
+async fn nothing_of_a_message_that_is_there_counts_as_given_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (engine, _) = open(clocked(dir.path()).0);
+    let bytes = payload(1, 8 * MIB);
+    accept(&engine, "m", &bytes, MIB).await;
+    store(&engine, "m", &bytes, 1).await;
+    let stats = engine.stats();
+    assert!(stats.segments > 16);
+    assert!(stats.reclaimable_bytes < MIB as u64, "{} bytes", stats.reclaimable_bytes);
+    engine.close().await.expect("closes");
+}
+
 #[test]
 fn after_a_power_cut_anywhere_it_is_whole_or_not_there() {
     trials::all(1..=120, |at| {

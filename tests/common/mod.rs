@@ -1,6 +1,8 @@
 //! A folder with a party file, and gateway processes in it. Every wait has a deadline; a drop kills.
 
 #[allow(dead_code, reason = "each test file uses its part")]
+pub mod asking;
+#[allow(dead_code, reason = "each test file uses its part")]
 pub mod secure;
 
 use std::fs;

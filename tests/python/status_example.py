@@ -55,7 +55,7 @@ def status():
             ],
             "store": {
                 "engine": "embedded", "place": "/var/lib/petnet", "accepted_means": "on this disk, synced",
-                "disk_bytes": 52 << 30, "used_bytes": 48 << 30, "quota_bytes": 0, "disk_total_bytes": 200 << 30,
+                "disk_bytes": 52 << 30, "used_bytes": 48 << 30, "limit_bytes": 79 << 30, "quota_bytes": 0, "disk_total_bytes": 200 << 30,
                 "disk_free_bytes": 31 << 30, "segments": 812, "spare_segments": 4, "reclaimable_bytes": 3 << 30,
                 "damaged": 2, "service_seconds": 9 * DAY, "syncs": 1000, "appends": 8400,
                 "sync_p50_seconds": 0.0005, "sync_p99_seconds": 0.0025,
@@ -75,6 +75,9 @@ def status():
                 {"reason": "expired", "messages": 120}, {"reason": "refused", "messages": 2}, {"reason": "damaged", "messages": 0},
             ],
             "process": {"resident_bytes": 182 << 20, "open_files": 143, "open_files_limit": 1_048_576, "connections": 38},
+            "refused_reloads": [
+                {"what": "party_file", "why": f"party.json: expected a list {HOSTILE}", "since_ms": NOW - 3_600_000},
+            ],
             "rates": {"accepted": 300.0, "delivered": 312.4, "arrived": 110.0, "received": 105.0},
         },
         "dead_letters": [

@@ -7,7 +7,7 @@ import zlib
 import harness
 
 PAGE, HEADER = 4096, 40
-MESSAGE, PART, COMMIT, SETTLE, DEAD = range(1, 6)
+MESSAGE, PART, COMMIT, SETTLE, DEAD, READ, NAMED = range(1, 8)
 
 
 class Fields:
@@ -69,9 +69,12 @@ def segment_frames(path, store_id):
 def message(fields):
     kind, party, message_id = fields.number(1), fields.text(), fields.text()
     started, _, number, low_water, ordinal, length, first = fields.numbers(8, 8, 8, 8, 4, 8, 4)
+    key, checksum = None, None
+    if fields.at < len(fields.content):
+        key, checksum = fields.take(16), fields.number(4)
     fields.end()
-    assert kind in (0, 1, 2) and started > 0 and number > low_water - 1
-    return party, message_id, length, first
+    assert kind in (0, 1, 2) and started > 0 and number > low_water - 1 and (kind == 0 or key is None)
+    return party, message_id, length, first, key, checksum
 
 
 def log_of(folder):
@@ -80,15 +83,17 @@ def log_of(folder):
     files = sorted(path for path in (folder / "log").iterdir() if not path.name.startswith("free"))
     frames = [frame for path in files for frame in segment_frames(path, store_id)]
     parts = {place: (sequence, payload) for place, kind, sequence, _, payload in frames if kind == PART}
-    found, counts = {}, dict.fromkeys(range(1, 6), 0)
+    found, counts, keys = {}, dict.fromkeys(range(1, 7), 0), {}
     for _, kind, sequence, fields, payload in frames:
         counts[kind] += 1
         if kind == MESSAGE:
-            party, message_id, length, first = message(fields)
-            assert (length, first) == (len(payload), 0)
+            party, message_id, length, first, key, checksum = message(fields)
+            assert (length, first) == (len(payload), 0) and checksum in (None, zlib.crc32(payload))
             found[party, message_id] = payload
+            keys |= {key: sequence} if key else {}
         elif kind == COMMIT:
-            party, message_id, length, first = message(fields)
+            party, message_id, length, first, key, checksum = message(fields)
+            keys |= {key: sequence} if key else {}
             slices, whole = Fields(payload), b""
             of = slices.number(8) if len(payload) % 12 == 8 else sequence
             while slices.at < len(payload):
@@ -96,19 +101,31 @@ def log_of(folder):
                 of_part, data = parts[segment, offset]
                 assert of_part == of and len(data) == size <= 262_144 and (whole or segment == first)
                 whole += data
-            assert len(whole) == length
+            assert len(whole) == length and checksum in (None, zlib.crc32(whole))
             found[party, message_id] = whole
         elif kind in (SETTLE, DEAD):
             key, _, offset = fields.numbers(16, 4, 4)
             assert key and offset >= PAGE and not payload
-            assert fields.number(1) in ((0, 1) if kind == SETTLE else (0, 1, 2))
+            assert fields.number(1) in ((0, 1) if kind == SETTLE else (0, 1, 2, 3))
             if kind == DEAD:
                 assert fields.text()
             fields.end()
-    return store_id, found, counts
+        elif kind == READ:
+            reads = []
+            while fields.at < len(fields.content):
+                key, of, _ = fields.numbers(16, 8, 4)
+                assert key and of
+                reads.append(of)
+            assert max(reads) == sequence and not payload
+        elif kind == NAMED:
+            key, _, _, _, newest = fields.numbers(16, 8, 4, 4, 8)
+            fields.end()
+            assert newest >= sequence and not payload
+            keys |= {key: sequence}
+    return store_id, found, counts, keys
 
 
-def check_checkpoint(path, store_id):
+def check_checkpoint(path, store_id, keys):
     content = path.read_bytes()
     if not any(content[:44]):
         return 0
@@ -132,6 +149,13 @@ def check_checkpoint(path, store_id):
         _, lane, size, _, needed, _, _ = body.numbers(4, 1, 4, 4, 1, 4, 8)
         assert lane in (0, 1) and size >= 1 << 20 and needed in (0, 1)
         body.take(body.number(4))
+    for _ in range(body.number(4)):
+        assert body.number(2) <= len(parties) and all(body.numbers(8, 8))
+    last = 0
+    for _ in range(body.number(4)):
+        key, (sequence, *_) = body.take(16), body.numbers(8, 8, 4, 4)
+        assert keys[key] == sequence > last
+        last = sequence
     body.end()
     return generation
 
@@ -150,11 +174,14 @@ def test_every_byte_of_a_data_folder_is_as_the_page_draws_it(make_pair, tmp_path
         shown = ["mailbox", "show", name, "-o", tmp_path / "out", "--data-dir", b.settings["DATA_DIR"]]
         harness.until(name, lambda: subprocess.run([harness.binary(), *shown], capture_output=True).returncode == 0)
         (tmp_path / "out").unlink()
+    subprocess.run([harness.binary(), "recv", "--gateway", b.address, "--id", "slices"], check=True, capture_output=True)
     for gateway in (a, b):
         assert gateway.terminate() == 0
     for folder, peer in ((tmp_path / "party_a", "party_b"), (tmp_path / "party_b", "party_a")):
-        store_id, found, counts = log_of(folder)
+        store_id, found, counts, keys = log_of(folder)
         assert found == {(peer, name): payload for name, payload in expected.items()}
         assert counts[MESSAGE] == 2 and counts[COMMIT] == 2 and counts[PART] > 20
+        assert len(keys) == (peer == "party_b"), "the command line names its sends"
+        assert counts[READ] == (1 if peer == "party_a" else 0)
         assert counts[SETTLE] == (len(expected) if peer == "party_b" else 0)
-        assert max(check_checkpoint(folder / f"CHECKPOINT.{number}", store_id) for number in (0, 1)) > 0
+        assert max(check_checkpoint(folder / f"CHECKPOINT.{number}", store_id, keys) for number in (0, 1)) > 0

@@ -77,6 +77,7 @@ def test_trouble_is_shown_as_it_comes(a, page):
     peers = rows(page, "peers")
     assert peers["party_c"][1].startswith("down"), peers
     assert peers["party_c"][3] == "2.9 KiB" and peers["party_c"][4] != "–" and peers["party_c"][6] != "–", peers
+    assert page.text("#refused") == ""
     assert page.text("#dead-counts").startswith("refused: 1")
     letter = rows(page, "dead")["psi:too-large"]
     assert letter[1] == "party_b" and letter[2] == "4.0 KiB" and letter[3].startswith("refused"), letter
@@ -101,6 +102,8 @@ def test_values_of_any_kind_are_shown_as_text(a, page):
     letters = rows(page, "dead")
     assert status_example.HOSTILE in letters and len(letters) == 3
     assert page.text("#state") == "poisoned" and status_example.HOSTILE in page.text("#reason")
+    refused = page.text("#refused")
+    assert refused.startswith("The party file on the disk was refused, since ") and status_example.HOSTILE in refused
     assert page.text("#dead-counts").startswith("expired: 120")
     certificates = page.text("#certificates")
     assert "▲ 12 days left" in certificates and "300 days left" in certificates and "■ expired" in certificates

@@ -19,6 +19,7 @@ import zlib
 from typing import IO
 from urllib.parse import quote
 
+from petnet._wire import new_key
 from petnet.errors import StateError
 from petnet.stream import sync_folder
 
@@ -31,7 +32,7 @@ except ImportError:  # Windows: two programs with the same state file are not no
 _HEAD = struct.Struct("<cQQ")
 _SUMS = struct.Struct("<II")
 _WHOLE_HEAD = _HEAD.size + _SUMS.size
-_CHANNEL, _SENDING, _WITHDRAWN, _SENT, _RECEIVED = b"C", b"I", b"W", b"S", b"R"
+_CHANNEL, _KEY, _SENDING, _WITHDRAWN, _SENT, _RECEIVED = b"C", b"K", b"I", b"W", b"S", b"R"
 _FORMAT = 1
 #: A file that is longer is written anew, with only what counts.
 _LONG = 1 << 20
@@ -62,6 +63,8 @@ class Journal:
         self.received = 0
         #: Message number ``sent``, if it was given to the gateway and it is not known whether it was accepted.
         self.pending: bytes | None = None
+        #: What its send is called, in every try; a file of before has no name for it, and each opening draws one.
+        self.key = new_key()
         try:
             _make_folder(path.parent)
             self._locked = _lock(path)
@@ -76,6 +79,9 @@ class Journal:
     def sending(self, payload: bytes) -> None:
         """Message number ``sent`` is about to be given to the gateway."""
         with self._lock:
+            self.key = new_key()
+            # Before the message, and synced with it.
+            self._append(_KEY, self.sent, self.key, sync=False)
             self._append(_SENDING, self.sent, payload, sync=True)
             self.pending = payload
 
@@ -151,6 +157,8 @@ class Journal:
         if kind == _CHANNEL:
             if payload != self._about:
                 raise StateError(f"{self._path}: it is the state of {payload.decode()}, not of {self._about.decode()}")
+        elif kind == _KEY:
+            self.key = payload
         elif kind == _SENDING:
             self.pending = payload
         elif kind == _WITHDRAWN:

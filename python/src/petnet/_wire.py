@@ -5,10 +5,14 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
+import hashlib
 import math
+import os
 import random
+import threading
 import time
 from typing import Any
 
@@ -22,6 +26,10 @@ _WAIT_AT_ONCE = 30.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 #: Breaks of one stream after which it may begin anew.
 _BREAKS = 20
+#: Bytes of the key of a send.
+KEY_BYTES = 16
+#: Sends whose fate is not known that are kept in mind.
+_UNANSWERED = 1024
 #: One element of raw snappy makes at most 64 bytes of 3.
 _BEST_RATIO = 22
 
@@ -74,7 +82,7 @@ class Retry:
             self._breaks -= 1
         self._attempts -= 1
         unanswered = isinstance(failure, errors.Unavailable)
-        failure.maybe_accepted = self.failed or unanswered
+        failure.maybe_accepted |= self.failed or unanswered
         if not unanswered or self._attempts <= 0 or now >= self._end:
             raise failure
         self.failed = True
@@ -135,8 +143,72 @@ def decompress(payload: bytes, what: str) -> bytes:
     raise errors.BadPayload(f"{what}: not raw snappy ({why}); does its sender compress? Else use Client(compress=False)")
 
 
-def send_request(receiver: str, message_id: str, payload: bytes) -> simple_pb2.ClientSimpleSendRequest:
-    return simple_pb2.ClientSimpleSendRequest(receiver_id=receiver, message_id=message_id, payload=payload)
+def send_request(receiver: str, message_id: str, payload: bytes, key: bytes) -> mailbox_pb2.SendRequest:
+    return mailbox_pb2.SendRequest(receiver_id=receiver, message_id=message_id, payload=payload, key=key)
+
+
+def old_send_request(request: mailbox_pb2.SendRequest) -> simple_pb2.ClientSimpleSendRequest:
+    """The same for a gateway that knows petnet.simple.v1 only."""
+    return simple_pb2.ClientSimpleSendRequest(
+        receiver_id=request.receiver_id, message_id=request.message_id, payload=request.payload
+    )
+
+
+def new_key() -> bytes:
+    return os.urandom(KEY_BYTES)
+
+
+def checked_key(key: bytes | None) -> bytes:
+    """The key that was given, or a new one."""
+    if key is None:
+        return new_key()
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"the key of a send has {KEY_BYTES} bytes, not {len(key)}")
+    return bytes(key)
+
+
+class Unanswered:
+    """Keys of sends whose fate is not known, so that the same send, tried again by the program, has the same key.
+
+    The last 1024 of them. May be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
+
+    def key_of(self, receiver: str, message_id: str, payload: bytes) -> bytes:
+        with self._lock:
+            if not self._keys:
+                return new_key()
+        known = _digest(receiver, message_id, payload)
+        with self._lock:
+            return self._keys.get(known) or new_key()
+
+    def lost(self, request: mailbox_pb2.SendRequest) -> None:
+        """Nobody knows whether it was accepted."""
+        digest = _digest(request.receiver_id, request.message_id, request.payload)
+        with self._lock:
+            self._keys[digest] = request.key
+            self._keys.move_to_end(digest)
+            if len(self._keys) > _UNANSWERED:
+                self._keys.popitem(last=False)
+
+    def known(self, request: mailbox_pb2.SendRequest) -> None:
+        """It was accepted, or refused for certain."""
+        with self._lock:
+            if not self._keys:
+                return
+        digest = _digest(request.receiver_id, request.message_id, request.payload)
+        with self._lock:
+            self._keys.pop(digest, None)
+
+
+def _digest(receiver: str, message_id: str, payload: bytes) -> bytes:
+    names = f"{len(receiver)}:{receiver}{message_id}".encode(errors="surrogatepass")
+    digest = hashlib.blake2b(len(names).to_bytes(8, "big") + names, digest_size=16)
+    digest.update(payload)
+    return digest.digest()
 
 
 def recv_metadata(sender: str | None, wait_ms: int | None) -> list[tuple[str, str]]:
@@ -157,10 +229,18 @@ def payload_of(response: Any, what: str) -> bytes | None:
     return response.payload if response.HasField("payload") else None
 
 
-def release_request(message_id: str, topic: str, sender: str | None) -> mailbox_pb2.ReleaseRequest:
-    if topic:
-        return mailbox_pb2.ReleaseRequest(topic=topic, sender_id=sender or "")
+def release_request(message_id: str, sender: str | None) -> mailbox_pb2.ReleaseRequest:
     return mailbox_pb2.ReleaseRequest(message_id=message_id, sender_id=sender or "")
+
+
+def release_topic_request(topic: str, sender: str | None) -> mailbox_pb2.ReleaseRequest:
+    if not topic:
+        raise ValueError("a topic must not be empty: it would be every message; release_all() says that")
+    return mailbox_pb2.ReleaseRequest(topic=topic, sender_id=sender or "")
+
+
+def release_all_request(sender: str | None) -> mailbox_pb2.ReleaseRequest:
+    return mailbox_pb2.ReleaseRequest(all=True, sender_id=sender or "")
 
 
 def tracked(response: Any) -> Tracked:

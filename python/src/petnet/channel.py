@@ -118,7 +118,7 @@ class Channel:
                 raise PendingSend(f"it is not known yet whether {self._id(number)!r} was accepted: call flush first")
             self._journal.sending(bytes(memoryview(payload)))
             try:
-                self._client.send(self.peer, self._id(number), payload, check=True)
+                self._client.send(self.peer, self._id(number), payload, check=True, key=self._journal.key)
             except Refused as refused:
                 if not refused.maybe_accepted:
                     self._journal.withdrawn()
@@ -136,7 +136,7 @@ class Channel:
             if self._journal.pending is not None:
                 message_id = self._id(self._journal.sent)
                 try:
-                    self._client.send(self.peer, message_id, self._journal.pending, check=True)
+                    self._client.send(self.peer, message_id, self._journal.pending, check=True, key=self._journal.key)
                 except NEVER:
                     # Unless the first attempt was accepted, before the gateway's limits were lowered.
                     if self._client.track(message_id, self.peer).state is State.UNKNOWN:

@@ -62,6 +62,7 @@ class ClientBase:
         self._server_name = server_name
         self._credentials = _tls.credentials(ca_certificates, client_key, client_certificates)
         self._channel: Any = None  # of grpc or of grpc.aio
+        self._unanswered = _wire.Unanswered()
         self._opening = threading.Lock()
 
     @classmethod
@@ -157,7 +158,7 @@ class Client(ClientBase):
         answer: Any = self._ask("health check", lambda: stub.Check(request), _wire.Retry(3.0))
         return int(answer.status)
 
-    def send(self, receiver: str, message_id: str, payload: bytes, *, check: bool = False) -> bool:
+    def send(self, receiver: str, message_id: str, payload: bytes, *, check: bool = False, key: bytes | None = None) -> bool:
         """Hands a message for the party ``receiver`` to the gateway. True: it is accepted, which means durable there, and
         will be delivered, whether or not the other side is up.
 
@@ -165,24 +166,42 @@ class Client(ClientBase):
         StoreFull, MessageTooLarge, IdConflict, ...) instead. Either way a lost answer never shows as True.
 
         A gateway that does not answer is tried again for ``patience`` seconds, then Unavailable: the message may have
-        been accepted or not. Sending it again, with the same id and bytes, is always safe for a reader that reads an id
-        once: under one id there is one message. (A reader that *released* it in between finds it once more.) What is not
-        safe is to send again after *another* message went out under the same id: the last one accepted wins.
+        been accepted or not. Sending it again, with the same id and bytes, is safe: it is the same send, which the gateway
+        accepts once and delivers once, whatever became of the first try and of the gateway in between (it remembers its
+        last 65,536 sends; a Python PETNet gateway none). What is not safe is to send again after *another* message went out
+        under the same id and was lost: the last one accepted wins.
+
+        key: what this send is called, 16 bytes; the gateway takes two with one key for one. By default the client draws one
+        for each send, and gives it again to a send whose answer it did not get. A program that tries again after its own
+        restart keeps the key itself (Channel does).
 
         The payload may have up to the gateway's MAX_MESSAGE_BYTES (256 MiB), compressed; beyond: send_stream.
         """
         what = _wire.sending(receiver, message_id)
-        request = _wire.send_request(receiver, message_id, self._outgoing(payload))
-        stub = simple_pb2_grpc.SimpleRequestServerStub(self.channel)
+        given = self._outgoing(payload)
+        named = self._unanswered.key_of(receiver, message_id, given) if key is None else _wire.checked_key(key)
+        request = _wire.send_request(receiver, message_id, given, named)
+        stub = mailbox_pb2_grpc.MailboxStub(self.channel)
+        old = simple_pb2_grpc.SimpleRequestServerStub(self.channel)
 
         def attempt() -> bool:
-            _wire.payload_of(stub.ClientSimpleSend(request), what)
+            try:
+                stub.Send(request)
+            except grpc.RpcError as error:
+                if not errors.is_unknown_call(error):
+                    raise
+                _wire.payload_of(old.ClientSimpleSend(_wire.old_send_request(request)), what)
             return True
 
         try:
-            return self._ask(what, attempt, _wire.Retry(self.patience))
-        except errors.Refused as failure:
-            return self._refused(failure, check)
+            accepted = self._ask(what, attempt, _wire.Retry(self.patience))
+        except errors.PetnetError as failure:
+            (self._unanswered.lost if failure.maybe_accepted else self._unanswered.known)(request)
+            if isinstance(failure, errors.Refused):
+                return self._refused(failure, check)
+            raise
+        self._unanswered.known(request)
+        return accepted
 
     def recv(self, message_id: str, timeout: float | None = None, *, sender: str | None = None) -> bytes:
         """The payload of a message that another party sent. Reading does not remove it.
@@ -193,7 +212,8 @@ class Client(ClientBase):
         With ``timeout``: waits for up to so many seconds (0 looks once, math.inf waits for ever), also while the gateway
         is down. Raises NotThere, which is a TimeoutError, if it did not come; b"" is then an empty payload.
 
-        sender: only a message of this party; else the newest under the id, whoever sent it.
+        sender: only a message of this party: name it wherever you know it. Else what nobody has read before what was read;
+            when two parties sent what nobody has read, IdConflict (30007), which names both.
         Raises BadPayload when the payload is not raw snappy and ``compress`` is on.
         """
         what = _wire.receiving(message_id)
@@ -213,12 +233,14 @@ class Client(ClientBase):
         length: int | None = None,
         *,
         progress: bool = False,
+        key: bytes | None = None,
     ) -> int:
         """Sends a payload of any size, in pieces, and returns its sequence at the gateway: it is accepted. Never compressed.
 
         source: a path, an open binary file (from where it stands), bytes, or an iterable of bytes.
         length: its bytes, where it is known and cannot be found out. Then a message without room is refused at once.
         progress: shows a bar on stderr.
+        key: as in send; each call has one of its own by default, which all its attempts share.
 
         Raises Refused when the gateway said no. When the connection breaks, a source that can be read again is sent
         again for up to ``patience`` seconds without progress; any other raises Unavailable. An error of the source ends
@@ -228,12 +250,13 @@ class Client(ClientBase):
         given = stream.Source(source, length)
         retry = _wire.Retry(self.patience, math.inf if given.repeatable else 1)
         stub = mailbox_pb2_grpc.MailboxStub(self.channel)
+        named = _wire.checked_key(key)
         try:
             with stream.bar(progress, message_id, given.length) as bar:
 
                 def attempt() -> int:
                     bar.reset()
-                    pieces = _Pieces(receiver, message_id, given, bar)
+                    pieces = _Pieces({"message_id": message_id, "receiver_id": receiver, "key": named}, given, bar)
                     try:
                         return int(stub.SendStream(pieces).sequence)
                     except grpc.RpcError:
@@ -282,13 +305,15 @@ class Client(ClientBase):
     def release(self, message_id: str, *, sender: str | None = None) -> int:
         """Says that a received message is needed no more, and returns how many there were. Without it, they stay for
         the gateway's MESSAGE_TTL (an hour)."""
-        return self._release(_wire.release_request(message_id, "", sender))
+        return self._release(_wire.release_request(message_id, sender))
 
     def release_topic(self, topic: str, *, sender: str | None = None) -> int:
         """Releases every received message whose id begins with ``topic``, and returns how many there were."""
-        if not topic:
-            raise ValueError("a topic must not be empty: it would be every message")
-        return self._release(_wire.release_request("", topic, sender))
+        return self._release(_wire.release_topic_request(topic, sender))
+
+    def release_all(self, *, sender: str | None = None) -> int:
+        """Releases every received message (from ``sender``), and returns how many there were."""
+        return self._release(_wire.release_all_request(sender))
 
     def track(self, message_id: str, receiver: str | None = None, *, sender: str | None = None) -> Tracked:
         """What became of a message: to ``receiver``, or, without one, of a message that arrived (from ``sender``)."""
@@ -353,12 +378,12 @@ class Client(ClientBase):
 class _Pieces(Iterator[Any]):
     """What gRPC sends of a source. gRPC takes it in a thread of its own and hides its errors: they are kept here."""
 
-    def __init__(self, receiver: str, message_id: str, source: stream.Source, bar: Any) -> None:
+    def __init__(self, about: dict[str, Any], source: stream.Source, bar: Any) -> None:
         self.error: BaseException | None = None
         self.taken = 0
         self._pieces = source.pieces()
         self._bar = bar
-        self._first: dict[str, Any] = {"message_id": message_id, "receiver_id": receiver, "len": source.length}
+        self._first: dict[str, Any] = {**about, "len": source.length}
 
     def __next__(self) -> Any:
         try:

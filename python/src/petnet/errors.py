@@ -27,7 +27,7 @@ class NotThere(PetnetError, TimeoutError):
 
 class Unavailable(PetnetError, ConnectionError):
     """The gateway did not answer, or cannot work now. What was sent may have been accepted or not: send it again under
-    the same id, with the same bytes."""
+    the same id, with the same bytes, from the same client; it is the same send."""
 
 
 class Refused(PetnetError):
@@ -55,7 +55,8 @@ class MessageTooLarge(Refused):
 
 
 class IdConflict(Refused):
-    """The id is held with other bytes, and the gateway runs with MESSAGE_ID_REUSE=reject (30007)."""
+    """The id is held with other bytes, and the gateway runs with MESSAGE_ID_REUSE=reject; or it was asked for without a
+    sender and two parties have sent under it what nobody has read (30007)."""
 
 
 class Gone(PetnetError):
@@ -98,8 +99,10 @@ _BY_STATUS: dict[grpc.StatusCode, type[PetnetError]] = {
     grpc.StatusCode.DATA_LOSS: Damaged,
 }
 #: A connection that breaks in the middle of a call, and a call of grpc.aio that was ended while it was written to and whose
-#: answer is lost by that, are INTERNAL with one of these texts.
-_BROKEN = ("RST_STREAM", "Internal error from Core")
+#: answer is lost by that, are INTERNAL, UNKNOWN or (when the gateway asked for calm) RESOURCE_EXHAUSTED, with one of these
+#: texts and no number of the gateway's.
+_BROKEN = ("RST_STREAM", "GOAWAY", "ENHANCE_YOUR_CALM", "Bandwidth exhausted", "Stream removed", "Internal error from Core")
+_BROKEN_AS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _CODE_KEY = "petnet-error-code"
 
 
@@ -121,11 +124,17 @@ def of_call(what: str, error: grpc.RpcError) -> PetnetError:
         kind = _BY_STATUS[status]
     elif code is not None:
         kind = _BY_CODE.get(code, Refused)
-    elif status is grpc.StatusCode.INTERNAL and any(text in details for text in _BROKEN):
+    elif status in _BROKEN_AS and any(text in details for text in _BROKEN):
         kind = Unavailable
     else:
         kind = Refused
-    return kind(text, code)
+    # What is not known to come before acceptance may have come after it.
+    return kind(text, code, maybe_accepted=code is not None and kind in (Refused, Damaged))
+
+
+def is_unknown_call(error: grpc.RpcError) -> bool:
+    """Whether the gateway does not know the call: it is an old one."""
+    return hasattr(error, "code") and error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def _number(error: Any) -> int | None:

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use petnet::proto::health::HealthCheckRequest;
-use petnet::proto::health::health_check_response::ServingStatus;
-use petnet::proto::health::health_client::HealthClient;
+use petnet_protos::health::HealthCheckRequest;
+use petnet_protos::health::health_check_response::ServingStatus;
+use petnet_protos::health::health_client::HealthClient;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, timeout};
@@ -186,10 +186,16 @@ impl Gateway {
 
     /// What the standard health service of gRPC says; `None` without an answer.
     pub async fn health(&self) -> Option<standard::ServingStatus> {
+        self.health_of("").await
+    }
+
+    /// The same of one of its services.
+    pub async fn health_of(&self, service: &str) -> Option<standard::ServingStatus> {
         let endpoint = crate::clients::endpoint(&self.address());
         let ask = async {
             let channel = endpoint.connect().await.ok()?;
-            StandardHealth::new(channel).check(tonic_health::pb::HealthCheckRequest::default()).await.ok()
+            let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
+            StandardHealth::new(channel).check(request).await.ok()
         };
         timeout(ONE_ASK, ask).await.ok().flatten().map(|answer| answer.into_inner().status())
     }

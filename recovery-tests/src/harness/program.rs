@@ -7,8 +7,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// What the program is made of, relative to the top of the repository.
-const SOURCES: [&str; 7] =
-    ["Cargo.toml", "Cargo.lock", "build.rs", "protos", "src", "storage/Cargo.toml", "storage/src"];
+const SOURCES: [&str; 6] = ["Cargo.toml", "Cargo.lock", "protos", "src", "storage/Cargo.toml", "storage/src"];
 
 /// `PETNET_BIN`, or the program that cargo put beside this test, which is built when it is missing or older than its
 /// sources (cargo builds it for the tests of its own package only).

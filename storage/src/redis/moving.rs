@@ -1,7 +1,7 @@
-//! The store of a party in Redis as an end of a migration, with no gateway running.
+//! A party's store in Redis as source or target of a migration, with no gateway running.
 //!
-//! Invariants: gateways and other migrations are kept away for as long as this lives; of a session that is lost nothing is
-//! begun anew: the migration ends, and the same command goes on where it was.
+//! Invariants: gateways and other migrations are kept away for as long as this lives; when a session is lost nothing is begun
+//! again: the migration ends, and the same command continues it.
 
 mod source;
 mod target;
@@ -11,32 +11,32 @@ use std::time::Duration;
 
 pub use self::source::RedisSource;
 pub use self::target::RedisTarget;
-use super::connect::Connector;
-use super::inner::Inner;
-use super::leases::SILENCE;
-use super::news;
-use super::options::RedisOptions;
-use super::scripts::SCRIPTS;
-use super::session::{Purpose, Session, Way};
-use crate::engine::NoObserver;
-use crate::error::OpenError;
-use crate::transfer::{Result, TransferError};
+use crate::face::engine::NoObserver;
+use crate::face::error::OpenError;
+use crate::offline::transfer::{Result, TransferError};
+use crate::redis::connection::connect::Connector;
+use crate::redis::connection::options::RedisOptions;
+use crate::redis::connection::scripts::SCRIPTS;
+use crate::redis::connection::session::{Purpose, Session, Way};
+use crate::redis::leases::SILENCE;
+use crate::redis::shared::Inner;
+use crate::redis::upkeep::news;
 
-/// How long the lock holds when nobody asks for it again.
+/// How long the lock lasts if it is not renewed.
 const LOCK: Duration = Duration::from_secs(10);
-/// Pause between asking.
+/// Pause between renewals.
 const AGAIN: Duration = Duration::from_secs(3);
 
 /// A party's store in Redis that is locked for a migration.
 #[derive(Debug)]
-pub(super) struct Locked {
-    pub(super) inner: Arc<Inner>,
-    pub(super) name: String,
+pub(crate) struct Locked {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) name: String,
 }
 
 impl Locked {
-    /// Connects and locks.
-    pub(super) async fn open(options: RedisOptions) -> Result<Arc<Self>> {
+    /// Connects and locks the store.
+    pub(crate) async fn open(options: RedisOptions) -> Result<Arc<Self>> {
         let url = options.url.to_string();
         let refused = |why: String| TransferError::Open(OpenError::Redis { url: url.clone(), why });
         let connector = Connector::new(&options);
@@ -52,8 +52,8 @@ impl Locked {
         Ok(Arc::new(Self { inner, name }))
     }
 
-    /// Lets gateways in again; `whole`: also where they were kept out by an unfinished migration.
-    async fn end(&self, whole: bool) -> crate::error::Result<()> {
+    /// Lets gateways in again; `whole`: even if an unfinished migration kept them out.
+    async fn end(&self, whole: bool) -> crate::face::error::Result<()> {
         self.inner.stop.cancel();
         self.inner
             .ask::<u8>(Way::Write, &SCRIPTS.move_end, |call| {
@@ -64,13 +64,22 @@ impl Locked {
     }
 }
 
+impl Locked {
+    /// Lets gateways in again, unless the move is unfinished. Otherwise they would have to wait until the lock expires.
+    async fn leave(&self) {
+        if let Err(why) = self.end(false).await {
+            tracing::debug!(%why, "the lock of a migration goes by itself");
+        }
+    }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
         self.inner.stop.cancel();
     }
 }
 
-/// Holds the lock until the end. With the session the lock goes, too, and then nothing more may be written.
+/// Holds the lock until the end. The lock ends with the session, and then nothing more may be written.
 async fn keep(inner: Arc<Inner>, session: Arc<Session>) {
     let lock = async {
         loop {
@@ -86,6 +95,6 @@ async fn keep(inner: Arc<Inner>, session: Arc<Session>) {
     tokio::select! {
         () = inner.stop.cancelled() => {}
         why = lock => inner.sessions.down(&why),
-        why = session.ended() => inner.sessions.down(&why),
+        why = session.life.ended() => inner.sessions.down(&why),
     }
 }

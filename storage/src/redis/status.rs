@@ -1,32 +1,32 @@
-//! What a party's store in Redis holds, who works on it, and what "accepted" means there; asked of Redis, not of a gateway.
+//! What a party's store in Redis holds, who works on it, and what "accepted" means there; read from Redis, not from a gateway.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
 
-use super::connect::Connector;
-use super::durability::Durability;
-use super::leases::SILENCE;
-use super::options::RedisOptions;
-use super::scripts::SCRIPTS;
-use super::session;
-use crate::error::OpenError;
+use crate::face::error::OpenError;
+use crate::redis::connection::connect::Connector;
+use crate::redis::connection::durability::Durability;
+use crate::redis::connection::options::RedisOptions;
+use crate::redis::connection::scripts::SCRIPTS;
+use crate::redis::connection::session;
+use crate::redis::leases::SILENCE;
 
-/// A gateway that works on the store, or did.
+/// A gateway that works on the store, or has done so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayStatus {
     /// Its address and machine.
     pub label: String,
-    /// Since its last heartbeat.
+    /// Time since its last heartbeat.
     pub silent: Duration,
-    /// The others count on it.
+    /// Whether the other gateways count on it.
     pub is_live: bool,
     /// Peers that it delivers to.
     pub delivers_to: Vec<String>,
 }
 
-/// What waits for a peer.
+/// The messages that wait for a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// The peer.
@@ -41,7 +41,7 @@ pub struct PeerStatus {
     pub oldest: Option<u64>,
 }
 
-/// See the module.
+/// The state of a party's store in Redis.
 #[derive(Debug, Clone)]
 pub struct RedisStatus {
     /// The server.
@@ -50,7 +50,7 @@ pub struct RedisStatus {
     pub durability: Durability,
     /// Gateways of the party, live ones first.
     pub gateways: Vec<GatewayStatus>,
-    /// What waits, by peer.
+    /// Waiting messages, by peer.
     pub peers: Vec<PeerStatus>,
     /// Messages in the mailbox.
     pub mailbox: u64,
@@ -65,7 +65,7 @@ pub struct RedisStatus {
 }
 
 impl RedisStatus {
-    /// Asks. Nothing is changed.
+    /// Reads the status. Nothing is changed.
     pub async fn read(options: &RedisOptions) -> Result<Self, OpenError> {
         let failed = |why: &str| OpenError::Redis { url: options.url.to_string(), why: why.to_owned() };
         let connector = Connector::new(options);
@@ -80,7 +80,11 @@ impl RedisStatus {
             ask.arg(0);
             let answer: Vec<Value> =
                 session::within(options.timeout, &node, ask.query_async(&mut control)).await?;
-            Ok::<_, super::connect::NoSession>((node.to_string(), Durability::of(&facts), answer))
+            Ok::<_, crate::redis::connection::connect::NoSession>((
+                node.to_string(),
+                Durability::of(&facts),
+                answer,
+            ))
         };
         let (node, durability, answer) = asked.await.map_err(|why| failed(why.why()))?;
         Self::of(node, durability, answer).map_err(|why| failed(&why.to_string()))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    Arrival, DeliveryIdentity, Engine, FromSender, Incarnation, ManualClock, MessageId, NoObserver,
+    Arrival, DeliveryIdentity, Engine, FromSender, Handed, Incarnation, ManualClock, MessageId, NoObserver,
     OpenReport, PartyId, Result, Sequence, Store, StoreOptions, Upload,
 };
 
@@ -99,6 +99,13 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         assert!(std::time::Instant::now() < deadline, "waited 30 s in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Everything in the mailbox is handed to a reader.
+pub async fn read_all(store: &Arc<dyn Engine>) {
+    let mail = store.topic(&FromSender::Any, "", Sequence(0), usize::MAX).await.expect("lists");
+    let handed = mail.into_iter().map(|m| Handed { sender: m.sender, id: m.id, sequence: m.sequence });
+    store.note_read(&handed.collect::<Vec<_>>());
 }
 
 /// Makes `to` a copy of the folder `from`.

@@ -226,7 +226,7 @@ impl Observer for Heard {
     }
 
     fn died(&self, letter: &DeadLetter) {
-        self.note(format!("{} for {} is dead: {}", letter.id, letter.receiver, letter.reason));
+        self.note(format!("{} for {} is dead: {}", letter.id, letter.correspondent.name(), letter.reason));
     }
 }
 

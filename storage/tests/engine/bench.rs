@@ -5,10 +5,11 @@
 //! counts or not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet_storage::{Engine, IdReuse, NoObserver, Observer, Sequence, StoreStats};
+use petnet_storage::{Engine, FromSender, Handed, IdReuse, NoObserver, Observer, Sequence, StoreStats};
 
 use crate::common::{id, party, until};
 
@@ -16,6 +17,7 @@ use crate::common::{id, party, until};
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub message_ttl: Option<Duration>,
+    pub unread_ttl: Option<Duration>,
     pub send_ttl: Option<Duration>,
     pub max_bytes: u64,
     pub dead_letter_bytes: u64,
@@ -27,6 +29,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             message_ttl: Some(Duration::from_secs(3600)),
+            unread_ttl: Some(Duration::from_secs(604_800)),
             send_ttl: Some(Duration::from_secs(604_800)),
             max_bytes: 0,
             dead_letter_bytes: 64 << 20,
@@ -104,10 +107,21 @@ pub trait Bench: Sized {
     /// mailbox.
     async fn until_space_is_back(&self, engine: &Arc<dyn Engine>);
 
+    /// Returns when it is durable that a message was read, which was [noted](Engine::note_read). It may leave a pending message
+    /// for `party_sync`.
+    async fn until_read_is_kept(&self, engine: &Arc<dyn Engine>, message: Sequence);
+
     /// Opens it with nobody watching.
     async fn open(&self, settings: &Settings) -> Arc<dyn Engine> {
         self.open_observed(settings, Arc::new(NoObserver)).await.engine
     }
+}
+
+/// A reader is handed a message; gives its place in the order.
+pub async fn hand(engine: &Arc<dyn Engine>, name: &str) -> Sequence {
+    let held = engine.open(&FromSender::Any, &id(name)).await.expect("opens").expect("is there");
+    engine.note_read(&[Handed::from(&held)]);
+    held.sequence
 }
 
 /// Waits until the counters say something.
@@ -118,7 +132,10 @@ pub async fn until_stats(engine: &Arc<dyn Engine>, what: &str, say: impl Fn(&Sto
 /// Ends of messages are lazy and ride on the next sync: one more message, for `party_sync`, brings it. One that was there
 /// before is replaced.
 pub async fn sync_ends(engine: &Arc<dyn Engine>) {
-    engine.accept(&party("party_sync"), &id("sync"), Bytes::new()).await.expect("accepts");
+    // The same bytes would be the same message.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let other = COUNT.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+    engine.accept(&party("party_sync"), &id("sync"), Bytes::copy_from_slice(&other)).await.expect("accepts");
 }
 
 /// Ids and sequences of what is pending for a peer, in order.

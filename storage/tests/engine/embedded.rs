@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    Engine, IndexFound, ManualClock, NoObserver, Observer, OpenReport, Store, StoreOptions,
+    Engine, IndexFound, ManualClock, NoObserver, Observer, OpenReport, Sequence, Store, StoreOptions,
 };
 use tempfile::TempDir;
 
-use super::bench::{Bench, Counts, End, Opened, Settings};
+use super::bench::{Bench, Counts, End, Opened, Settings, sync_ends};
 use crate::common::{arrival, clocked, until};
 
 /// With its usual cache of recent payloads, or with none: then everything is read from its files.
@@ -25,9 +25,11 @@ pub type WithoutCache = OnFiles<false>;
 
 impl<const CACHED: bool> OnFiles<CACHED> {
     fn open_store(&self, settings: &Settings, observer: Arc<dyn Observer>) -> (Arc<dyn Engine>, OpenReport) {
-        let Settings { message_ttl, send_ttl, max_bytes, dead_letter_bytes, id_reuse } = settings.clone();
+        let Settings { message_ttl, unread_ttl, send_ttl, max_bytes, dead_letter_bytes, id_reuse } =
+            settings.clone();
         let options = StoreOptions {
             message_ttl,
+            unread_ttl,
             send_ttl,
             max_bytes,
             dead_letter_bytes,
@@ -90,6 +92,10 @@ impl<const CACHED: bool> Bench for OnFiles<CACHED> {
     async fn settle_down(&self, engine: &Arc<dyn Engine>) {
         self.clock.advance(Duration::from_secs(1));
         until("all is indexed on disk", async || engine.stats().index_in_memory == 0).await;
+    }
+
+    async fn until_read_is_kept(&self, engine: &Arc<dyn Engine>, _: Sequence) {
+        sync_ends(engine).await;
     }
 
     async fn until_space_is_back(&self, engine: &Arc<dyn Engine>) {

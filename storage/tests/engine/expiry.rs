@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use petnet_storage::{FromSender, Sequence, Tracked};
 
-use super::bench::{Bench, End, Settings};
-use crate::common::{arrival, id, party, pending, read};
+use super::bench::{Bench, End, Settings, hand, until_stats};
+use crate::common::{arrival, id, party, pending, read, until};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -16,12 +16,26 @@ pub async fn messages_expire_in_service_time_only<B: Bench>(bench: &B) {
     let settings = Settings { message_ttl: Some(secs(100)), ..Settings::default() };
     let store = bench.open(&settings).await;
     store.store(arrival("party_a", "m", "x".into(), None)).await.expect("stores");
+    let read_at = hand(&store, "m").await;
+    bench.until_read_is_kept(&store, read_at).await;
     bench.advance(secs(60));
-    let store = bench.reopen(store, &settings, End::Closed).await.that_found(0, 1, 0);
+    let store = bench.reopen(store, &settings, End::Closed).await.engine;
     bench.advance(secs(39));
     assert_eq!(read(&store, "m").await, Some("x".into()), "time off does not count");
     bench.advance(secs(2));
     assert_eq!(read(&store, "m").await, None);
+
+    // Nor does it for what nobody reads.
+    let settings = Settings { unread_ttl: Some(secs(100)), ..Settings::default() };
+    let store = bench.reopen(store, &settings, End::Closed).await.engine;
+    store.store(arrival("party_a", "n", "x".into(), None)).await.expect("stores");
+    bench.advance(secs(60));
+    let store = bench.reopen(store, &settings, End::Closed).await.engine;
+    bench.advance(secs(39));
+    assert_eq!(read(&store, "n").await, Some("x".into()), "time off does not count");
+    bench.advance(secs(2));
+    until_stats(&store, "it is a dead letter", |stats| stats.dead_letters == 1).await;
+    assert_eq!(read(&store, "n").await, None);
 }
 
 pub async fn expired_messages_are_nowhere(bench: &impl Bench) {
@@ -31,6 +45,8 @@ pub async fn expired_messages_are_nowhere(bench: &impl Bench) {
     for len in [1, 100_000] {
         let name = len.to_string();
         store.store(arrival("party_a", &name, vec![7; len].into(), None)).await.expect("stores");
+        let read_at = hand(&store, &name).await;
+        bench.until_read_is_kept(&store, read_at).await;
     }
     bench.settle_down(&store).await;
     bench.advance(secs(50));
@@ -74,17 +90,54 @@ pub async fn what_is_pending_says_how_long_it_has<B: Bench>(bench: &B) {
     assert_eq!(left(&store).await, [Some(600), Some(900)]);
 }
 
+/// Times are whole seconds: what came late in one lost the rest of it.
+pub async fn nothing_ends_before_its_time_by_rounding(bench: &impl Bench) {
+    let ttl = Some(secs(100));
+    let settings = Settings { message_ttl: ttl, unread_ttl: ttl, send_ttl: ttl, ..Settings::default() };
+    let store = bench.open(&settings).await;
+    let b = party("party_b");
+    let bring = async |name: &str| {
+        store.accept(&b, &id(format!("{name} sent")), Bytes::new()).await.expect("accepts");
+        store.store(arrival("party_a", &format!("{name} unread"), "x".into(), None)).await.expect("stores");
+        store.store(arrival("party_a", &format!("{name} read"), "x".into(), None)).await.expect("stores");
+        let read_at = hand(&store, &format!("{name} read")).await;
+        bench.until_read_is_kept(&store, read_at).await;
+    };
+    bring("old").await;
+    bench.advance(Duration::from_millis(2900));
+    bring("new").await;
+    bench.advance(Duration::from_millis(99_950));
+    let is_dead = async |name: &str| {
+        let letters = store.dead_letters(Sequence(0), 100).await.expect("lists");
+        letters.iter().any(|letter| letter.id.as_str() == name)
+    };
+    // Whatever looks for what is over finds both or one.
+    until("the old ones are dead", async || is_dead("old sent").await && is_dead("old unread").await).await;
+    assert!(!is_dead("new sent").await && !is_dead("new unread").await, "50 ms too early");
+    assert_eq!(read(&store, "new unread").await, Some("x".into()));
+    assert_eq!(read(&store, "new read").await, Some("x".into()));
+    assert_eq!(read(&store, "old read").await, None);
+    let sent = pending(&store, "party_b").await;
+    assert_eq!(sent, [("new sent".to_owned(), Bytes::new())]);
+    bench.advance(Duration::from_millis(1100));
+    until("the new ones are dead", async || is_dead("new sent").await && is_dead("new unread").await).await;
+    assert_eq!(read(&store, "new read").await, None);
+}
+
 pub async fn nothing_expires_without_a_limit<B: Bench>(bench: &B) {
-    let settings = Settings { send_ttl: None, message_ttl: None, ..Settings::default() };
+    let settings = Settings { send_ttl: None, message_ttl: None, unread_ttl: None, ..Settings::default() };
     let mut store = bench.open(&settings).await;
     let b = party("party_b");
     store.accept(&b, &id("m"), "out".into()).await.expect("accepts");
     store.store(arrival("party_a", "m", "in".into(), None)).await.expect("stores");
+    store.store(arrival("party_a", "read", "in".into(), None)).await.expect("stores");
+    hand(&store, "read").await;
     for end in B::ENDS {
         bench.advance(secs(1_000_000_000));
         assert_eq!(store.pending(&b, Sequence(0), 1).await.expect("lists")[0].expires_in, None);
         assert_eq!(pending(&store, "party_b").await, [("m".to_owned(), Bytes::from("out"))]);
         assert_eq!(read(&store, "m").await, Some("in".into()));
-        store = bench.reopen(store, &settings, *end).await.that_found(1, 1, 0);
+        assert_eq!(read(&store, "read").await, Some("in".into()));
+        store = bench.reopen(store, &settings, *end).await.that_found(1, 2, 0);
     }
 }

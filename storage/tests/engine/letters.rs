@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use petnet_storage::{DeadLetter, DeadReason, Engine, IdReuse, Outcome, Sequence, StoreError};
+use petnet_storage::{Correspondent, DeadLetter, DeadReason, Engine, IdReuse, Outcome, Sequence, StoreError};
 
 use super::bench::{Bench, End, Settings, sync_ends, until_stats};
-use crate::common::{id, party, payload, pending, until};
+use crate::common::{arrival, id, party, payload, pending, until};
 
 async fn letters(store: &Arc<dyn Engine>) -> Vec<DeadLetter> {
     store.dead_letters(Sequence(0), 1000).await.expect("lists")
@@ -107,12 +107,96 @@ pub async fn dead_letters_keep_within_their_bound_and_the_oldest_go<B: Bench>(be
         store = bench.reopen(store, &settings, *end).await.engine;
         assert_eq!(kept(&store).await, newest, "also after a restart");
     }
-    // One by one, too; and one that is larger than all may be does not stay.
+    // One by one, too.
     bury(&store, "another", payload(1, 40_000), refused("no")).await;
     until("the oldest goes", async || kept(&store).await.first().is_some_and(|first| first == "35")).await;
     assert_eq!(kept(&store).await.len(), 6);
+}
+
+/// One larger than all may be together took all others along, and then went itself.
+pub async fn a_letter_larger_than_the_bound_takes_no_other_along_and_stays_until_the_next_of_its_kind<
+    B: Bench,
+>(
+    bench: &B,
+) {
+    let settings = Settings {
+        dead_letter_bytes: 300_000,
+        unread_ttl: Some(Duration::from_secs(100)),
+        send_ttl: None,
+        ..Settings::default()
+    };
+    let b = party("party_b");
+    let mut store = bench.open(&settings).await;
+    let names = async |store: &Arc<dyn Engine>| {
+        letters(store).await.into_iter().map(|l| l.id.to_string()).collect::<Vec<_>>()
+    };
+    let is = async |store: &Arc<dyn Engine>, expected: &[&str]| {
+        until(&format!("{expected:?} are left"), async || names(store).await == expected).await;
+    };
+    // Accepted before all others, and dead after them.
+    let early = store.accept(&b, &id("early"), payload(1, 450_000)).await.expect("accepts");
+    let small = store.accept(&b, &id("small"), payload(2, 60_000)).await.expect("accepts");
+    store.store(arrival("party_a", "unread", payload(3, 350_000), None)).await.expect("stores");
+    for n in 0..5 {
+        bury(&store, &n.to_string(), payload(n, 50_000), refused("no")).await;
+    }
     bury(&store, "huge", payload(1, 400_000), refused("no")).await;
-    until("none is left", async || kept(&store).await.is_empty()).await;
+    bury(&store, "5", payload(5, 40_000), refused("no")).await;
+    bury(&store, "6", payload(6, 20_000), refused("no")).await;
+    let mut expected = vec!["1", "2", "3", "4", "huge", "5", "6"];
+    is(&store, &expected).await;
+    for end in [End::Dropped].iter().chain(B::ENDS) {
+        store = bench.reopen(store, &settings, *end).await.engine;
+        is(&store, &expected).await;
+    }
+    bury(&store, "huger", payload(2, 500_000), refused("no")).await;
+    expected = vec!["1", "2", "3", "4", "5", "6", "huger"];
+    is(&store, &expected).await;
+    // Not the newest message, and the newest letter.
+    assert!(store.settle(&b, early, refused("late")).await.expect("settles"));
+    expected = vec!["early", "1", "2", "3", "4", "5", "6"];
+    is(&store, &expected).await;
+    assert!(store.settle(&b, small, refused("late")).await.expect("settles"));
+    expected = vec!["early", "small", "2", "3", "4", "5", "6"];
+    is(&store, &expected).await;
+    bench.settle_down(&store).await;
+    for end in [End::Dropped].iter().chain(B::ENDS) {
+        store = bench.reopen(store, &settings, *end).await.engine;
+        is(&store, &expected).await;
+    }
+    // Those that arrived and were not read are letters like others.
+    bench.advance(Duration::from_secs(102));
+    expected = vec!["small", "unread", "2", "3", "4", "5", "6"];
+    is(&store, &expected).await;
+    let unread = letters(&store).await.remove(1).sequence;
+    let (_, content) = store.open_dead_letter(unread).await.expect("opens").expect("is there");
+    assert!(content.whole().await.expect("reads") == payload(3, 350_000));
+    assert!(store.retry_dead_letter(unread).await.expect("retries").is_some());
+    expected.remove(1);
+    is(&store, &expected).await;
+    // What was taken back is counted no more.
+    bury(&store, "7", payload(7, 70_000), refused("no")).await;
+    is(&store, &["2", "3", "4", "5", "6", "7"]).await;
+}
+
+/// A smaller bound makes large ones of letters that were not: they go but for one, and take no smaller ones along.
+pub async fn a_smaller_bound_keeps_the_small_letters_before_the_large_ones<B: Bench>(bench: &B) {
+    let mut settings = Settings { dead_letter_bytes: 0, ..Settings::default() };
+    let mut store = bench.open(&settings).await;
+    for n in 0..4 {
+        bury(&store, &format!("small {n}"), payload(n, 1000), refused("no")).await;
+        bury(&store, &format!("large {n}"), payload(n, 100_000), refused("no")).await;
+    }
+    bench.settle_down(&store).await;
+    settings.dead_letter_bytes = 10_000;
+    for end in [End::Closed].iter().chain(B::ENDS) {
+        store = bench.reopen(store, &settings, *end).await.engine;
+        until("the newest of the large ones is left", async || {
+            let names: Vec<_> = letters(&store).await.into_iter().map(|l| l.id.to_string()).collect();
+            names == ["small 0", "small 1", "small 2", "small 3", "large 3"]
+        })
+        .await;
+    }
 }
 
 pub async fn dead_letters_are_listed_in_pages_with_their_reasons<B: Bench>(bench: &B) {
@@ -146,7 +230,7 @@ pub async fn dead_letters_are_listed_in_pages_with_their_reasons<B: Bench>(bench
             assert!(some.len() <= 3);
             after = last.sequence;
             for letter in some {
-                assert_eq!(letter.receiver, party("party_b"));
+                assert_eq!(letter.correspondent, Correspondent::To(party("party_b")));
                 found.push((letter.sequence, letter.id.to_string(), letter.len, letter.reason));
             }
         }
@@ -231,12 +315,16 @@ pub async fn dead_letters_are_counted_by_reason_and_opened_with_their_content<B:
         if settled {
             bench.settle_down(&store).await;
         }
-        assert_eq!(store.count_dead_letters(1000).await.expect("counts"), [0, 4, 1]);
+        assert_eq!(store.count_dead_letters(1000).await.expect("counts"), [0, 4, 1, 0]);
         let newest = store.newest_dead_letters(2).await.expect("lists");
         let ids: Vec<_> = newest.iter().map(|letter| letter.id.as_str()).collect();
         assert_eq!(ids, ["damaged", "3"]);
         assert_eq!(store.newest_dead_letters(100).await.expect("lists").len(), 5);
-        assert_eq!(store.count_dead_letters(2).await.expect("counts"), [0, 2, 0], "no more than asked for");
+        assert_eq!(
+            store.count_dead_letters(2).await.expect("counts"),
+            [0, 2, 0, 0],
+            "no more than asked for"
+        );
         for (sequence, content) in &buried {
             let opened = store.open_dead_letter(*sequence).await.expect("opens");
             let (letter, payload) = opened.expect("is there");

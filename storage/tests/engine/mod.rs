@@ -2,13 +2,16 @@
 #![allow(unreachable_pub, reason = "modules of a test are nobody's")]
 
 pub mod accepting;
+pub mod again;
 pub mod arrivals;
 pub mod bench;
 pub mod embedded;
 pub mod expiry;
 pub mod known;
 pub mod letters;
+pub mod listing;
 pub mod names;
+pub mod reading;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod reuse;
@@ -52,6 +55,17 @@ macro_rules! engine_suite {
                     what_becomes_visible_is_told
                     callers_at_the_same_time_get_places_of_their_own
                     a_closed_store_takes_nothing;
+                again:
+                    the_same_key_is_the_same_acceptance_after_delivery_and_after_every_end
+                    two_tries_at_the_same_time_are_one_acceptance
+                    a_key_of_another_message_is_refused_and_says_why
+                    a_refused_send_leaves_no_memory_of_its_key
+                    uploads_and_many_at_once_have_keys_too
+                    with_reject_a_key_counts_before_the_bytes_are_compared
+                    with_reject_every_key_of_a_held_message_names_it_after_its_delivery_and_after_every_end
+                    without_a_key_the_same_bytes_are_one_message_while_it_is_pending_and_no_longer
+                    of_a_b_a_under_one_id_the_last_wins
+                    a_delivery_of_a_start_that_was_forgotten_is_refused;
                 arrivals:
                     reading_does_not_remove_and_the_last_write_wins
                     senders_do_not_hide_each_others_mail
@@ -80,6 +94,8 @@ macro_rules! engine_suite {
                     pending_messages_expire_into_dead_letters_that_can_be_retried_and_dropped
                     a_dead_letter_stays_when_a_newer_message_takes_its_id
                     dead_letters_keep_within_their_bound_and_the_oldest_go
+                    a_letter_larger_than_the_bound_takes_no_other_along_and_stays_until_the_next_of_its_kind
+                    a_smaller_bound_keeps_the_small_letters_before_the_large_ones
                     dead_letters_are_listed_in_pages_with_their_reasons
                     a_retried_letter_supersedes_what_is_pending_under_its_id
                     with_reject_a_letter_is_not_retried_over_another_message_of_its_id
@@ -89,7 +105,19 @@ macro_rules! engine_suite {
                     messages_expire_in_service_time_only
                     expired_messages_are_nowhere
                     what_is_pending_says_how_long_it_has
+                    nothing_ends_before_its_time_by_rounding
                     nothing_expires_without_a_limit;
+                reading:
+                    the_time_of_a_message_counts_from_its_first_reading
+                    what_nobody_reads_becomes_a_dead_letter_with_its_bytes
+                    a_dead_letter_of_the_mailbox_can_be_put_back_with_its_whole_time
+                    a_dead_letter_takes_no_place_of_a_newer_message
+                    a_plain_read_gives_what_nobody_has_read_first
+                    two_unread_messages_of_different_senders_are_refused_with_their_names
+                    what_was_read_stays_read_over_every_end
+                    dead_letters_of_both_directions_keep_within_one_bound
+                    a_life_without_an_end_has_none
+                    noting_what_is_not_there_changes_nothing;
                 topics:
                     a_topic_is_found_in_memory_on_disk_and_after_a_restart_and_released_whole
                     a_topic_comes_in_pages_in_the_order_of_arrival
@@ -97,6 +125,10 @@ macro_rules! engine_suite {
                     what_is_held_is_listed_newest_first
                     what_was_found_is_opened_until_it_ends
                     only_the_senders_that_are_meant_are_released;
+                listing:
+                    all_pages_give_everything_once_in_the_order_of_arrival
+                    what_ends_or_comes_between_two_pages_hides_nothing_that_stays
+                    a_prefix_that_is_a_whole_id_finds_it_and_what_is_longer;
                 tracking:
                     what_became_of_a_message_can_be_asked
                     what_became_of_an_arrival_can_be_asked_by_its_sender

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use petnet_redis_servers::{Options, RedisServer};
+use petnet_redis_servers::{Options, RedisServer, Reply};
 use petnet_storage::redis::{RedisOptions, RedisStore};
-use petnet_storage::{Engine, ManualClock, NoObserver, Observer};
+use petnet_storage::{Engine, ManualClock, NoObserver, Observer, Sequence};
 
 use super::bench::{Bench, Counts, End, Opened, Settings};
-use crate::common::party;
+use crate::common::{party, until};
 
 /// See the module.
 #[derive(Debug)]
@@ -27,10 +27,12 @@ impl Bench for Redis {
     }
 
     async fn open_observed(&self, settings: &Settings, observer: Arc<dyn Observer>) -> Opened {
-        let Settings { message_ttl, send_ttl, max_bytes, dead_letter_bytes, id_reuse } = settings.clone();
+        let Settings { message_ttl, unread_ttl, send_ttl, max_bytes, dead_letter_bytes, id_reuse } =
+            settings.clone();
         let defaults = RedisOptions::new(&self.server.url(), party("party_own")).expect("it is an address");
         let options = RedisOptions {
             message_ttl,
+            unread_ttl,
             send_ttl,
             max_bytes,
             dead_letter_bytes,
@@ -60,6 +62,14 @@ impl Bench for Redis {
 
     async fn settle_down(&self, _: &Arc<dyn Engine>) {
         self.clock.advance(Duration::from_secs(1));
+    }
+
+    async fn until_read_is_kept(&self, _: &Arc<dyn Engine>, message: Sequence) {
+        let message = message.0.to_string();
+        until("the read is written", async || {
+            self.server.command(&["ZSCORE", "petnet:{party_own}:read", &message]) != Reply::Nil
+        })
+        .await;
     }
 
     async fn until_space_is_back(&self, _: &Arc<dyn Engine>) {}

@@ -6,7 +6,9 @@
 //! * what was refused for lack of room is not there, and nothing is there that was never sent.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+mod letters;
 mod many;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use petnet_storage::{
-    DeadLetter, DeadReason, DeliveryIdentity, Engine, FromSender, Incarnation, Outcome, Sequence, StoreError,
-    Stored,
+    DeadReason, DeliveryIdentity, Engine, FromSender, Incarnation, Outcome, Sequence, StoreError, Stored,
 };
+
+use reading::direction;
 
 use crate::common::{arrival, id, identity, party, payload, upload};
 
@@ -59,6 +62,8 @@ struct Attempt {
     identity: Option<DeliveryIdentity>,
     /// Somebody once asked to settle it: its peer has it, or need not have it.
     settled: bool,
+    /// It was handed to a reader: from then on it may end without a word.
+    read: bool,
 }
 
 /// Bytes of a piece of an upload.
@@ -77,9 +82,11 @@ pub struct Ledger {
     /// Bytes by peer, incarnation and delivery number; and the marks that peers were told.
     numbers: BTreeMap<(&'static str, Incarnation, u64), Bytes>,
     marks: BTreeMap<(&'static str, Incarnation), u64>,
-    /// The test's clock in seconds, and the lifetimes that apply.
+    /// The test's clock in seconds, and the lifetimes that apply; mail has the same whether it was read or not.
     pub now: u64,
     pub message_ttl: Option<u64>,
+    /// What the store has in memory moves to the index on disk where it is much, and else after a minute.
+    pub rests: bool,
     pub send_ttl: Option<u64>,
     /// Attempts that were accepted.
     pub accepted: u64,
@@ -102,11 +109,25 @@ impl Ledger {
     fn note(&mut self, key: &Key, bytes: Bytes, identity: Option<DeliveryIdentity>) -> usize {
         let attempts = self.keys.entry(key.clone()).or_default();
         let (told, end, dead) = (Told::Nothing, End::No, End::No);
-        attempts.push(Attempt { bytes, told, end, dead, at: self.now, identity, settled: false });
+        attempts.push(Attempt {
+            bytes,
+            told,
+            end,
+            dead,
+            at: self.now,
+            identity,
+            settled: false,
+            read: false,
+        });
         attempts.len() - 1
     }
 
     fn tell<T>(&mut self, key: &Key, at: usize, result: &Result<T, StoreError>) {
+        self.tell_of(key, at, result, true);
+    }
+
+    /// The same; `is_new`: it was written then.
+    fn tell_of<T>(&mut self, key: &Key, at: usize, result: &Result<T, StoreError>, is_new: bool) {
         let told = match result {
             Ok(_) => Told::Accepted,
             Err(StoreError::Full { .. }) => Told::Refused,
@@ -118,7 +139,7 @@ impl Ledger {
             attempts[at].told = told;
         }
         // Ends asked for earlier ride on the small lane's sync, and it is the same queue.
-        if told == Told::Accepted {
+        if told == Told::Accepted && is_new {
             let small = self.keys[key][at].bytes.len() < 64 << 10;
             if small {
                 self.all_ends_are_durable();
@@ -270,49 +291,6 @@ impl Ledger {
         drop(store.release(&FromSender::Party(party(sender)), &id(name)).await);
     }
 
-    /// Drops all dead letters there are.
-    pub async fn drop_letters(&mut self, store: &Arc<dyn Engine>) {
-        let Ok(letters) = store.dead_letters(Sequence(0), 10_000).await else { return };
-        for letter in letters {
-            if store.drop_dead_letter(letter.sequence).await.is_ok() {
-                self.letter_is_gone(&letter);
-            }
-        }
-    }
-
-    /// Retries a dead letter, if there is one: the same bytes are sent once more.
-    pub async fn retry_letter(&mut self, store: &Arc<dyn Engine>) {
-        let Ok(letters) = store.dead_letters(Sequence(0), 1).await else { return };
-        // A disk that fails cannot say whose it is.
-        let Some(letter) = letters.first().filter(|l| l.id.as_str() != "(unreadable)") else { return };
-        let of_letter = |k: &&Key| k.0 == Direction::Outgoing && k.1 == letter.receiver.as_str();
-        let key = self.keys.keys().filter(of_letter).find(|k| k.2 == letter.id.as_str()).cloned();
-        let key = key.unwrap_or_else(|| panic!("{letter:?} was never sent"));
-        let bytes =
-            self.keys[&key].iter().find(|a| a.bytes.len() as u64 == letter.len).map(|a| a.bytes.clone());
-        let bytes = bytes.unwrap_or_else(|| panic!("{letter:?} was never sent"));
-        let at = self.note(&key, bytes, None);
-        let result = store.retry_dead_letter(letter.sequence).await;
-        self.tell(&key, at, &result);
-        if result.is_ok() {
-            self.letter_is_gone(letter);
-        }
-    }
-
-    fn letter_is_gone(&mut self, letter: &DeadLetter) {
-        let (now, ttl) = (self.now, self.send_ttl);
-        for (key, attempts) in &mut self.keys {
-            let same = key.0 == Direction::Outgoing
-                && key.1 == letter.receiver.as_str()
-                && key.2 == letter.id.as_str();
-            for attempt in attempts.iter_mut().filter(|a| same && a.bytes.len() as u64 == letter.len) {
-                if attempt.dead != End::No || ttl.is_some_and(|ttl| attempt.at + ttl <= now + 1) {
-                    attempt.end = End::Asked;
-                }
-            }
-        }
-    }
-
     /// Asserts that the store keeps to what was told.
     pub async fn check(&mut self, store: &Arc<dyn Engine>, when: &str) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -355,7 +333,8 @@ impl Ledger {
             };
             let is_letter = |a: &Attempt| {
                 letters.iter().any(|l| {
-                    l.id.as_str() == key.2 && l.receiver.as_str() == key.1 && l.len == a.bytes.len() as u64
+                    let is_it = direction(l) == key.0 && l.correspondent.name() == key.1;
+                    is_it && l.id.as_str() == key.2 && l.len == a.bytes.len() as u64
                 })
             };
             self.judge(key, attempts, found.as_ref(), is_letter)?;
@@ -434,9 +413,9 @@ impl Ledger {
         }
         let expired = candidates().find(|a| may_expire(a));
         match expired {
-            Some(_) if key.0 == Direction::Incoming => Ok(()),
+            Some(a) if a.read => Ok(()),
             Some(a) if is_letter(a) => Ok(()),
-            Some(_) => Err(format!("expired: {key:?} is neither pending nor a dead letter")),
+            Some(_) => Err(format!("expired: {key:?} is neither there nor a dead letter")),
             None => Err(format!("LOST: {key:?}, attempt {newest} of {}", attempts.len())),
         }
     }

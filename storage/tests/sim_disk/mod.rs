@@ -18,6 +18,7 @@ use petnet_storage::{Disk, DiskFile, OpenMode, RealDisk, Room};
 
 mod content;
 pub mod held;
+pub mod store;
 mod tamper;
 
 pub use content::Rng;

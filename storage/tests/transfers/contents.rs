@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use petnet_storage::{Engine, FromSender, Sequence};
+use petnet_storage::{DeadLetter, Engine, FromSender, Sequence};
 
 use super::PEERS;
 use crate::common::party;
@@ -55,6 +55,7 @@ pub async fn everything(store: &Arc<dyn Engine>) -> Vec<String> {
         all.extend(deliveries(store, peer).await);
     }
     let letters = store.dead_letters(Sequence(0), 10_000).await.expect("lists");
-    all.extend(letters.into_iter().map(|letter| format!("{letter:?}")));
+    // For how long a letter has been one does not move.
+    all.extend(letters.into_iter().map(|letter| format!("{:?}", DeadLetter { dead_for: None, ..letter })));
     all
 }

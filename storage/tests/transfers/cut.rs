@@ -43,4 +43,8 @@ impl<T: Target> Target for Cut<T> {
     async fn finish(&self) -> Result<()> {
         self.target.finish().await
     }
+
+    async fn leave(&self) {
+        self.target.leave().await;
+    }
 }

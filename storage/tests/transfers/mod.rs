@@ -47,6 +47,15 @@ pub async fn fill(disk: &Arc<dyn Disk>, dir: &Path, count: u64) {
     }
 }
 
+/// A filled folder that is called `from`.
+pub async fn filled(count: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let from = dir.path().join("from");
+    std::fs::create_dir(&from).expect("makes");
+    fill(&real(), &from, count).await;
+    dir
+}
+
 async fn send_some(store: &Arc<dyn Engine>, start: u64, count: u64, clock: &ManualClock) {
     for (p, peer) in PEERS.map(party).iter().enumerate() {
         for i in 0..count {

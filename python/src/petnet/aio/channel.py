@@ -98,7 +98,7 @@ class Channel:
             # To its end: done behind the back of the next send, it would put other bytes under that one's number.
             await in_thread_to_end(self._journal.sending, bytes(memoryview(payload)))
             try:
-                await self._client.send(self.peer, self._id(number), payload, check=True)
+                await self._client.send(self.peer, self._id(number), payload, check=True, key=self._journal.key)
             except Refused as refused:
                 if not refused.maybe_accepted:
                     await in_thread_to_end(self._journal.withdrawn)
@@ -112,7 +112,7 @@ class Channel:
             if self._journal.pending is not None:
                 message_id = self._id(self._journal.sent)
                 try:
-                    await self._client.send(self.peer, message_id, self._journal.pending, check=True)
+                    await self._client.send(self.peer, message_id, self._journal.pending, check=True, key=self._journal.key)
                 except NEVER:
                     if (await self._client.track(message_id, self.peer)).state is State.UNKNOWN:
                         await in_thread_to_end(self._journal.withdrawn)

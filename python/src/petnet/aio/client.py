@@ -72,20 +72,38 @@ class Client(blocking.ClientBase):
         answer: Any = await self._ask("health check", lambda: stub.Check(request), _wire.Retry(3.0))
         return int(answer.status)
 
-    async def send(self, receiver: str, message_id: str, payload: bytes, *, check: bool = False) -> bool:
+    async def send(
+        self, receiver: str, message_id: str, payload: bytes, *, check: bool = False, key: bytes | None = None
+    ) -> bool:
         """As petnet.Client.send."""
         what = _wire.sending(receiver, message_id)
-        request = _wire.send_request(receiver, message_id, await in_thread(self._outgoing, payload))
-        stub = simple_pb2_grpc.SimpleRequestServerStub(self.channel)
+        given = await in_thread(self._outgoing, payload)
+        named = self._unanswered.key_of(receiver, message_id, given) if key is None else _wire.checked_key(key)
+        request = _wire.send_request(receiver, message_id, given, named)
+        stub = mailbox_pb2_grpc.MailboxStub(self.channel)
+        old = simple_pb2_grpc.SimpleRequestServerStub(self.channel)
 
         async def attempt() -> bool:
-            _wire.payload_of(await stub.ClientSimpleSend(request), what)
+            try:
+                await stub.Send(request)
+            except grpc.RpcError as error:
+                if not errors.is_unknown_call(error):
+                    raise
+                _wire.payload_of(await old.ClientSimpleSend(_wire.old_send_request(request)), what)
             return True
 
         try:
-            return await self._ask(what, attempt, _wire.Retry(self.patience))
-        except errors.Refused as failure:
-            return self._refused(failure, check)
+            accepted = await self._ask(what, attempt, _wire.Retry(self.patience))
+        except asyncio.CancelledError:
+            self._unanswered.lost(request)
+            raise
+        except errors.PetnetError as failure:
+            (self._unanswered.lost if failure.maybe_accepted else self._unanswered.known)(request)
+            if isinstance(failure, errors.Refused):
+                return self._refused(failure, check)
+            raise
+        self._unanswered.known(request)
+        return accepted
 
     async def recv(self, message_id: str, timeout: float | None = None, *, sender: str | None = None) -> bytes:
         """As petnet.Client.recv."""
@@ -106,18 +124,20 @@ class Client(blocking.ClientBase):
         length: int | None = None,
         *,
         progress: bool = False,
+        key: bytes | None = None,
     ) -> int:
         """As petnet.Client.send_stream; the source may be an asynchronous iterable of bytes, too."""
         what = _wire.sending(receiver, message_id)
         given = _source.source(source, length)
         retry = _wire.Retry(self.patience, math.inf if given.repeatable else 1)
         stub = mailbox_pb2_grpc.MailboxStub(self.channel)
+        about = {"message_id": message_id, "receiver_id": receiver, "key": _wire.checked_key(key)}
         try:
             with stream.bar(progress, message_id, given.length) as bar:
 
                 async def attempt() -> int:
                     bar.reset()
-                    return await self._give(stub.SendStream(), receiver, message_id, given, retry, bar)
+                    return await self._give(stub.SendStream(), about, given, retry, bar)
 
                 return await self._ask(what, attempt, retry)
         finally:
@@ -147,13 +167,15 @@ class Client(blocking.ClientBase):
 
     async def release(self, message_id: str, *, sender: str | None = None) -> int:
         """As petnet.Client.release."""
-        return await self._release(_wire.release_request(message_id, "", sender))
+        return await self._release(_wire.release_request(message_id, sender))
 
     async def release_topic(self, topic: str, *, sender: str | None = None) -> int:
         """As petnet.Client.release_topic."""
-        if not topic:
-            raise ValueError("a topic must not be empty: it would be every message")
-        return await self._release(_wire.release_request("", topic, sender))
+        return await self._release(_wire.release_topic_request(topic, sender))
+
+    async def release_all(self, *, sender: str | None = None) -> int:
+        """As petnet.Client.release_all."""
+        return await self._release(_wire.release_all_request(sender))
 
     async def track(self, message_id: str, receiver: str | None = None, *, sender: str | None = None) -> Tracked:
         """As petnet.Client.track."""
@@ -175,11 +197,9 @@ class Client(blocking.ClientBase):
         answer = await self._ask(what, lambda: stub.ClientSimpleRecv(request, metadata=metadata), retry)
         return _wire.payload_of(answer, what)
 
-    async def _give(
-        self, call: Any, receiver: str, message_id: str, given: _source.Source, retry: _wire.Retry, bar: Any
-    ) -> int:
+    async def _give(self, call: Any, about: dict[str, Any], given: _source.Source, retry: _wire.Retry, bar: Any) -> int:
         """Gives all pieces to a call that has begun, and returns the sequence."""
-        first: dict[str, Any] = {"message_id": message_id, "receiver_id": receiver, "len": given.length}
+        first: dict[str, Any] = {**about, "len": given.length}
         try:
             async for payload, last in given.pieces():
                 try:

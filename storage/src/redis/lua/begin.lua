@@ -1,12 +1,12 @@
--- A gateway begins to work with this server. The incarnation is drawn anew for every server process and every promotion: a
--- server that came back with older data must not give out a number twice.
--- Nor may it give out a sequence twice: what a gateway has under way from before would be taken for another message.
--- ARGV: the server's process and replication id, 16 random hexadecimal digits, the highest sequence that the gateway heard
--- of. Gives incarnation and time (ms).
+-- A gateway begins to work with this server. A new incarnation is drawn for every server process and every promotion: a server
+-- that returned with older data must not give out a number twice. Nor may it give out a sequence twice: what a gateway still has
+-- under way would be taken for another message.
+-- ARGV: the server's process and replication id, 16 random hexadecimal digits, the highest sequence that the gateway heard of.
+-- Returns incarnation and time (ms).
 local epoch, random, heard = ARGV[1], ARGV[2], tonumber(ARGV[3])
--- More messages than can have got lost at once; sequences go up to 2^53.
+-- More messages than can have been lost at once; sequences go up to 2^53.
 local SKIPPED = 4294967296
-local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving', 'locked_until')
+local state = redis.call('HMGET', P .. 'state', 'format', 'epoch', 'incarnation', 'seq', 'moving', 'locked_until', 'named')
 if state[1] and state[1] ~= '1' then
   return redis.error_reply('PETNETFORMAT the data has format ' .. state[1] .. ', written by a newer version')
 end
@@ -18,17 +18,20 @@ if state[6] and tonumber(state[6]) > now then
   return redis.error_reply('PETNETMOVING a migration works on the store of this party; start again when it has ended')
 end
 if state[2] == epoch then return { state[3], text(now) } end
--- The first write: allowed when memory is full.
+-- The first write: allowed even when memory is full.
 redis.call('DEL', P .. 'numbers')
+redis.call('HDEL', P .. 'state', 'moved_from')
 local started = now
 if state[3] then started = math.max(now, tonumber(string.sub(state[3], 1, 16), 16) + 1) end
 local incarnation = string.format('%016x', started) .. random
 local seq = math.max(tonumber(state[4] or '0'), heard)
 if seq > 0 then seq = seq + SKIPPED end
 redis.call('HSET', P .. 'state', 'format', '1', 'epoch', epoch, 'incarnation', incarnation, 'seq', text(seq))
+-- Nothing came in between.
+if state[7] and state[7] == state[4] then redis.call('HSET', P .. 'state', 'named', text(seq)) end
 redis.call('HSETNX', P .. 'state', 'time', '1000000000')
 redis.call('HSETNX', P .. 'state', 'used', '0')
--- Those of which nothing is pending are needed no more.
+-- Incarnations of which nothing is pending are no longer needed.
 local lowest = seq + 1
 for _, peer in ipairs(redis.call('SMEMBERS', P .. 'peers')) do
   local first = redis.call('ZRANGE', P .. 'pend:' .. peer, 0, 0)[1]

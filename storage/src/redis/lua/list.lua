@@ -1,4 +1,4 @@
--- Pending messages of a peer. ARGV: peer, after, limit. Gives sequence, length, age in seconds, id of each.
+-- Pending messages of a peer. ARGV: peer, after, limit. Returns sequence, length, age in seconds and id of each.
 local peer = ARGV[1]
 local now = service_time()
 local all = {}
@@ -7,7 +7,7 @@ for i, seq in ipairs(redis.call('ZRANGEBYSCORE', P .. 'pend:' .. peer, '(' .. AR
   if m then
     all[i] = { seq, text(m.len), text(math.max(now - m.time, 0)), m.id }
   else
-    -- Damaged: to be found when it is loaded.
+    -- It is damaged, which is found when it is loaded.
     all[i] = { seq, '0', '0', seq }
   end
 end

@@ -1,18 +1,18 @@
--- Pending messages for delivery. ARGV: peer, SEND_TTL, bytes of all records at most, sequences.
--- Gives record and low-water mark of each, or nothing for one that is pending no more; fewer than asked for when they
--- would be too much.
+-- Pending messages for delivery. ARGV: peer, SEND_TTL, maximum bytes of all records, sequences.
+-- Returns record and low-water mark of each, or nothing for one that is no longer pending; fewer than asked for if they would be
+-- too large.
 local peer, send_ttl, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = service_time()
 local pend, lows, all = P .. 'pend:' .. peer, {}, {}
 
--- Numbers rise with the order within an incarnation: the lowest that is pending is that of the first message.
+-- Within an incarnation numbers rise in order: the lowest pending number is that of the first message.
 local function low_water(m, number)
   local inc = m.incarnation
   if not lows[inc] then
     local from = redis.call('ZSCORE', P .. 'incarnations', inc)
     local first = from and redis.call('ZRANGEBYSCORE', pend, '(' .. from, '+inf', 'LIMIT', 0, 1)[1]
     local lowest = first and head(first)
-    -- Of one that is not known, or damaged in front of it, nothing is said.
+    -- If the incarnation is not known, or its first message is damaged, no mark is given.
     lows[inc] = lowest and lowest.incarnation == inc and lowest.number or NO_NUMBER
   end
   return lows[inc]

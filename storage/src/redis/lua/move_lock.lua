@@ -1,5 +1,5 @@
--- Keeps gateways and other migrations away. ARGV: who, ms for which it holds, ms after which a silent gateway counts as gone.
--- Gives the incarnation (or zeros) and the time (ms).
+-- Keeps gateways and other migrations away. ARGV: name of the migration, ms for which the lock holds, ms after which a silent
+-- gateway counts as gone. Returns the incarnation (or zeros) and the time (ms).
 local me, holds, silence = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 local state = redis.call('HMGET', P .. 'state', 'format', 'incarnation', 'locked_by', 'locked_until')

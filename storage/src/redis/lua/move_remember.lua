@@ -1,5 +1,5 @@
--- The memory of one incarnation of a sender. ARGV: sender, incarnation, low-water mark, its place among those of the sender,
--- 1 for the first part, then ranges as 'end:start'.
+-- Keeps the memory of one incarnation of a sender. ARGV: sender, incarnation, low-water mark, its place among the sender's
+-- incarnations, 1 for the first part, then ranges as 'end:start'.
 local who, inc = ARGV[1], ARGV[2]
 local had = P .. 'had:' .. inc .. ':' .. who
 if ARGV[5] == '1' then redis.call('DEL', had) end

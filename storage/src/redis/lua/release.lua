@@ -1,4 +1,5 @@
--- The reader needs messages no more. ARGV: 'id', whose, id, MESSAGE_TTL; or 'these', sequences. Gives how many there were.
+-- Ends messages that their reader no longer needs. ARGV: 'id', whose, id, MESSAGE_TTL; or 'these', sequences. Returns how many
+-- there were.
 local released = 0
 if ARGV[1] == 'id' then
   for _, one in ipairs(found(ARGV[2], ARGV[3], tonumber(ARGV[4]))) do

@@ -1,4 +1,4 @@
--- The pending message of an id. ARGV: receiver, id. Gives sequence and length, or nothing.
+-- The pending message with an id. ARGV: receiver, id. Returns sequence and length, or nothing.
 local seq = redis.call('HGET', P .. 'out', ARGV[1] .. '\0' .. ARGV[2])
 local m = seq and head(seq)
 if not m then return false end

@@ -1,4 +1,4 @@
--- What there is, for people. Changes nothing.
+-- The state of the store, for people. Changes nothing.
 local function all_of(hash)
   return redis.call('HGETALL', P .. hash)
 end
@@ -6,15 +6,15 @@ local peers = {}
 for i, peer in ipairs(redis.call('SMEMBERS', P .. 'peers')) do
   peers[i] = {
     peer, redis.call('HGET', P .. 'leases', peer) or '', redis.call('ZCARD', P .. 'pend:' .. peer),
-    redis.call('HGET', P .. 'sizes', peer) or '0',
+    text(figure('sizes', peer)),
   }
   local first = redis.call('ZRANGE', P .. 'pend:' .. peer, 0, 0)[1]
   local m = first and head(first)
   peers[i][5] = m and text(math.max(service_time() - m.time, 0)) or ''
 end
-local state = redis.call('HMGET', P .. 'state', 'used', 'dead_bytes', 'moving', 'locked_until')
-local moving = state[3] and 'unfinished' or (state[4] and tonumber(state[4]) > now_ms() and 'running' or '')
+local state = redis.call('HMGET', P .. 'state', 'moving', 'locked_until')
+local moving = state[1] and 'unfinished' or (state[2] and tonumber(state[2]) > now_ms() and 'running' or '')
 return {
   peers, all_of('gateways'), text(now_ms()), redis.call('ZCARD', P .. 'mail'), redis.call('ZCARD', P .. 'dead'),
-  state[1] or '0', state[2] or '0', moving,
+  text(figure('state', 'used')), text(figure('state', 'dead_bytes')), moving,
 }

@@ -1,4 +1,4 @@
-//! A store in Redis that is read whole.
+//! A store in Redis that is read completely.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -8,18 +8,19 @@ use redis::FromRedisValue;
 use siphasher::sip::SipHasher13;
 
 use super::Locked;
-use crate::error::StoreError;
-use crate::message::{Incarnation, PartyId, Sequence};
-use crate::redis::keeper::FIRST_SECOND;
-use crate::redis::options::RedisOptions;
-use crate::redis::outbox::reason_of;
-use crate::redis::pieces::Kept;
-use crate::redis::record;
-use crate::redis::scripts::SCRIPTS;
-use crate::redis::session::Way;
-use crate::transfer::{Fate, Moved, Remembered, Result, Source, Summary, Unreadable};
+use crate::face::direction::Class;
+use crate::face::error::StoreError;
+use crate::face::message::{Incarnation, PartyId, Sequence};
+use crate::offline::transfer::{Fate, Moved, Remembered, Result, Source, Summary, Unreadable};
+use crate::redis::connection::options::RedisOptions;
+use crate::redis::connection::scripts::SCRIPTS;
+use crate::redis::connection::session::Way;
+use crate::redis::content::letters::why;
+use crate::redis::content::pieces::Kept;
+use crate::redis::content::record;
+use crate::redis::content::record::FIRST_SECOND;
 
-/// Messages that are listed at a time.
+/// Messages listed at a time.
 const LIST: usize = 2000;
 /// Bytes of records in one answer.
 const GET_BYTES: usize = 1 << 20;
@@ -31,7 +32,7 @@ enum Kind {
     Dead,
 }
 
-/// See the module.
+/// A store in Redis as the source of a move.
 #[derive(Debug)]
 pub struct RedisSource {
     locked: Arc<Locked>,
@@ -43,9 +44,14 @@ pub struct RedisSource {
 }
 
 impl RedisSource {
-    /// Locks the store of a party, and lists what is in it.
+    /// Locks the store of a party, and lists its messages.
     pub async fn open(options: RedisOptions) -> Result<Self> {
-        Self::of(Locked::open(options).await?).await
+        let locked = Locked::open(options).await?;
+        let opened = Self::of(locked.clone()).await;
+        if opened.is_err() {
+            locked.leave().await;
+        }
+        opened
     }
 
     pub(super) async fn of(locked: Arc<Locked>) -> Result<Self> {
@@ -102,29 +108,34 @@ impl RedisSource {
         sequence: u64,
         kind: Kind,
         bytes: Vec<u8>,
-        why: &[u8],
+        reason: &[u8],
+        read: u64,
     ) -> std::result::Result<Moved, Unreadable> {
         let unreadable = |what: &str| Unreadable { sequence: Sequence(sequence), what: what.to_owned() };
         let record = record::read(sequence, &bytes.into()).map_err(unreadable)?;
         let fate = match kind {
             Kind::Pending => Fate::Pending,
             Kind::Mailbox => Fate::Mailbox,
-            Kind::Dead => Fate::Dead(reason_of(why).ok_or_else(|| unreadable("its reason is missing"))?.0),
+            Kind::Dead => {
+                let reason = why(reason).ok_or_else(|| unreadable("its reason is missing"))?.reason;
+                if record.class == Class::Outgoing { Fate::Dead(reason) } else { Fate::DeadMail(reason) }
+            }
         };
         let payload = Kept::of(&self.locked.inner, &record);
         let identity = (record.number > 0).then_some((record.incarnation, record.number));
         let age = self.now.saturating_sub(record.time);
+        let read = (read > 0).then(|| self.now.saturating_sub(read));
         let (party, id) = (record.party, record.id);
-        Ok(Moved { fate, party, id, payload, identity, age, sequence: Sequence(sequence) })
+        Ok(Moved { fate, party, id, payload, identity, age, read, sequence: Sequence(sequence) })
     }
 }
 
-async fn members(locked: &Locked, set: &str) -> crate::error::Result<Vec<String>> {
+async fn members(locked: &Locked, set: &str) -> crate::face::error::Result<Vec<String>> {
     let inner = &locked.inner;
     inner.ask_plainly(Way::Read, redis::cmd("SMEMBERS").arg(format!("{}{set}", inner.prefix))).await
 }
 
-/// What is there, in a number that another store would hardly have.
+/// A number for what is there, which another store is very unlikely to have.
 fn fingerprint(messages: &[(u64, Kind)], seq: u64, incarnation: &str) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write_u64(seq);
@@ -136,7 +147,7 @@ fn fingerprint(messages: &[(u64, Kind)], seq: u64, incarnation: &str) -> u64 {
     hasher.finish()
 }
 
-/// `end:start` of a range of numbers.
+/// Reads a range of numbers, written `end:start`.
 fn range(text: &str) -> Option<(u64, u64)> {
     let (end, start) = text.split_once(':')?;
     Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
@@ -176,7 +187,7 @@ impl Source for RedisSource {
                     ranges: ranges
                         .iter()
                         .map(|text| range(text).ok_or_else(wrong))
-                        .collect::<crate::error::Result<_>>()?,
+                        .collect::<crate::face::error::Result<_>>()?,
                 });
             }
         }
@@ -206,11 +217,16 @@ impl Source for RedisSource {
                 return Err(StoreError::Unavailable("an answer of Redis is empty".into()).into());
             }
             for ((sequence, kind), value) in rest.iter().zip(some) {
-                let read = <(Vec<u8>, Vec<u8>)>::from_redis_value(value);
-                let (bytes, why) = read.map_err(|why| StoreError::Unavailable(why.to_string().into()))?;
-                all.push(self.moved(*sequence, *kind, bytes, &why));
+                let got = <(Vec<u8>, Vec<u8>, u64)>::from_redis_value(value);
+                let (bytes, reason, read) =
+                    got.map_err(|why| StoreError::Unavailable(why.to_string().into()))?;
+                all.push(self.moved(*sequence, *kind, bytes, &reason, read));
             }
         }
         Ok(all)
+    }
+
+    async fn leave(&self) {
+        self.locked.leave().await;
     }
 }

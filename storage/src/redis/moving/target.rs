@@ -1,4 +1,4 @@
-//! A store in Redis that is filled.
+//! A store in Redis that is being filled.
 
 use std::sync::Arc;
 
@@ -6,28 +6,29 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Locked, RedisSource};
-use crate::frame::Class;
-use crate::message::{Incarnation, Sequence};
-use crate::redis::keeper::{CHUNKS_KEPT, FIRST_SECOND};
-use crate::redis::options::RedisOptions;
-use crate::redis::outbox::reason_text;
-use crate::redis::record::{self, CHUNK_BYTES, Content, WHOLE_BYTES};
-use crate::redis::scripts::SCRIPTS;
-use crate::redis::session::Way;
-use crate::transfer::{Fate, Moved, Remembered, Result, Resume, Source, Summary, Target, TransferError};
+use crate::face::direction::Class;
+use crate::face::message::{Incarnation, Sequence};
+use crate::offline::transfer::{
+    Fate, Moved, Remembered, Result, Resume, Source, Summary, Target, TransferError,
+};
+use crate::redis::connection::options::RedisOptions;
+use crate::redis::connection::scripts::SCRIPTS;
+use crate::redis::connection::session::Way;
+use crate::redis::content::letters::reason_text;
+use crate::redis::content::record::{self, CHUNK_BYTES, CHUNKS_KEPT, Content, FIRST_SECOND, WHOLE_BYTES};
 
-/// Bytes of messages in one call.
+/// Bytes of messages per call.
 const PUT_BYTES: usize = 1 << 20;
-/// Ranges in one call.
+/// Ranges per call.
 const RANGES: usize = 4096;
 
-/// See the module.
+/// A store in Redis as the target of a move.
 #[derive(Debug)]
 pub struct RedisTarget {
     locked: Arc<Locked>,
 }
 
-/// A message as the script takes it.
+/// A message in the form that the script takes.
 struct Put {
     sequence: u64,
     fate: char,
@@ -35,9 +36,11 @@ struct Put {
     time: u64,
     incarnation: String,
     made: Bytes,
-    /// Of its content, chunks included: they expire if they wait long for their record.
+    /// Length of its content, chunks included: chunks expire if they wait too long for their record.
     len: usize,
     why: String,
+    /// Service time of the first read; 0 if it is unread.
+    read: u64,
 }
 
 impl RedisTarget {
@@ -46,13 +49,13 @@ impl RedisTarget {
         Ok(Self { locked: Locked::open(options).await? })
     }
 
-    /// The content of a message, where it is to be: that of a large one goes there now.
+    /// The content of a message, where it is to be kept: that of a large one is sent there now.
     async fn content(&self, message: &Moved) -> Result<Content> {
         let len = message.payload.len();
         if len <= WHOLE_BYTES as u64 {
             return Ok(Content::Whole(message.payload.whole().await?));
         }
-        // The same one when it is put again.
+        // The same name if it is put again.
         let token = format!("moved{:027}", message.sequence.0);
         let (mut number, mut at, mut rest) = (0u64, 0u64, Vec::new());
         while at < len || !rest.is_empty() {
@@ -61,7 +64,9 @@ impl RedisTarget {
                 if piece.is_empty() {
                     let (id, segment) = (message.id.to_string(), "the source".to_owned());
                     let what = "the content ends early".to_owned();
-                    return Err(crate::error::StoreError::Damaged { id, segment, offset: at, what }.into());
+                    return Err(
+                        crate::face::error::StoreError::Damaged { id, segment, offset: at, what }.into()
+                    );
                 }
                 at += piece.len() as u64;
                 rest.extend_from_slice(&piece);
@@ -70,6 +75,8 @@ impl RedisTarget {
             let kept = record::chunk(&token, number, &chunk);
             let put = self.locked.inner.ask::<u8>(Way::Bulk, &SCRIPTS.chunk, |call| {
                 call.arg(&token).arg(number).arg(&kept[..]).arg(CHUNKS_KEPT.as_secs());
+                // No quota: the messages were already accepted under one.
+                call.arg(0).arg(0);
             });
             put.await?;
             number += 1;
@@ -80,11 +87,12 @@ impl RedisTarget {
     async fn message(&self, message: Moved) -> Result<Put> {
         let content = self.content(&message).await?;
         let party = message.party.as_ref();
+        let arrived = if party.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
         let (fate, class, why) = match &message.fate {
             Fate::Pending => ('p', Class::Outgoing, String::new()),
-            Fate::Dead(reason) => ('d', Class::Outgoing, reason_text(reason)),
-            Fate::Mailbox if party.is_some() => ('m', Class::Incoming, String::new()),
-            Fate::Mailbox => ('m', Class::IncomingUnnamed, String::new()),
+            Fate::Dead(reason) => ('d', Class::Outgoing, reason_text(reason, false)),
+            Fate::DeadMail(reason) => ('d', arrived, reason_text(reason, true)),
+            Fate::Mailbox => ('m', arrived, String::new()),
         };
         let name = party.map_or("", |party| party.as_str());
         let nothing = (Incarnation { started_ms: 0, random: 0 }, 0);
@@ -102,6 +110,8 @@ impl RedisTarget {
             made: record::make(class, name, message.id.as_str(), &content),
             len: content.len() as usize,
             why,
+            // If it was read before service time began there, this is the earliest time that can be recorded.
+            read: message.read.map_or(0, |ago| FIRST_SECOND.saturating_sub(ago).max(1)),
         })
     }
 
@@ -110,9 +120,9 @@ impl RedisTarget {
             return Ok(());
         }
         let put = self.locked.inner.ask::<u8>(Way::Write, &SCRIPTS.move_put, |call| {
-            for Put { sequence, fate, number, time, incarnation, made, why, .. } in batch {
+            for Put { sequence, fate, number, time, incarnation, made, why, read, .. } in batch {
                 call.arg(sequence).arg(fate.to_string()).arg(number).arg(time).arg(incarnation);
-                call.arg(&made[..]).arg(why);
+                call.arg(&made[..]).arg(why).arg(read);
             }
         });
         Ok(put.await.map(drop)?)
@@ -139,7 +149,7 @@ impl Target for RedisTarget {
                     .into(),
             });
         };
-        Ok(Resume { after: Sequence(after), again: again == 1 })
+        Ok(Resume { after: Sequence(after), again: again > 0, ended: again == 2 })
     }
 
     async fn remember(&self, memory: Vec<Remembered>) -> Result<()> {
@@ -185,5 +195,9 @@ impl Target for RedisTarget {
 
     async fn finish(&self) -> Result<()> {
         Ok(self.locked.end(true).await?)
+    }
+
+    async fn leave(&self) {
+        self.locked.leave().await;
     }
 }

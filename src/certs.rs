@@ -1,6 +1,0 @@
-//! Certificates of parties: how they name a party, how they are made, what one says.
-
-pub(crate) mod explain;
-pub(crate) mod folder;
-pub(crate) mod make;
-pub(crate) mod names;

@@ -1,0 +1,83 @@
+//! What waits for the peer's answers: one delivery alone, or many together.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Verdict;
+
+/// Deliveries that are waited for together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    left: usize,
+    verdicts: Vec<Option<Verdict>>,
+    done: Option<oneshot::Sender<Vec<Option<Verdict>>>>,
+}
+
+impl Batch {
+    /// For `count` deliveries; their verdicts arrive when the last one is answered, or cannot be answered any more
+    /// (`None`).
+    pub(super) fn new(count: usize) -> (Arc<Self>, oneshot::Receiver<Vec<Option<Verdict>>>) {
+        let (done, receiver) = oneshot::channel();
+        let inner = Inner { left: count, verdicts: vec![None; count], done: Some(done) };
+        (Arc::new(Self { inner: Mutex::new(inner) }), receiver)
+    }
+
+    /// Where the answer to one of them goes.
+    pub(super) fn place(self: &Arc<Self>, at: usize) -> Answer {
+        Answer(To::Many(self.clone(), at))
+    }
+
+    fn fill(&self, at: usize, verdict: Option<Verdict>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.verdicts[at] = verdict;
+        inner.left -= 1;
+        if inner.left == 0
+            && let Some(done) = inner.done.take()
+        {
+            // The attempt may have been given up.
+            drop(done.send(std::mem::take(&mut inner.verdicts)));
+        }
+    }
+}
+
+/// Where an answer goes. If it is dropped, no answer will come.
+#[derive(Debug)]
+pub(super) struct Answer(To);
+
+#[derive(Debug)]
+enum To {
+    Nobody,
+    One(oneshot::Sender<Verdict>),
+    Many(Arc<Batch>, usize),
+}
+
+impl Answer {
+    /// For one delivery.
+    pub(super) fn one() -> (Self, oneshot::Receiver<Verdict>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(To::One(sender)), receiver)
+    }
+
+    pub(super) fn send(mut self, verdict: Verdict) {
+        match std::mem::replace(&mut self.0, To::Nobody) {
+            To::Nobody => {}
+            // The attempt may have been given up.
+            To::One(sender) => drop(sender.send(verdict)),
+            To::Many(batch, at) => batch.fill(at, Some(verdict)),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let To::Many(batch, at) = std::mem::replace(&mut self.0, To::Nobody) {
+            batch.fill(at, None);
+        }
+    }
+}

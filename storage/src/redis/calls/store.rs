@@ -1,0 +1,30 @@
+//! The handle of a store in Redis; its calls are in the other files of this folder.
+
+use std::sync::Arc;
+
+use crate::redis::calls::write_lane::Lane;
+use crate::redis::shared::Inner;
+
+/// A store that keeps its messages in Redis and shares them with other gateways of its party. See [the module](crate::redis).
+#[derive(Clone)]
+pub struct RedisStore {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) _life: Arc<Life>,
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RedisStore({})", self.inner.options.url)
+    }
+}
+
+/// Ends the tasks of a store when its last handle is dropped.
+#[derive(Debug)]
+pub(crate) struct Life(pub(crate) Arc<Inner>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+    }
+}
