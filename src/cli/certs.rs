@@ -97,7 +97,7 @@ struct Show {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long)]
     json: bool,
 }

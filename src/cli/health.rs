@@ -31,9 +31,9 @@ const DEFAULT_PEM_PATH: &str = "/app/certs";
 
 /// Ask whether a gateway serves.
 ///
-/// It serves when it hands out messages and delivers them; while it starts, stops or after an error of its disk it does not. One
-/// that is full serves, and that it is full is said. On the gateway's own
-/// machine nothing need be said: address and certificates are found by `LISTEN_ADDR` and `PEM_PATH`, as the gateway has them.
+/// It serves when it hands out messages and delivers them; while it starts, stops or after an error of its disk it does not.
+/// A full one serves, and this says that it is full. On the gateway's own machine no flag is needed: address and
+/// certificates are found by `LISTEN_ADDR` and `PEM_PATH`, as the gateway has them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -312,10 +312,14 @@ async fn an_emptied_store_takes_what_a_new_one_takes() {
     let b = party("party_b");
     for len in [100_000, 950_000, 70_000, 950_000] {
         until("it takes the message", async || {
-            let Ok(sequence) = store.accept(&b, &id("m"), payload(len as u64, len)).await else {
-                return false;
-            };
-            store.settle(&b, sequence, Outcome::Delivered).await.expect("settles")
+            match store.accept(&b, &id("m"), payload(len as u64, len)).await {
+                Ok(sequence) => store.settle(&b, sequence, Outcome::Delivered).await.expect("settles"),
+                Err(StoreError::Full { remedy, .. }) => {
+                    assert!(remedy.starts_with("wait until"), "one of {len} bytes has room: {remedy}");
+                    false
+                }
+                Err(error) => panic!("{error}"),
+            }
         })
         .await;
     }

@@ -11,8 +11,8 @@ use crate::cli::terminal::table::{count, many};
 
 /// Set damaged records of a stopped gateway's data folder aside.
 ///
-/// What is damaged is copied to corrupt/ in the data folder, with a report; then it is skipped, and the index is made
-/// anew. Everything undamaged stays and is served. Can be cut off at any moment and run again. Where nothing is damaged,
+/// What is damaged is copied to corrupt/ in the data folder, with a report; then it is skipped, and the index is
+/// rebuilt. Everything undamaged stays and is served. Can be cut off at any moment and run again. Where nothing is damaged,
 /// nothing is changed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -63,12 +63,12 @@ fn plan(found: &Inspection) -> Exit {
         say("All is well; there is nothing to repair.");
         return Exit::Ok;
     }
-    say("A repair would copy these places to corrupt/, have them skipped, and make the index anew:");
+    say("A repair would copy these places to corrupt/, have them skipped, and rebuild the index:");
     for damage in &found.damage {
         say(&format!("  {}", place(damage)));
     }
     if found.damage.is_empty() {
-        say("  none in the log; only the index would be made anew");
+        say("  none in the log; only the index would be rebuilt");
     }
     if found.missing_messages > 0 {
         let lost = many(found.missing_messages, "message is", "messages are");

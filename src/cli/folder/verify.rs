@@ -209,7 +209,7 @@ fn checkpoint(found: CheckpointFound) -> String {
 
 fn index(found: &IndexFinding) -> String {
     match found {
-        IndexFinding::Absent => "none; the next start makes it anew".into(),
+        IndexFinding::Absent => "none; the next start rebuilds it".into(),
         IndexFinding::Agrees { entries } => {
             format!("agrees with the log, {}", many(*entries, "entry", "entries"))
         }
@@ -220,7 +220,7 @@ fn index(found: &IndexFinding) -> String {
                 many(*segments, "log file", "log files")
             )
         }
-        IndexFinding::Unreadable(why) => format!("cannot be read ({why}); the next start makes it anew"),
+        IndexFinding::Unreadable(why) => format!("cannot be read ({why}); the next start rebuilds it"),
         IndexFinding::NotChecked(why) => format!("not checked: {why}"),
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct Recv {
     /// How long to wait for it, also for a gateway that is not there yet or restarts; 0 looks once
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     wait: Duration,
-    /// Only a message of this party; without it the newest under the id
+    /// Only a message of this party; without it one that nobody has read, else the one that was read last
     #[arg(long, value_name = "PARTY")]
     from: Option<PartyId>,
     /// Write to this file instead of stdout

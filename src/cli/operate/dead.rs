@@ -80,18 +80,18 @@ struct Show {
     sequence: u64,
     #[command(flatten)]
     content: Content,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]
     folder: Folder,
 }
 
-/// Begin the messages of dead letters anew; the letters go.
+/// Send dead letters again, or put them back into the mailbox; the letters are gone then.
 ///
 /// One that arrived and was not read is back in the mailbox, as if it arrived now; not while a newer one of its sender is
-/// there under its id. One for a peer is sent anew:
-/// it becomes pending as if it were sent now, with a whole `SEND_TTL` before it. One under an id that was sent again since
+/// there under its id. One for a peer becomes
+/// pending as if it were sent now, with a whole `SEND_TTL` before it. One under an id that was sent again since
 /// then replaces the newer message, pending or at its receiver: look first. With `--all` such a letter stays, as far as the
 /// gateway remembers the newer message.
 #[derive(Debug, clap::Args)]

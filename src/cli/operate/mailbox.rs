@@ -80,7 +80,7 @@ struct Show {
     sender: Option<PartyId>,
     #[command(flatten)]
     content: Content,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]

@@ -75,13 +75,13 @@ struct Ls {
 /// How much is listed, and how.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Listing {
-    /// At most so many
+    /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE)))]
     pub(crate) limit: u32,
-    /// All of them, however many
+    /// All of them
     #[arg(long, conflicts_with = "limit")]
     pub(crate) all: bool,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -97,7 +97,7 @@ impl Listing {
     }
 }
 
-/// Attempt deliveries at once, whatever pause there is, and say what comes of it.
+/// Try deliveries at once instead of after the pause, and report the result.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -192,7 +192,7 @@ struct Resume {
 /// What every change takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rest {
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

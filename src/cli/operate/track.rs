@@ -11,10 +11,10 @@ use crate::cli::terminal::table::{
 };
 use crate::proto::admin::{Event, Life, TrackRequest};
 
-/// Show the life of a message: accepted, synced, each attempt with its error, delivered, read, released or expired.
+/// Show the life of a message: accepted, synced, attempts that failed and why, delivered, read, released or expired.
 ///
-/// Asks the gateway that runs on the data folder, for messages that it sent and for such that arrived. How a message
-/// is, it knows from its store; how that came about, it remembers since its start, for the last messages. Times are UTC,
+/// Asks the gateway that runs on the data folder, for messages that it sent and for those that arrived. The state of a
+/// message comes from its store; how that came about is remembered since its start, for the newest messages. Times are UTC,
 /// with the time since the line before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -30,7 +30,7 @@ pub(crate) struct Track {
     /// Only to or from this party
     #[arg(long, value_name = "PARTY")]
     party: Option<PartyId>,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -97,7 +97,7 @@
       tile("down", "peers down", `${down} of ${status.peers.length}`, down ? "bad" : ""),
       tile("dead", "dead letters", count(dead), dead ? "warn" : ""),
       tile("mailbox", "in the mailbox", count(status.mailbox?.messages ?? 0)),
-      tile("waiting", "receives wait", count(status.mailbox?.waiting ?? 0)),
+      tile("waiting", "waiting receives", count(status.mailbox?.waiting ?? 0)),
     ]);
   };
 

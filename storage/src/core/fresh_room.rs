@@ -35,7 +35,7 @@ impl Shared {
             max => max.saturating_sub(files),
         };
         let fresh = on_disk.min(by_quota) / segment;
-        shared.space.set_room(fresh + spares + ready, used);
+        shared.space.set_room(fresh + spares + ready, used, files / segment + fresh);
         shared.disk_low.store(on_disk == 0, Ordering::Relaxed);
         shared.space.set_stuck(shared.spares.failed());
         // Records may use the reserve.

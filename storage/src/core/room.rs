@@ -49,6 +49,8 @@ struct Inner {
     refused: Option<Refused>,
     /// Bytes that messages may take: what they took when room was last counted, plus what still found room then.
     limit: u64,
+    /// Bytes that messages may take when everything that is there has ended and its room was given back.
+    most: u64,
 }
 
 impl Inner {
@@ -103,7 +105,7 @@ impl Space {
     pub(crate) fn admit(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
         self.try_admit(lane, cost).inspect_err(|_| {
             let mut inner = lock(&self.inner);
-            if cost > inner.limit {
+            if cost > inner.most {
                 return;
             }
             let last = Instant::now();
@@ -162,7 +164,7 @@ impl Space {
             return Err(StoreError::Full {
                 used: limit.saturating_sub(inner.fits(self.segment_bytes)),
                 limit,
-                remedy: if cost > limit { NEVER } else { WAIT },
+                remedy: if cost > inner.most { NEVER } else { WAIT },
             });
         }
         Ok(queued)
@@ -180,12 +182,15 @@ impl Space {
         lock(&self.inner).left[lane.index()] = left;
     }
 
-    /// Sets how many segments could still be taken while messages and records take `used` bytes. The limit follows from
-    /// both; it is less than what the quota or the disk allows, because the headroom is not part of it.
-    pub(crate) fn set_room(&self, segments: u64, used: u64) {
+    /// Sets how many segments could still be taken while messages and records take `used` bytes, and how many segments there
+    /// can be in all. The limit follows from the first two; it is less than what the quota or the disk allows, because the
+    /// headroom is not part of it, nor are the ends of segments that were too short for the next message.
+    pub(crate) fn set_room(&self, segments: u64, used: u64, in_all: u64) {
         let mut inner = lock(&self.inner);
         inner.segments = segments;
         inner.limit = used + inner.fits(self.segment_bytes);
+        // The other lane has a segment in use, too.
+        inner.most = (in_all.saturating_sub(HEADROOM_SEGMENTS + 1) * self.segment_bytes).max(inner.limit);
     }
 
     /// One more segment is in use.
@@ -209,7 +214,7 @@ mod tests {
     fn a_message_that_was_refused_counts_until_there_is_room_for_it() {
         let slice = frame_len(SLICE_BYTES as u32);
         let space = Space::new(PAGE + slice);
-        space.set_room(HEADROOM_SEGMENTS + 4, 0);
+        space.set_room(HEADROOM_SEGMENTS + 4, 0, HEADROOM_SEGMENTS + 5);
         assert_eq!(space.refused(), None);
         assert!(space.try_admit(Lane::Bulk, 5 * slice).is_err());
         assert_eq!(space.refused(), None, "its messages are tried one by one");
@@ -218,21 +223,33 @@ mod tests {
             "the whole store is no larger"
         );
         assert_eq!(space.refused(), None);
-        space.set_room(HEADROOM_SEGMENTS + 4, 4 * slice);
+        space.set_room(HEADROOM_SEGMENTS + 4, 4 * slice, HEADROOM_SEGMENTS + 9);
         for cost in [7 * slice, 5 * slice, 6 * slice] {
             assert!(matches!(space.admit(Lane::Bulk, cost), Err(StoreError::Full { remedy: WAIT, .. })));
         }
         assert_eq!(space.refused(), Some(5 * slice), "the smallest one");
         assert!(space.has_room(Lane::Bulk) && space.has_room(Lane::Small));
-        space.set_room(HEADROOM_SEGMENTS + 5, 3 * slice);
+        space.set_room(HEADROOM_SEGMENTS + 5, 3 * slice, HEADROOM_SEGMENTS + 9);
         assert_eq!(space.refused(), None);
+    }
+
+    /// It was told that it is larger than all that the store may hold, and nothing was freed for it.
+    #[test]
+    fn a_message_that_an_empty_store_would_take_is_told_to_wait() {
+        let slice = frame_len(SLICE_BYTES as u32);
+        let space = Space::new(PAGE + slice);
+        // Of seven segments three are sealed, and each of those has an end that was too short for more.
+        space.set_room(HEADROOM_SEGMENTS, 3 * slice / 2, HEADROOM_SEGMENTS + 5);
+        assert!(matches!(space.admit(Lane::Bulk, 4 * slice), Err(StoreError::Full { remedy: WAIT, .. })));
+        assert_eq!(space.shortage(), Some((Lane::Bulk, 4 * slice)), "so that room is made for it");
+        assert!(matches!(space.admit(Lane::Bulk, 4 * slice + 1), Err(StoreError::Full { remedy: NEVER, .. })));
     }
 
     #[test]
     fn messages_are_admitted_up_to_the_head_room_and_again_when_room_comes_back() {
         let slice = frame_len(SLICE_BYTES as u32);
         let space = Space::new(PAGE + slice + 1000);
-        space.set_room(4, 0);
+        space.set_room(4, 0, 5);
         space.set_left(Lane::Small, 500);
         assert!(space.admit(Lane::Small, 500 + 2 * slice).is_ok());
         assert!(matches!(space.admit(Lane::Small, 1), Err(StoreError::Full { .. })));
@@ -247,7 +264,7 @@ mod tests {
         let slice = frame_len(SLICE_BYTES as u32);
         let space = Space::new(PAGE + slice);
         space.set_left(Lane::Small, 1000);
-        space.set_room(HEADROOM_SEGMENTS + 4, 5000);
+        space.set_room(HEADROOM_SEGMENTS + 4, 5000, HEADROOM_SEGMENTS + 5);
         assert_eq!(
             space.used(),
             (5000, 5000 + 4 * slice),
@@ -264,7 +281,7 @@ mod tests {
         space.leave(Lane::Bulk, 3 * slice);
         space.leave(Lane::Small, 1000 + slice);
         space.set_left(Lane::Small, 0);
-        space.set_room(HEADROOM_SEGMENTS, 6000 + 4 * slice);
+        space.set_room(HEADROOM_SEGMENTS, 6000 + 4 * slice, HEADROOM_SEGMENTS + 5);
         assert_eq!(space.used(), (6000 + 4 * slice, 6000 + 4 * slice));
     }
 }

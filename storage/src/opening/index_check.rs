@@ -215,7 +215,7 @@ fn lists(cold: &Cold) -> Result<Lists, ColdError> {
 /// Rebuilds the list of the newest pending messages. It must name what is pending and nothing else: a message that it does
 /// not name would not end when a newer one comes, and would come back when that one is settled.
 fn renew_latest(replay: &mut Replay<'_>, cold: &Cold) -> Result<(), ColdError> {
-    tracing::info!("the index on disk does not know the newest message of every id; that part is made anew");
+    tracing::info!("the index on disk does not know the newest message of every id; that part is rebuilt");
     for old in cold.renew_latest()? {
         replay.state.remove_cold(&old);
     }

@@ -83,7 +83,7 @@ impl IndexCare {
             std::thread::sleep(Duration::from_millis(1));
         }
         match shared.options.disk.remove_tree(&path) {
-            Ok(()) => tracing::debug!("an empty index on disk is made anew"),
+            Ok(()) => tracing::debug!("an empty index on disk is rebuilt"),
             Err(error) => tracing::warn!(%error, "cannot remove an empty index on disk; it is opened again"),
         }
         self.tried = None;

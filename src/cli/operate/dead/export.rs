@@ -41,7 +41,7 @@ pub(crate) struct Export {
     /// Only these letters
     #[arg(value_name = "SEQUENCE", value_parser = super::sequence)]
     sequences: Vec<u64>,
-    /// Only those for this receiver
+    /// Only those for this party, or from it
     #[arg(long, value_name = "PEER", conflicts_with = "sequences")]
     peer: Option<PartyId>,
     #[command(flatten)]

@@ -132,7 +132,7 @@ impl ExportFolder {
         let file = self.path.join(&entry.file);
         if !entry.is_of(letter) {
             bail!(
-                "{} is of another letter than number {} of this gateway: its store was made anew since that export; choose \
+                "{} is of another letter than number {} of this gateway: its store was newly made since that export; choose \
                  another folder",
                 file.display(),
                 letter.sequence

@@ -33,7 +33,7 @@ pub(crate) struct Show {
     which: Which,
     #[command(flatten)]
     content: Content,
-    /// For machines
+    /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]

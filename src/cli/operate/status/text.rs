@@ -29,7 +29,7 @@ pub(crate) fn text(found: &StatusResponse, colours: bool) -> String {
     }
     lines.extend(found.store.as_ref().map(store).unwrap_or_default());
     if let Some(mailbox) = &found.mailbox {
-        let waiting = many(mailbox.waiting, "receive waits", "receives wait");
+        let waiting = many(mailbox.waiting, "waiting receive", "waiting receives");
         let subscriptions = many(mailbox.subscriptions, "subscription", "subscriptions");
         let messages = many(mailbox.messages, "message", "messages");
         lines.push(format!("mailbox        {messages}; {waiting}, {subscriptions}"));
@@ -305,7 +305,7 @@ accepted means synced to disk
 used           5.0 MiB of 896.0 MiB, 891.0 MiB still fit (STORE_MAX_BYTES 1.0 GiB, part of it kept free for records); 64.0 MiB on disk, 0 B can be given back; 1 segment, 2 spare
 disk           20.0 GiB free of 40.0 GiB
 syncs          1,234 syncs for 5,678 records; last minute 0.8 ms, 99 % within 3.2 ms
-mailbox        3 messages; 1 receive waits, 0 subscriptions
+mailbox        3 messages; 1 waiting receive, 0 subscriptions
 dead letters   2: 2 expired
 last minute    accepted 12.3/s, delivered -, arrived -, received -
 process        50.0 MiB of memory, 30 of 1,024 open files, 4 connections

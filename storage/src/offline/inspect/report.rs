@@ -32,7 +32,7 @@ pub enum InspectError {
         bytes: u64,
     },
     /// The store returned an error while its index was rebuilt.
-    #[error("cannot make the index anew: {0}")]
+    #[error("cannot rebuild the index: {0}")]
     Store(#[from] StoreError),
 }
 

@@ -213,7 +213,7 @@ fn claim(disk: &dyn Disk, dir: &Path, source: &Summary) -> Result<bool> {
         Some(found) if found.state == mark.state => return Ok(true),
         Some(found) => {
             return Err(refused(format!(
-                "it holds an unfinished migration from {}, which is another store or was changed since; remove the folder and begin anew",
+                "it holds an unfinished migration from {}, which is another store or was changed since; remove the folder and begin again",
                 found.from
             )));
         }
