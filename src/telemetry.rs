@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use petnet_storage::PartyId;
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -35,6 +35,9 @@ use sink::{Sink, Stderr};
 /// Target of the lines about messages that became dead letters, and about dead letters that were dropped. Each line is a
 /// fact about one message, and one line for each is promised, so they are never collapsed. The store uses the same target.
 pub(crate) const DEAD_LETTERS: &str = "petnet::dead_letters";
+
+/// What our lines' targets begin with.
+const OUR_TARGETS: [&str; 2] = ["petnet", "petnet_storage"];
 
 /// Keeps logging alive: hold it to the end of `main`.
 #[derive(Debug)]
@@ -60,9 +63,15 @@ pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
         });
     }
     let output = Output::start(sinks, collapse::WINDOW)?;
-    let filter = filter(logging.level, std::env::var("RUST_LOG").ok().as_deref());
+    let wanted = std::env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
+    let (filter, mistake) = filter(logging.level, wanted.as_deref());
     match tracing_subscriber::registry().with(filter).with(Lines(output.clone())).try_init() {
-        Ok(()) => log_panics(output.clone()),
+        Ok(()) => {
+            log_panics(output.clone());
+            if let Some(why) = mistake {
+                tracing::warn!(%why, "RUST_LOG has no effect: it takes TARGET=LEVEL, LEVEL, and several of them with commas");
+            }
+        }
         Err(why) => {
             tracing::warn!(%why, "logging was started before; the new settings of it have no effect");
         }
@@ -110,18 +119,22 @@ fn log_panics(output: Arc<Output>) {
     }));
 }
 
-/// `RUST_LOG` as it is if it can be parsed; otherwise our level, with the noise of the libraries kept out of DEBUG.
-fn filter(level: LogLevel, rust_log: Option<&str>) -> EnvFilter {
+/// `RUST_LOG` as it is if it can be parsed; otherwise our level, with the noise of the libraries kept out of DEBUG, and why
+/// it cannot be parsed.
+fn filter(level: LogLevel, rust_log: Option<&str>) -> (Targets, Option<String>) {
     let ours = match level {
-        LogLevel::Debug => "info,petnet=debug,petnet_storage=debug",
-        LogLevel::Info => "info",
-        LogLevel::Warning => "warn",
-        LogLevel::Error => "error",
+        LogLevel::Debug => {
+            Targets::new().with_default(Level::INFO).with_targets(OUR_TARGETS.map(|target| (target, Level::DEBUG)))
+        }
+        LogLevel::Info => Targets::new().with_default(Level::INFO),
+        LogLevel::Warning => Targets::new().with_default(Level::WARN),
+        LogLevel::Error => Targets::new().with_default(Level::ERROR),
     };
-    rust_log
-        .filter(|text| !text.trim().is_empty())
-        .and_then(|text| EnvFilter::try_new(text).ok())
-        .unwrap_or_else(|| EnvFilter::new(ours))
+    match rust_log.map(str::trim).filter(|text| !text.is_empty()).map(str::parse::<Targets>) {
+        None => (ours, None),
+        Some(Ok(wanted)) => (wanted, None),
+        Some(Err(why)) => (ours, Some(why.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -130,8 +143,25 @@ mod tests {
 
     #[test]
     fn rust_log_overrides_the_level() {
-        assert_eq!(filter(LogLevel::Error, Some("trace")).to_string(), "trace");
-        assert_eq!(filter(LogLevel::Error, Some("")).to_string(), "error");
-        assert_eq!(filter(LogLevel::Warning, None).to_string(), "warn");
+        let text = |level, rust_log| filter(level, rust_log).0.to_string();
+        assert_eq!(text(LogLevel::Error, Some("trace")), "trace");
+        assert_eq!(text(LogLevel::Error, Some("petnet=debug,warn")), "petnet=debug,warn");
+        assert_eq!(text(LogLevel::Error, Some(" ")), "error");
+        assert_eq!(text(LogLevel::Warning, None), "warn");
+    }
+
+    #[test]
+    fn at_debug_the_libraries_stay_at_info() {
+        let (targets, _) = filter(LogLevel::Debug, None);
+        assert!(targets.would_enable("petnet::delivery", &Level::DEBUG));
+        assert!(targets.would_enable("petnet_storage::write", &Level::DEBUG));
+        assert!(targets.would_enable("h2", &Level::INFO) && !targets.would_enable("h2", &Level::DEBUG));
+    }
+
+    #[test]
+    fn a_rust_log_that_is_not_understood_is_told_and_the_level_counts() {
+        let (targets, mistake) = filter(LogLevel::Warning, Some("petnet[span]=debug=x"));
+        assert_eq!(targets.to_string(), "warn");
+        assert!(mistake.is_some());
     }
 }

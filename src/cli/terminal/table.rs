@@ -7,6 +7,7 @@
 use std::io::IsTerminal;
 
 use time::OffsetDateTime;
+use unicode_width::UnicodeWidthStr;
 
 pub(crate) use crate::rules::text::{count, many};
 
@@ -90,12 +91,12 @@ impl Table {
 
     /// The lines, without a last line break.
     pub(crate) fn render(&self, colours: bool) -> String {
-        let width = |n: usize| self.rows.iter().map(|row| row[n].0.chars().count()).max().unwrap_or(0);
+        let width = |n: usize| self.rows.iter().map(|row| row[n].0.width()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let line = |row: &Vec<(String, Colour)>| {
             let mut line = String::new();
             for (n, (text, colour)) in row.iter().enumerate() {
-                let space = " ".repeat(widths[n] - text.chars().count());
+                let space = " ".repeat(widths[n] - text.width());
                 let painted = colour.paint(text, colours);
                 if n > 0 {
                     line.push_str(GAP);
@@ -211,6 +212,14 @@ mod tests {
         table.row(&["party_c".into(), count(5), "no answer".into()], None);
         let expected = "peer       pending  error\nb        1,234,567\nparty_c          5  no answer";
         assert_eq!(table.render(true), expected);
+    }
+
+    #[test]
+    fn columns_are_aligned_where_characters_are_two_columns_wide() {
+        let mut table = Table::new(&[("id", Align::Left), ("size", Align::Right)]);
+        table.row(&["模型/7".into(), "5".into()], None);
+        table.row(&["model/7".into(), "12".into()], None);
+        assert_eq!(table.render(false), "id       size\n模型/7      5\nmodel/7    12");
     }
 
     #[test]
