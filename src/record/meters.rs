@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use petnet_storage::{DeadReason, PartyId, SECONDS, Spreading, StoreError};
+use petnet_storage::{DeadReason, PartyId, SECONDS, Spreading};
 
 use crate::rules::refusal::Refusal;
+use crate::wire::status;
 
 /// Messages and their payload bytes.
 #[derive(Debug, Default)]
@@ -57,31 +58,6 @@ pub(crate) const REFUSALS: [&str; 15] = [
 
 /// Labels for why messages become dead letters.
 pub(crate) const DEATHS: [&str; DeadReason::COUNT] = ["expired", "refused", "damaged", "unread"];
-
-/// The label of a refusal: its place in [`REFUSALS`].
-fn label(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::Invalid(_) | Refusal::Store(StoreError::OtherSend { .. } | StoreError::TooOld { .. }) => {
-            "invalid"
-        }
-        Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => "unknown_receiver",
-        Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => {
-            "too_large"
-        }
-        Refusal::TooManyUploads | Refusal::TooManySubscriptions => "too_many",
-        Refusal::Denied(_) => "denied",
-        Refusal::Draining => "draining",
-        Refusal::CannotLook(_) | Refusal::Store(StoreError::Unavailable(_)) => "unavailable",
-        Refusal::Store(StoreError::Full { .. }) => "full",
-        Refusal::Store(StoreError::Conflict { .. }) => "conflict",
-        Refusal::Store(StoreError::Ambiguous { .. }) => "ambiguous",
-        Refusal::Store(StoreError::Poisoned(_)) => "poisoned",
-        Refusal::Store(StoreError::InDoubt(_)) => "in_doubt",
-        Refusal::Store(StoreError::Damaged { .. }) => "damaged",
-        Refusal::Store(StoreError::Io { .. } | StoreError::NoSegment { .. }) => "io",
-        Refusal::Interrupted | Refusal::Store(StoreError::Gone { .. } | StoreError::Closed) => "other",
-    }
-}
 
 /// The label of the reason for a dead letter: its place in [`DEATHS`].
 pub(crate) fn death(reason: &DeadReason) -> &'static str {
@@ -148,7 +124,7 @@ impl Default for Meters {
 impl Meters {
     /// Counts a call, or a message in one, that was refused.
     pub(crate) fn refused(&self, refusal: &Refusal) {
-        count(&self.refused, &REFUSALS, label(refusal));
+        count(&self.refused, &REFUSALS, status::told(refusal).label);
     }
 
     /// Number of refusals, by [reason](REFUSALS).
@@ -195,6 +171,8 @@ fn count(counts: &[AtomicU64], labels: &[&str], label: &str) {
 
 #[cfg(test)]
 mod tests {
+    use petnet_storage::StoreError;
+
     use super::*;
 
     #[test]

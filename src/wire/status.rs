@@ -54,97 +54,93 @@ pub(crate) fn found(payload: Option<Bytes>) -> Response {
     Response { payload, ..done() }
 }
 
-/// The number of a refusal, as in `Response.error_code` and similar fields.
-pub(crate) fn number(refusal: &Refusal) -> i32 {
-    match refusal {
-        Refusal::Invalid(_) | Refusal::Store(StoreError::OtherSend { .. } | StoreError::TooOld { .. }) => {
-            code::INVALID_REQUEST
+/// Whether the same call can succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Not by itself.
+    No,
+    /// The next try may: the message is lost only if it does not match its checksum.
+    MayPass,
+    /// In a moment, or when the gateway was restarted.
+    Restart,
+}
+
+/// What is told of a refusal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// The label of the metric.
+    pub(crate) label: &'static str,
+    /// As in `Response.error_code` and similar fields.
+    pub(crate) number: i32,
+    /// In `petnet.mailbox.v1`.
+    status: Code,
+    again: Again,
+}
+
+/// What is told of a refusal: the only place that tells refusals apart.
+pub(crate) fn told(refusal: &Refusal) -> Told {
+    use {Refusal as R, StoreError as S};
+    let (label, number, status, again) = match refusal {
+        R::Invalid(_) | R::Store(S::OtherSend { .. } | S::TooOld { .. }) => {
+            ("invalid", code::INVALID_REQUEST, Code::InvalidArgument, Again::No)
         }
-        Refusal::UnknownReceiver { .. } | Refusal::OwnParty { .. } => code::NO_AVAILABLE_CONNECTION,
-        Refusal::TooLarge { .. } | Refusal::StreamTooLarge { .. } | Refusal::NeedsStream { .. } => {
-            code::MESSAGE_TOO_LARGE
+        R::UnknownReceiver { .. } | R::OwnParty { .. } => {
+            ("unknown_receiver", code::NO_AVAILABLE_CONNECTION, Code::NotFound, Again::No)
         }
-        Refusal::Denied(_) => code::ACCESS_DENIED,
-        Refusal::Store(StoreError::Full { .. }) => code::STORE_FULL,
-        Refusal::Store(StoreError::Unavailable(_)) => code::REDIS,
-        Refusal::Store(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
-            code::MESSAGE_ID_CONFLICT
+        R::TooLarge { .. } | R::StreamTooLarge { .. } | R::NeedsStream { .. } => {
+            ("too_large", code::MESSAGE_TOO_LARGE, Code::OutOfRange, Again::No)
         }
-        Refusal::Store(StoreError::Damaged { .. } | StoreError::Gone { .. } | StoreError::Io { .. }) => {
-            code::STORAGE
+        R::TooManyUploads | R::TooManySubscriptions => {
+            ("too_many", code::UNKNOWN, Code::ResourceExhausted, Again::No)
         }
-        Refusal::TooManyUploads
-        | Refusal::TooManySubscriptions
-        | Refusal::Interrupted
-        | Refusal::Draining
-        | Refusal::CannotLook(_)
-        | Refusal::Store(
-            StoreError::Poisoned(_)
-            | StoreError::Closed
-            | StoreError::InDoubt(_)
-            | StoreError::NoSegment { .. },
-        ) => code::UNKNOWN,
-    }
+        R::Interrupted => ("other", code::UNKNOWN, Code::ResourceExhausted, Again::No),
+        R::Denied(_) => ("denied", code::ACCESS_DENIED, Code::PermissionDenied, Again::No),
+        R::Store(S::Full { .. }) => ("full", code::STORE_FULL, Code::ResourceExhausted, Again::No),
+        R::Store(S::Unavailable(_)) => ("unavailable", code::REDIS, Code::Unavailable, Again::No),
+        R::Store(S::Conflict { .. }) => {
+            ("conflict", code::MESSAGE_ID_CONFLICT, Code::AlreadyExists, Again::No)
+        }
+        R::Store(S::Ambiguous { .. }) => {
+            ("ambiguous", code::MESSAGE_ID_CONFLICT, Code::AlreadyExists, Again::No)
+        }
+        R::Store(S::Damaged { .. }) => ("damaged", code::STORAGE, Code::DataLoss, Again::No),
+        R::Store(S::Gone { .. }) => ("other", code::STORAGE, Code::Aborted, Again::No),
+        R::Store(S::Io { .. }) => ("io", code::STORAGE, Code::Unavailable, Again::MayPass),
+        R::Draining => ("draining", code::UNKNOWN, Code::Unavailable, Again::Restart),
+        R::CannotLook(_) => ("unavailable", code::UNKNOWN, Code::Unavailable, Again::Restart),
+        R::Store(S::Poisoned(_)) => ("poisoned", code::UNKNOWN, Code::Unavailable, Again::Restart),
+        R::Store(S::Closed) => ("other", code::UNKNOWN, Code::Unavailable, Again::Restart),
+        R::Store(S::InDoubt(_)) => ("in_doubt", code::UNKNOWN, Code::Unavailable, Again::Restart),
+        R::Store(S::NoSegment { .. }) => ("io", code::UNKNOWN, Code::Unavailable, Again::Restart),
+    };
+    Told { label, number, status, again }
 }
 
 /// How a refusal reaches the caller.
 pub(crate) fn refused(refusal: &Refusal) -> Result<Response, Status> {
-    if passes_with_a_restart(refusal) || may_pass(refusal) {
-        return Err(Status::unavailable(refusal.to_string()));
+    match told(refusal).again {
+        Again::No => Ok(response(refusal)),
+        Again::MayPass | Again::Restart => Err(Status::unavailable(refusal.to_string())),
     }
-    Ok(response(refusal))
 }
 
 /// How the refusal of a delivery reaches a peer over a link. An error ends the link. What may pass is sent as an answer
 /// instead: the peer can then try that delivery again, and the link goes on for the others.
 pub(crate) fn refused_delivery(refusal: &Refusal) -> Result<Response, Status> {
-    if may_pass(refusal) { Ok(response(refusal)) } else { refused(refusal) }
+    if told(refusal).again == Again::MayPass { Ok(response(refusal)) } else { refused(refusal) }
 }
 
 fn response(refusal: &Refusal) -> Response {
-    let error_msg = Some(refusal.to_string());
-    Response { success: false, payload: None, error_code: Some(number(refusal)), error_msg }
-}
-
-/// True for a read error: the message is lost only if it does not match its checksum.
-fn may_pass(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Store(StoreError::Io { .. }))
-}
-
-fn passes_with_a_restart(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Draining
-            | Refusal::CannotLook(_)
-            | Refusal::Store(
-                StoreError::Poisoned(_)
-                    | StoreError::Closed
-                    | StoreError::InDoubt(_)
-                    | StoreError::NoSegment { .. }
-            )
-    )
+    let (error_code, error_msg) = (Some(told(refusal).number), Some(refusal.to_string()));
+    Response { success: false, payload: None, error_code, error_msg }
 }
 
 /// How a refusal reaches a client of `petnet.mailbox.v1`: as a status, with the number in its metadata.
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(crate) fn of(refusal: Refusal) -> Status {
-    let number = number(&refusal);
-    let code = match number {
-        _ if passes_with_a_restart(&refusal) => Code::Unavailable,
-        code::REDIS => Code::Unavailable,
-        code::INVALID_REQUEST => Code::InvalidArgument,
-        code::NO_AVAILABLE_CONNECTION => Code::NotFound,
-        code::ACCESS_DENIED => Code::PermissionDenied,
-        code::MESSAGE_TOO_LARGE => Code::OutOfRange,
-        code::MESSAGE_ID_CONFLICT => Code::AlreadyExists,
-        code::STORAGE if matches!(refusal, Refusal::Store(StoreError::Gone { .. })) => Code::Aborted,
-        code::STORAGE if may_pass(&refusal) => Code::Unavailable,
-        code::STORAGE => Code::DataLoss,
-        // A full store, or as many of something as there may be.
-        _ => Code::ResourceExhausted,
-    };
-    let mut status = Status::new(code, refusal.to_string());
-    status.metadata_mut().insert(ERROR_CODE, number.into());
+    let told = told(&refusal);
+    let mut status = Status::new(told.status, refusal.to_string());
+    status.metadata_mut().insert(ERROR_CODE, told.number.into());
     status
 }
 

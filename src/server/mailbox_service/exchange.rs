@@ -391,7 +391,7 @@ async fn next(incoming: &mut Option<Streaming<ExchangeRequest>>) -> Result<Optio
 
 fn refused(mailbox: &Mailbox, tag: u64, refusal: &Refusal) -> Refused {
     mailbox.record.refused(refusal);
-    Refused { tag, error_code: status::number(refusal), error_msg: refusal.to_string() }
+    Refused { tag, error_code: status::told(refusal).number, error_msg: refusal.to_string() }
 }
 
 fn chosen(wanted: &Subscription) -> Result<(Which, FromSender), Refusal> {
