@@ -21,12 +21,12 @@ use crate::index::memory::reads::Note;
 use crate::index::on_disk::{Cold, ColdError};
 use crate::log::codec::Short;
 use crate::log::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place};
-use crate::log::scan::{Found, scan};
+use crate::log::scan::{ScanFinding, scan};
 use crate::log::segment::{Lane, PAGE};
 
 /// Everything in the log that may have been in the index.
 #[derive(Debug, Default)]
-struct Kept {
+struct LostIndexContents {
     /// Messages, with their ids.
     messages: Vec<(u128, Entry, Box<str>)>,
     letters: Vec<DeadEntry>,
@@ -99,7 +99,7 @@ impl Shared {
             let held = state.accounts.iter().filter(|(_, account)| account.cold.count > 0);
             held.map(|(id, account)| (*id, account.lane)).collect()
         };
-        let mut kept = Kept::default();
+        let mut kept = LostIndexContents::default();
         for (id, lane) in segments {
             self.read_kept(lane, id, &mut kept).map_err(|e| io_error("read", &self.log.path(lane, id), e))?;
         }
@@ -125,13 +125,13 @@ impl Shared {
         Ok(())
     }
 
-    fn read_kept(&self, lane: Lane, id: u32, kept: &mut Kept) -> io::Result<()> {
+    fn read_kept(&self, lane: Lane, id: u32, kept: &mut LostIndexContents) -> io::Result<()> {
         let dead = lock(&self.state).accounts.get(&id).map(|account| account.dead.clone());
         let Some(dead) = dead else { return Ok(()) };
         let file = self.log.file(lane, id)?;
         let undecodable = |Short| io::Error::other("a frame checks out and does not decode");
         scan(&*file, id, PAGE, |found| {
-            let Found::Frame(place, header, body) = found else { return Ok(()) };
+            let ScanFinding::Frame(place, header, body) = found else { return Ok(()) };
             if dead.contains(place.offset / crate::log::frame::ALIGN as u32) {
                 return Ok(());
             }
@@ -209,7 +209,7 @@ impl Shared {
 
 impl State {
     /// Takes over what the index on disk held. Returns how many entries there were.
-    fn enter_kept(&mut self, mut kept: Kept) -> usize {
+    fn enter_kept(&mut self, mut kept: LostIndexContents) -> usize {
         let positions = self.positions();
         let mut recents: [Vec<Recent>; 2] = Default::default();
         let lane_of = |state: &Self, place: Place| {

@@ -38,7 +38,7 @@ impl Gather {
 
     /// The reply for the job at position `at`.
     pub(crate) fn reply(self: &Arc<Self>, at: usize) -> Reply {
-        Reply { waiting: Waiting::Many(self.clone(), at), permit: None }
+        Reply { waiting: WaitingCaller::Many(self.clone(), at), permit: None }
     }
 
     fn answer(&self, at: usize, result: Result<()>) {
@@ -56,7 +56,7 @@ impl Gather {
 }
 
 #[derive(Debug, Default)]
-enum Waiting {
+enum WaitingCaller {
     #[default]
     Nobody,
     One(oneshot::Sender<Result<()>>),
@@ -66,7 +66,7 @@ enum Waiting {
 /// Answers the caller that waits for a job, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
-    waiting: Waiting,
+    waiting: WaitingCaller,
     /// Held until the job is done: bounds what waits for the writers.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -75,7 +75,7 @@ impl Reply {
     /// A reply, and the receiver that its answer arrives at.
     pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> (Self, oneshot::Receiver<Result<()>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiting: Waiting::One(sender), permit }, receiver)
+        (Self { waiting: WaitingCaller::One(sender), permit }, receiver)
     }
 
     /// A reply that nobody waits for.
@@ -89,10 +89,10 @@ impl Reply {
 
     fn answer(&mut self, result: Result<()>) {
         match std::mem::take(&mut self.waiting) {
-            Waiting::Nobody => {}
+            WaitingCaller::Nobody => {}
             // The caller may have gone; its message is kept all the same.
-            Waiting::One(waiting) => drop(waiting.send(result)),
-            Waiting::Many(gather, at) => gather.answer(at, result),
+            WaitingCaller::One(waiting) => drop(waiting.send(result)),
+            WaitingCaller::Many(gather, at) => gather.answer(at, result),
         }
     }
 }

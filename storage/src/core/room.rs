@@ -36,7 +36,7 @@ struct Refused {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SpaceState {
     /// Bytes queued for each lane and not yet written.
     queued: [u64; 2],
     /// Bytes left in each lane's segment in use.
@@ -53,7 +53,7 @@ struct Inner {
     most: u64,
 }
 
-impl Inner {
+impl SpaceState {
     fn pool(&self, segment_bytes: u64) -> u64 {
         self.segments.saturating_sub(HEADROOM_SEGMENTS) * segment_bytes
     }
@@ -83,7 +83,7 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Space {
     segment_bytes: u64,
-    inner: Mutex<Inner>,
+    inner: Mutex<SpaceState>,
 }
 
 /// Most bytes that a message takes in the log.
@@ -157,7 +157,7 @@ impl Space {
     }
 
     /// What would be queued for each lane, if there is room for that.
-    fn check(&self, inner: &Inner, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
+    fn check(&self, inner: &SpaceState, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
         let (queued, missing) = inner.with(lane, cost, self.segment_bytes);
         if missing > 0 {
             let limit = inner.limit;
@@ -242,7 +242,10 @@ mod tests {
         space.set_room(HEADROOM_SEGMENTS, 3 * slice / 2, HEADROOM_SEGMENTS + 5);
         assert!(matches!(space.admit(Lane::Bulk, 4 * slice), Err(StoreError::Full { remedy: WAIT, .. })));
         assert_eq!(space.shortage(), Some((Lane::Bulk, 4 * slice)), "so that room is made for it");
-        assert!(matches!(space.admit(Lane::Bulk, 4 * slice + 1), Err(StoreError::Full { remedy: NEVER, .. })));
+        assert!(matches!(
+            space.admit(Lane::Bulk, 4 * slice + 1),
+            Err(StoreError::Full { remedy: NEVER, .. })
+        ));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use crate::core::lane_progress::LaneProgress;
 use crate::core::options::StoreOptions;
 use crate::core::room::Space;
-use crate::core::slices_written::Written;
+use crate::core::slices_written::SlicesWritten;
 use crate::core::write_queue::Queue;
 use crate::face::clock::{lifetime, service_seconds};
 use crate::face::engine::{Observer, StoreState};
@@ -124,7 +124,7 @@ pub(crate) struct Shared {
     /// Segments that hold slices of unfinished large messages.
     pub(crate) unfinished: Mutex<BTreeSet<u32>>,
     /// Messages on their way in whose content comes in pieces.
-    pub(crate) uploads: Mutex<Vec<Weak<Written>>>,
+    pub(crate) uploads: Mutex<Vec<Weak<SlicesWritten>>>,
     /// Clock reading in ms at the last write to the small lane, plus 1; 0 if there was none.
     pub(crate) small_wrote: AtomicU64,
     /// Whether the disk has no room beyond its reserve: then the index on disk is left alone.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::core::reply::Reply;
-use crate::core::slices_written::Written;
+use crate::core::slices_written::SlicesWritten;
 use crate::face::lock::lock;
 use crate::index::entry::{DeadEntry, Entry};
-use crate::index::sends::Named;
+use crate::index::sends::AnotherSendKey;
 use crate::log::frame::Kind;
 
 /// Lazy records are written after this time at the latest, if no other write takes them along.
@@ -38,13 +38,13 @@ pub(crate) enum Effect {
     /// The queued message with the frame's sequence is entered into the index.
     Message,
     /// A slice of an upload is noted as written.
-    Slice(Arc<Written>),
+    Slice(Arc<SlicesWritten>),
     /// A live message moved here from `entry.place`.
     Moved { key: u128, entry: Entry, id: Box<str> },
     /// A pending message becomes a dead letter.
     Dead(Box<DeadEntry>),
     /// Another key of a send becomes known.
-    Named(Box<Named>),
+    Named(Box<AnotherSendKey>),
 }
 
 /// One frame to append.
@@ -72,7 +72,7 @@ pub(crate) struct Large {
     /// Checksum of each slice.
     pub(crate) slice_crcs: Vec<u32>,
     /// For an upload: what is written, which must be everything by now. Held until the message is in the index.
-    pub(crate) uploaded: Option<Arc<Written>>,
+    pub(crate) uploaded: Option<Arc<SlicesWritten>>,
     /// Payload bytes.
     pub(crate) len: u64,
 }
@@ -111,7 +111,7 @@ pub(crate) enum Urgency {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingJobs {
     jobs: VecDeque<Job>,
     urgent: bool,
     /// When the jobs are to be taken, if none is urgent.
@@ -122,7 +122,7 @@ struct Waiting {
 /// The queue of one writer.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingJobs>,
     arrived: Condvar,
 }
 
@@ -150,7 +150,7 @@ impl Queue {
         true
     }
 
-    fn announce(&self, mut waiting: MutexGuard<'_, Waiting>, urgency: Urgency) {
+    fn announce(&self, mut waiting: MutexGuard<'_, WaitingJobs>, urgency: Urgency) {
         if waiting.urgent {
             return;
         }

@@ -15,7 +15,7 @@ use crate::face::message::{Incarnation, PartyId, SendKey};
 use crate::index::seen_deliveries::Delivered;
 use crate::index::segment_account::{Account, Digest};
 use crate::index::sends::{self, Sent};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 use crate::log::disk::{Disk, OpenMode, read_exact_at, write_all_at};
 use crate::log::frame::Place;
 use crate::log::segment::Lane;

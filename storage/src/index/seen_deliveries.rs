@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::face::message::{DeliveryIdentity, Incarnation};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Incarnations remembered per sender; beyond that, the one not heard from for longest is forgotten.
 pub(crate) const MAX_INCARNATIONS: usize = 4096;
@@ -99,7 +99,7 @@ struct SenderMemory {
 
 /// What is remembered of an incarnation of a sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownDeliveries {
     /// Index of the party.
     pub(crate) sender: u16,
     pub(crate) incarnation: Incarnation,
@@ -222,13 +222,13 @@ impl Delivered {
     }
 
     /// All that is remembered. For each sender, the incarnation heard from last comes last.
-    pub(crate) fn all(&self) -> Vec<Known> {
+    pub(crate) fn all(&self) -> Vec<KnownDeliveries> {
         let mut all = Vec::new();
         for (sender, memory) in &self.senders {
             for (incarnation, numbers) in &memory.incarnations {
                 let ranges = numbers.ranges.iter().map(|(first, end)| (*first, *end)).collect();
                 let (sender, incarnation, low_water) = (*sender, *incarnation, numbers.low_water);
-                all.push((numbers.touched, Known { sender, incarnation, low_water, ranges }));
+                all.push((numbers.touched, KnownDeliveries { sender, incarnation, low_water, ranges }));
             }
         }
         all.sort_unstable_by_key(|(touched, known)| (known.sender, *touched, known.incarnation));
@@ -376,7 +376,7 @@ mod tests {
         let known: Vec<_> = (0..12).filter(|n| memory.has(1, &identity(*n, 0))).collect();
         assert_eq!(known, [0, 1, 2, 4, 5, 7, 8, 9]);
         let (incarnation, ranges) = (identity(0, 0).incarnation, vec![(4, 6), (7, 10)]);
-        assert_eq!(memory.all(), [Known { sender: 1, incarnation, low_water: 3, ranges }]);
+        assert_eq!(memory.all(), [KnownDeliveries { sender: 1, incarnation, low_water: 3, ranges }]);
         assert_eq!(memory.low_water(1, identity(0, 0).incarnation), 3);
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::face::message::SendKey;
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Number of keys that are remembered, the newest ones: at a thousand sends a second they reach back a minute, which is as long
 /// as our own clients repeat a send. They take 7 MB of memory, and 40 bytes each in a checkpoint.
@@ -59,14 +59,14 @@ pub(crate) struct Sent {
 /// fields: key (16), half of the index key (8), length (4), CRC-32 of the content (4), its place among the keys (8)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct AnotherSendKey {
     pub(crate) key: SendKey,
     pub(crate) sent: Sent,
     /// The newest sequence when the key came.
     pub(crate) place: u64,
 }
 
-impl Named {
+impl AnotherSendKey {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::with_capacity(ENCODED_BYTES);
         fields.put(&self.key.0);
@@ -122,7 +122,7 @@ impl Sends {
     }
 
     /// One more key of a message is in the log.
-    pub(crate) fn name(&mut self, named: &Named) {
+    pub(crate) fn name(&mut self, named: &AnotherSendKey) {
         self.remember_at(named.key, named.sent, named.place);
     }
 

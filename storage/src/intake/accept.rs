@@ -2,7 +2,7 @@
 
 use crate::core::shared::{LONG_IDS, Shared, blocking};
 use crate::intake::draft::{Draft, Earlier};
-use crate::intake::numbering::{Queued, admit_delivery, new_entry, number_outgoing, waiting};
+use crate::intake::numbering::{QueueOutcome, admit_delivery, new_entry, number_outgoing, waiting};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,7 +37,7 @@ const CROWDED: usize = 2;
 pub(crate) const KEY_LOCKS: usize = 256;
 
 /// A message that has its place in the order.
-pub(crate) struct Entered {
+pub(crate) struct SequencedMessage {
     pub(crate) sequence: Sequence,
     pub(crate) job: Job,
     pub(crate) news: Option<News>,
@@ -99,16 +99,16 @@ impl Intake {
             }
             let admitted = self.admit(draft).await?;
             match self.queue(draft, None, admitted, 0) {
-                Queued::New(sequence, synced) => return Ok(Taken::New(sequence, synced)),
+                QueueOutcome::New(sequence, synced) => return Ok(Taken::New(sequence, synced)),
                 // Another try of the send came in between.
-                Queued::SameKey => {}
+                QueueOutcome::SameKey => {}
                 // These apply only to deliveries.
-                Queued::Repeated
-                | Queued::InProgress
-                | Queued::Stale
-                | Queued::Crowded
-                | Queued::TooOld
-                | Queued::LookAgain => return Err(StoreError::Closed),
+                QueueOutcome::Repeated
+                | QueueOutcome::InProgress
+                | QueueOutcome::Stale
+                | QueueOutcome::Crowded
+                | QueueOutcome::TooOld
+                | QueueOutcome::LookAgain => return Err(StoreError::Closed),
             }
         }
     }
@@ -160,25 +160,25 @@ impl Intake {
             }
             let admitted = self.admit(&draft).await?;
             match self.queue(&draft, identity, admitted, hand_overs) {
-                Queued::New(sequence, synced) => {
+                QueueOutcome::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(Stored::New(sequence));
                 }
-                Queued::Repeated => return self.repeated().await,
-                Queued::Stale => {
+                QueueOutcome::Repeated => return self.repeated().await,
+                QueueOutcome::Stale => {
                     // The newer one is in the log.
                     blocking(&self.shared, Shared::visible_synced).await?;
                     return Ok(Stored::Stale);
                 }
-                Queued::Crowded => {
+                QueueOutcome::Crowded => {
                     let gaps = crate::index::seen_deliveries::MAX_RANGES as u64;
                     let remedy = "the sender has too many gaps in what it delivered and must fill some first";
                     return Err(StoreError::Full { used: gaps, limit: gaps, remedy });
                 }
                 // The first copy, or a newer message, is on its way: what becomes of that decides about this one.
-                Queued::InProgress => self.barrier().await?,
+                QueueOutcome::InProgress => self.barrier().await?,
                 // The next round reports it. Only sends have keys.
-                Queued::TooOld | Queued::LookAgain | Queued::SameKey => {}
+                QueueOutcome::TooOld | QueueOutcome::LookAgain | QueueOutcome::SameKey => {}
             }
         }
     }
@@ -310,12 +310,12 @@ impl Intake {
         identity: Option<DeliveryIdentity>,
         (permit, cost): (OwnedSemaphorePermit, u64),
         hand_overs: u64,
-    ) -> Queued {
+    ) -> QueueOutcome {
         let shared = &self.shared;
         let lane = draft.lane();
         let (reply, synced) = Reply::new(Some(permit));
         let mut state = lock(&shared.state);
-        let Entered { sequence, job, news } =
+        let SequencedMessage { sequence, job, news } =
             match self.enter(&mut state, draft, identity, (reply, cost), hand_overs) {
                 Ok(entered) => entered,
                 Err(known) => {
@@ -335,7 +335,7 @@ impl Intake {
         } else {
             state.withdraw(sequence.0);
         }
-        Queued::New(sequence, synced)
+        QueueOutcome::New(sequence, synced)
     }
 
     /// Gives the message its place in the order; its job must be queued before the lock is released.
@@ -346,12 +346,12 @@ impl Intake {
         identity: Option<DeliveryIdentity>,
         (reply, cost): (Reply, u64),
         hand_overs: u64,
-    ) -> std::result::Result<Entered, Queued> {
+    ) -> std::result::Result<SequencedMessage, QueueOutcome> {
         let shared = &self.shared;
         let party_name = draft.party.map_or("", PartyId::as_str);
         let key = key::key(shared.key_secret, draft.class, party_name, draft.id.as_str());
         if draft.keyed.is_some_and(|keyed| state.sends.find(&keyed.key).is_some()) {
-            return Err(Queued::SameKey);
+            return Err(QueueOutcome::SameKey);
         }
         let party = draft.party.map_or(0, |p| state.parties.intern(p));
         let mut entry = new_entry(draft, party, shared.now());
@@ -359,10 +359,10 @@ impl Intake {
             // Catches what came or moved since the lookup.
             let here = state.live.get(&key).is_some_and(|e| !e.is_over(entry.time, shared.message_ttl()));
             if here || state.queued.has(key) {
-                return Err(Queued::Stale);
+                return Err(QueueOutcome::Stale);
             }
             if state.hand_overs != hand_overs {
-                return Err(Queued::LookAgain);
+                return Err(QueueOutcome::LookAgain);
             }
         }
         let (incarnation, low_water) = match (draft.class, identity) {
@@ -400,7 +400,7 @@ impl Intake {
         let sequence = Sequence(entry.sequence);
         // A message with a key is announced once it is synced.
         let news = draft.news(sequence).filter(|_| draft.keyed.is_none());
-        Ok(Entered { sequence, job: draft.job(entry, fields, cost, reply), news })
+        Ok(SequencedMessage { sequence, job: draft.job(entry, fields, cost, reply), news })
     }
 
     /// Held while a message of this key is compared and taken.

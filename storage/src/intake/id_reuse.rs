@@ -12,7 +12,7 @@ use crate::face::lock::lock;
 use crate::face::message::{Arrival, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored};
 use crate::face::payload::Payload;
 use crate::index::key;
-use crate::index::sends::{Named, Print, Sent};
+use crate::index::sends::{AnotherSendKey, Print, Sent};
 use crate::intake::accept::Intake;
 use crate::log::frame::Kind;
 use crate::log::segment::Lane;
@@ -48,7 +48,7 @@ impl Intake {
         self.barrier().await?;
         let Some(key) = send else { return Ok(sequence) };
         let place = lock(&self.shared.state).last_sequence;
-        let named = Named { key, sent: Sent { sequence: sequence.0, print }, place };
+        let named = AnotherSendKey { key, sent: Sent { sequence: sequence.0, print }, place };
         let fields = named.encode();
         let (reply, synced) = Reply::new(None);
         let record = Append {

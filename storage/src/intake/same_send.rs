@@ -24,7 +24,7 @@ use crate::read::find;
 use crate::read::frames::Reader;
 
 /// What is pending under an index key.
-enum Pending {
+enum PendingUnderKey {
     Nothing,
     Queued(Sequence, Bytes),
     InLog(Entry),
@@ -107,41 +107,51 @@ impl Intake {
         Ok(is_pending || state.past.last(mail).is_some_and(|(ended, _)| ended == sequence))
     }
 
-    fn pending_under(&self, mail: u128, draft: &Draft<'_>) -> Pending {
+    fn pending_under(&self, mail: u128, draft: &Draft<'_>) -> PendingUnderKey {
         let state = lock(&self.shared.state);
         if let Some(message) = state.queued.last(mail) {
             return match &message.payload {
                 Some(payload) if payload.len() as u64 == draft.len() => {
-                    Pending::Queued(Sequence(message.entry.sequence), payload.clone())
+                    PendingUnderKey::Queued(Sequence(message.entry.sequence), payload.clone())
                 }
-                _ => Pending::Nothing,
+                _ => PendingUnderKey::Nothing,
             };
         }
         if let Some(entry) = state.live.get(&mail) {
-            return if entry.len == draft.len() { Pending::InLog(*entry) } else { Pending::Nothing };
+            return if entry.len == draft.len() {
+                PendingUnderKey::InLog(*entry)
+            } else {
+                PendingUnderKey::Nothing
+            };
         }
         let party = draft.party.and_then(|party| state.parties.find(party));
         let counts = party.and_then(|party| state.parties.counts.get(usize::from(party)));
-        if counts.is_none_or(|counts| counts.cold_pending == 0) { Pending::Nothing } else { Pending::AskDisk }
+        if counts.is_none_or(|counts| counts.cold_pending == 0) {
+            PendingUnderKey::Nothing
+        } else {
+            PendingUnderKey::AskDisk
+        }
     }
 
     /// Whether the pending message under the draft's id may be the same one: it has the same length, or that is not known.
     pub(crate) fn may_be_pending(&self, draft: &Draft<'_>) -> bool {
         let mail = self.key(Class::Outgoing, draft.party.map_or("", PartyId::as_str), draft.id);
-        draft.keyed.is_none() && !matches!(self.pending_under(mail, draft), Pending::Nothing)
+        draft.keyed.is_none() && !matches!(self.pending_under(mail, draft), PendingUnderKey::Nothing)
     }
 
     async fn same_pending(&self, mail: u128, draft: &Draft<'_>) -> Result<Option<Earlier>> {
         let earlier = |sequence, queued| Earlier { sequence, mail, key: None, queued };
         let entry = match self.pending_under(mail, draft) {
-            Pending::Nothing => return Ok(None),
-            Pending::Queued(sequence, payload) => {
+            PendingUnderKey::Nothing => return Ok(None),
+            PendingUnderKey::Queued(sequence, payload) => {
                 let lane = lane_of(Some(&payload));
                 return Ok((draft.shown().is_some_and(|mine| mine == payload))
                     .then(|| earlier(sequence, Some(lane))));
             }
-            Pending::InLog(entry) => Some(entry),
-            Pending::AskDisk => blocking(&self.shared, move |shared| find::pending(shared, mail)).await?,
+            PendingUnderKey::InLog(entry) => Some(entry),
+            PendingUnderKey::AskDisk => {
+                blocking(&self.shared, move |shared| find::pending(shared, mail)).await?
+            }
         };
         let is_it = |entry: &Entry| {
             entry.class == Class::Outgoing

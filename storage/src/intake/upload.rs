@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::core::reply::Reply;
 use crate::core::room;
 use crate::core::shared::Shared;
-use crate::core::slices_written::{Streamed, Written};
+use crate::core::slices_written::{SlicesWritten, Streamed};
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
@@ -50,7 +50,7 @@ pub(crate) fn fits_the_log(shared: &Shared, len: u64) -> Result<()> {
 pub(crate) struct StreamUpload {
     intake: Arc<Intake>,
     /// Created with the first slice.
-    written: Option<Arc<Written>>,
+    written: Option<Arc<SlicesWritten>>,
     len: u64,
     durable: u64,
     slices: u64,
@@ -90,7 +90,7 @@ impl StreamUpload {
         })
     }
 
-    fn written(&mut self) -> Arc<Written> {
+    fn written(&mut self) -> Arc<SlicesWritten> {
         let shared = &self.intake.shared;
         let written = self.written.get_or_insert_with(|| {
             let sequence = {
@@ -98,7 +98,7 @@ impl StreamUpload {
                 state.last_sequence += 1;
                 state.last_sequence
             };
-            let written = Arc::new(Written::new(sequence));
+            let written = Arc::new(SlicesWritten::new(sequence));
             lock(&shared.uploads).push(Arc::downgrade(&written));
             written
         });

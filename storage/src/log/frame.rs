@@ -21,7 +21,7 @@
 
 use crate::face::direction::Class;
 use crate::face::message::{Incarnation, SendKey};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Bytes of a frame header.
 pub(crate) const HEADER_BYTES: usize = 40;

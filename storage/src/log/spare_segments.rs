@@ -26,7 +26,7 @@ pub(crate) struct Ready {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SparesState {
     ready: [Option<Ready>; 2],
     wanted: [bool; 2],
     /// Whether the last try for a lane failed; cleared by a recycled file or when room may have come back.
@@ -70,13 +70,16 @@ impl Trouble {
 /// Ready and recycled segments.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
-    inner: Mutex<Inner>,
+    inner: Mutex<SparesState>,
     changed: Condvar,
 }
 
 impl Spares {
     pub(crate) fn new(next_id: u32, free: Vec<u32>) -> Self {
-        Self { inner: Mutex::new(Inner { free, next_id, ..Inner::default() }), changed: Condvar::new() }
+        Self {
+            inner: Mutex::new(SparesState { free, next_id, ..SparesState::default() }),
+            changed: Condvar::new(),
+        }
     }
 
     /// Asks for a segment to be made ready for `lane`.

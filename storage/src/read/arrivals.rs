@@ -19,7 +19,7 @@ use crate::face::message::{FromSender, MessageId};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
 use crate::index::memory::names::{Match, Search};
-use crate::index::on_disk::{Cold, ColdError, Listed};
+use crate::index::on_disk::{Cold, ColdError, DiskListItem};
 
 /// A look is repeated while messages move during it, but at most this many times.
 const LOOKS: usize = 16;
@@ -33,7 +33,7 @@ pub(crate) const CHUNK: usize = 1024;
 
 /// A message on a page. It may have expired.
 #[derive(Debug, Clone)]
-pub(crate) struct Item {
+pub(crate) struct ListedMessage {
     pub(crate) key: u128,
     pub(crate) entry: Entry,
     /// The id; `None` if the index does not say.
@@ -43,7 +43,7 @@ pub(crate) struct Item {
 /// A page of messages, in the order of their sequences.
 #[derive(Debug)]
 pub(crate) struct Page {
-    pub(crate) messages: Vec<Item>,
+    pub(crate) messages: Vec<ListedMessage>,
     /// There may be more after this sequence; `None` if there are no more.
     pub(crate) next: Option<u64>,
 }
@@ -85,8 +85,8 @@ pub(crate) fn senders(state: &State, from: &FromSender) -> Vec<u16> {
     }
 }
 
-/// At most `most` messages that the index has after a sequence, in memory and on disk. For [`Which::Named`] those of one
-/// bucket. Blocks.
+/// At most `most` messages that the index has after a sequence, in memory and on disk. For
+/// [`Which::Named`] those of one bucket. Blocks.
 pub(crate) fn page(shared: &Shared, which: Which<'_>, after: u64, most: usize) -> Result<Page> {
     let mut looks = 0;
     loop {
@@ -136,8 +136,8 @@ fn count(shared: &Shared, looked_at: u64) {
     shared.counters.listed.fetch_add(looked_at, Ordering::Relaxed);
 }
 
-fn item(key: u128, entry: Entry, id: Option<&str>) -> Item {
-    Item { key, entry, id: id.and_then(|id| MessageId::new(id).ok()) }
+fn item(key: u128, entry: Entry, id: Option<&str>) -> ListedMessage {
+    ListedMessage { key, entry, id: id.and_then(|id| MessageId::new(id).ok()) }
 }
 
 fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> Page {
@@ -155,13 +155,13 @@ fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> Page 
 }
 
 /// The messages among `found` that are still in memory.
-fn there(shared: &Shared, found: &[(u64, u128)]) -> Vec<Item> {
+fn there(shared: &Shared, found: &[(u64, u128)]) -> Vec<ListedMessage> {
     let mut messages = Vec::with_capacity(found.len());
     for some in found.chunks(CHUNK) {
         let state = lock(&shared.state);
         messages.extend(some.iter().filter_map(|(sequence, key)| {
             let entry = *state.live.get(key).filter(|entry| entry.sequence == *sequence)?;
-            Some(Item { key: *key, entry, id: state.names.id(*sequence).and_then(MessageId::kept) })
+            Some(ListedMessage { key: *key, entry, id: state.names.id(*sequence).and_then(MessageId::kept) })
         }));
     }
     messages
@@ -280,7 +280,7 @@ fn going_well<T: Ord, R>(
 }
 
 /// A mailbox message; `None` if another one is under the key, because it was replaced.
-fn mail(cold: &Cold, sequence: u64, key: u128) -> std::result::Result<Option<Item>, ColdError> {
+fn mail(cold: &Cold, sequence: u64, key: u128) -> std::result::Result<Option<ListedMessage>, ColdError> {
     let found = cold.mail_with_id(key)?.filter(|(entry, _)| entry.sequence == sequence);
     Ok(found.map(|(entry, id)| item(key, entry, id.as_deref())))
 }
@@ -293,7 +293,7 @@ fn named_on_disk(
     (nearest, most): (usize, usize),
 ) -> std::result::Result<Page, ColdError> {
     let (class, parties, prefix) = meant;
-    let is_meant = |sequence: u64, (key, _, id): &Listed| -> std::result::Result<_, ColdError> {
+    let is_meant = |sequence: u64, (key, _, id): &DiskListItem| -> std::result::Result<_, ColdError> {
         match id {
             None if class != Class::Outgoing => {
                 let found = mail(cold, sequence, *key)?.and_then(|item| item.id);
@@ -359,7 +359,7 @@ fn joined(shared: &Shared, memory: Page, disk: &Page) -> Page {
                 None if state.is_current_cold(&item.entry) => state.with_mark(item.key, item.entry),
                 Some(_) | None => return None,
             };
-            Some(Item { entry, ..item.clone() })
+            Some(ListedMessage { entry, ..item.clone() })
         }));
     }
     if let Some(next) = next {

@@ -21,7 +21,7 @@ use crate::log::data_folder::FolderLock;
 use crate::log::segment::{LANES, PAGE};
 use crate::opening::recovery::{Recovered, recover};
 use crate::upkeep::checkpoints::Checkpoints;
-use crate::upkeep::keeper::Keeper;
+use crate::upkeep::keeper::Housekeeper;
 use crate::write::lane_writer::LaneWriter;
 
 /// The embedded store of one data folder.
@@ -124,7 +124,7 @@ fn start_threads(
     ends: [LogEnd; 2],
     folder_lock: Arc<FolderLock>,
 ) -> std::result::Result<Threads, OpenError> {
-    let keeper = Keeper::new(shared.clone(), checkpoints);
+    let keeper = Housekeeper::new(shared.clone(), checkpoints);
     let data_dir = &shared.options.data_dir;
     shared.count_space().map_err(crate::log::data_folder::open_io("find the room of", data_dir))?;
     let mut threads = Threads { folder_lock: Some(folder_lock), ..Threads::default() };

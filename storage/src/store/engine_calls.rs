@@ -19,7 +19,7 @@ use crate::face::message::{
 };
 use crate::face::payload::{Found, Handed, Held, Outgoing, Payload, Upload};
 use crate::index::entry::{DeadEntry, Entry};
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::intake::upload::StreamUpload;
 use crate::read::frames::{Loaded, Reader};
 use crate::read::track;
@@ -83,7 +83,8 @@ impl Store {
             let Some(key) = state.queued.pending(party, sequence.0).map(|m| m.key) else { return Ok(false) };
             if !matches!(outcome, Outcome::Dead(_)) {
                 state.queued.end(sequence.0);
-                let end = if *outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
+                let end =
+                    if *outcome == Outcome::Dropped { MessageEnd::Dropped } else { MessageEnd::Delivered };
                 state.past.note(key, sequence.0, end);
                 return Ok(true);
             }
@@ -345,7 +346,7 @@ impl Engine for Store {
             buried.map_err(|_| StoreError::Closed)??;
             return Ok(true);
         }
-        let end = if outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
+        let end = if outcome == Outcome::Dropped { MessageEnd::Dropped } else { MessageEnd::Delivered };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
         if !on_disk && settle::in_memory(&self.shared, key, sequence.0, end).is_some() {
             return Ok(true);

@@ -12,7 +12,7 @@ use crate::face::message::{DeliveryIdentity, Incarnation, MessageId, PartyId, Se
 use crate::face::payload::{Outgoing, Payload};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::log::frame::Place;
 use crate::log::segment::Lane;
 use crate::read::frames::Reader;
@@ -20,7 +20,7 @@ use crate::write::settle;
 use crate::write::settle::end_pending;
 
 /// A pending message found in memory, with its content if that is there.
-struct Found {
+struct PendingInMemory {
     key: u128,
     entry: Entry,
     content: Option<(MessageId, Payload)>,
@@ -32,7 +32,7 @@ struct Loading {
     party: u16,
     /// Whether some are in the index on disk.
     on_disk: bool,
-    messages: Vec<(Sequence, Option<Found>)>,
+    messages: Vec<(Sequence, Option<PendingInMemory>)>,
     /// Identities and low-water marks by incarnation, for all of them.
     marks: HashMap<u32, (Incarnation, u64)>,
 }
@@ -62,14 +62,14 @@ pub(crate) async fn load(
     }
 }
 
-fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<Found> {
+fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<PendingInMemory> {
     if let Some(message) = state.queued.deliverable(party, sequence.0)
         && let Some(payload) = message.payload.clone()
     {
         // It counts as given out for delivery.
         message.exposed = true;
         let content = Some((message.id.clone(), Payload::Whole(payload)));
-        return Some(Found { key: message.key, entry: message.entry, content });
+        return Some(PendingInMemory { key: message.key, entry: message.entry, content });
     }
     if state.unsynced_sends.contains(&sequence.0) {
         return None;
@@ -77,7 +77,11 @@ fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<Found> {
     let key = *state.pending.get(&(party, sequence.0))?;
     let entry = *state.live.get(&key)?;
     let cached = state.cache.get(entry.sequence);
-    Some(Found { key, entry, content: cached.map(|cached| (cached.id, Payload::Whole(cached.payload))) })
+    Some(PendingInMemory {
+        key,
+        entry,
+        content: cached.map(|cached| (cached.id, Payload::Whole(cached.payload))),
+    })
 }
 
 impl Loading {
@@ -91,11 +95,11 @@ impl Loading {
         &mut self,
         shared: &Arc<Shared>,
         sequence: Sequence,
-        found: Option<Found>,
+        found: Option<PendingInMemory>,
     ) -> Result<Option<Outgoing>> {
         let reader = Reader { shared };
         let (key, entry, content) = match found {
-            Some(Found { key, entry, content }) => (key, entry, content),
+            Some(PendingInMemory { key, entry, content }) => (key, entry, content),
             None if self.on_disk => match reader.pending_entry(self.party, sequence)? {
                 Some((key, entry)) => (key, entry, None),
                 None => return Ok(None),
@@ -147,7 +151,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
             let Some((key, entry)) = reader.pending_entry(party, sequence)? else { continue };
             // First the message that it replaced: a checkpoint that knows of one end must know of both.
             settle::older_in_cold(shared, key, &entry)?;
-            end_pending(shared, key, entry, End::Delivered)?;
+            end_pending(shared, key, entry, MessageEnd::Delivered)?;
         }
         Ok(())
     })
@@ -170,13 +174,13 @@ fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<
     for sequence in sequences {
         if let Some(key) = state.queued.pending(party, sequence.0).map(|message| message.key) {
             state.queued.end(sequence.0);
-            state.past.note(key, sequence.0, End::Delivered);
+            state.past.note(key, sequence.0, MessageEnd::Delivered);
         } else if on_disk {
             others.push(*sequence);
         } else if let Some(key) = state.pending.get(&(party, sequence.0)).copied()
             && let Some(entry) = state.remove(key, sequence.0)
         {
-            state.past.note(key, sequence.0, End::Delivered);
+            state.past.note(key, sequence.0, MessageEnd::Delivered);
             let lane = state.accounts.get(&entry.place.segment).map_or(Lane::Small, |a| a.lane);
             ended.push(Ended { key, sequence: sequence.0, place: entry.place, lane });
         }

@@ -14,8 +14,8 @@ use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId, Sequence};
 use crate::face::payload::{Found, Held};
 use crate::index::entry::Entry;
-use crate::index::memory::recent_ends::End;
-use crate::read::arrivals::{self, CHUNK, Item, NEAR, NEAR_AGAIN, Which};
+use crate::index::memory::recent_ends::MessageEnd;
+use crate::read::arrivals::{self, CHUNK, ListedMessage, NEAR, NEAR_AGAIN, Which};
 use crate::read::frames::Reader;
 use crate::write::settle;
 use crate::write::settle::end_mail;
@@ -57,8 +57,8 @@ impl Topic<'_> {
     }
 
     /// A message with its id, at its current place; `None` if it has ended or cannot be read.
-    fn named(&self, item: Item) -> Result<Option<(Entry, MessageId)>> {
-        let Item { key, mut entry, id } = item;
+    fn named(&self, item: ListedMessage) -> Result<Option<(Entry, MessageId)>> {
+        let ListedMessage { key, mut entry, id } = item;
         if let Some(id) = id {
             return Ok(Some((entry, id)));
         }
@@ -211,7 +211,7 @@ pub(crate) fn release(shared: &Arc<Shared>, from: &FromSender, prefix: &str) -> 
     let mut released = 0;
     topic(shared, from, prefix).each(0, usize::MAX, |key, entry, _| {
         settle::older_in_cold(shared, key, &entry)?;
-        released += u64::from(end_mail(shared, key, entry, End::Released)?);
+        released += u64::from(end_mail(shared, key, entry, MessageEnd::Released)?);
         if released % RELEASES == 0 {
             // The records of these ends wait in memory to be written.
             let (reply, synced) = Reply::new(None);

@@ -9,7 +9,7 @@ use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
 use crate::log::frame::{Kind, MessageFields, Place};
-use crate::log::scan::{Found, scan};
+use crate::log::scan::{ScanFinding, scan};
 use crate::log::segment::{Lane, PAGE};
 use crate::read::frames::Reader;
 
@@ -63,7 +63,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
     let file = shared.log.file(lane, id).map_err(|e| io_error("read", &path, e))?;
     let mut live = Vec::new();
     scan(&*file, id, PAGE, |found| {
-        if let Found::Frame(place, header, body) = found
+        if let ScanFinding::Frame(place, header, body) = found
             && matches!(header.kind, Kind::Message | Kind::Commit)
             && let (fields, payload) = body.split_at(usize::from(header.fields_len))
             && let Ok(f) = MessageFields::decode(fields)

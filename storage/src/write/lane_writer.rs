@@ -24,7 +24,7 @@ use crate::log::frame::{
 use crate::log::lane_end::LogEnd;
 use crate::log::segment::Lane;
 use crate::log::spare_segments::{MORE_FILES, Ready, Trouble};
-use crate::write::publish::{AfterSync, Entered, Written, publish};
+use crate::write::publish::{AfterSync, FramePlace, WrittenFrame, publish};
 
 /// Largest write of the bulk lane, in bytes, while small messages flow: limits how long their sync waits behind it.
 const BULK_BATCH_BESIDE_SMALL: u64 = 512 << 10;
@@ -137,7 +137,7 @@ impl LaneWriter {
     }
 
     /// Takes frames until the batch or the segment is full, or no work is left.
-    fn fill(&mut self, batch: &mut Batch, written: &mut Vec<Written>) {
+    fn fill(&mut self, batch: &mut Batch, written: &mut Vec<WrittenFrame>) {
         let limit = self.batch_limit();
         // Slices of uploads come one by one; messages that are here in full take turns with them.
         let share = if self.actives.is_empty() { limit } else { limit / 2 };
@@ -222,7 +222,12 @@ impl LaneWriter {
     }
 
     #[expect(clippy::result_large_err, reason = "hands the job back")]
-    fn push(&mut self, batch: &mut Batch, append: Append, written: &mut Vec<Written>) -> Result<(), Append> {
+    fn push(
+        &mut self,
+        batch: &mut Batch,
+        append: Append,
+        written: &mut Vec<WrittenFrame>,
+    ) -> Result<(), Append> {
         let header = Header {
             kind: append.kind,
             fields_len: append.fields.len() as u16,
@@ -239,7 +244,7 @@ impl LaneWriter {
             upload.add(Extent { place, len: header.body_len });
         }
         let frame_len = (HEADER_BYTES as u32) + header.body_len;
-        written.push(Written { at: Entered { place, frame_len, first_segment: 0 }, append });
+        written.push(WrittenFrame { at: FramePlace { place, frame_len, first_segment: 0 }, append });
         Ok(())
     }
 
@@ -265,7 +270,7 @@ impl LaneWriter {
         &mut self,
         batch: &mut Batch,
         mut active: Active,
-        written: &mut Vec<Written>,
+        written: &mut Vec<WrittenFrame>,
     ) -> Result<(), Active> {
         let commit = &mut active.large.commit;
         let first = active.slices.extents.first().map_or(self.at.segment, |e| e.place.segment);
@@ -292,7 +297,7 @@ impl LaneWriter {
         Ok(())
     }
 
-    fn write(&mut self, mut batch: Batch, written: Vec<Written>) -> Result<(), StoreError> {
+    fn write(&mut self, mut batch: Batch, written: Vec<WrittenFrame>) -> Result<(), StoreError> {
         batch.finish(self.at.size.into());
         let result = self.at.file.write_at(&mut batch.slices(), batch.start());
         if let Err(e) = result {
@@ -336,7 +341,7 @@ impl LaneWriter {
         StoreError::Poisoned(why.into())
     }
 
-    fn broken(&self, action: &'static str, error: std::io::Error, written: Vec<Written>) -> StoreError {
+    fn broken(&self, action: &'static str, error: std::io::Error, written: Vec<WrittenFrame>) -> StoreError {
         let error = self.poison(action, error);
         for item in written {
             item.append.reply.send(Err(error.clone()));

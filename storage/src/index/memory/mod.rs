@@ -29,9 +29,9 @@ use crate::index::memory::dead_room::DeadRoom;
 use crate::index::memory::names::Names;
 use crate::index::memory::parties::Parties;
 use crate::index::memory::payload_cache::Cache;
-use crate::index::memory::reads::Reads;
-use crate::index::memory::recent_ends::{End, Past};
-use crate::index::memory::unwritten::{Queued, QueuedMessage};
+use crate::index::memory::reads::ReadMarks;
+use crate::index::memory::recent_ends::{MessageEnd, Past};
+use crate::index::memory::unwritten::{QueuedMessage, UnwrittenMessages};
 use crate::index::seen_deliveries::Delivered;
 use crate::index::segment_account::Account;
 use crate::index::sends::Sends;
@@ -42,7 +42,7 @@ use crate::log::segment::Lane;
 #[derive(Debug)]
 pub(crate) struct State {
     /// Messages on their way into the log.
-    pub(crate) queued: Queued,
+    pub(crate) queued: UnwrittenMessages,
     pub(crate) live: Map<u128, Entry>,
     pub(crate) pending: BTreeMap<(u16, u64), u128>,
     /// Mailbox messages in `live`, by sender and sequence.
@@ -61,7 +61,7 @@ pub(crate) struct State {
     pub(crate) newest_in_progress: Map<u128, (u32, u64)>,
     pub(crate) cache: Cache,
     pub(crate) past: Past,
-    pub(crate) reads: Reads,
+    pub(crate) reads: ReadMarks,
     pub(crate) sends: Sends,
     /// Pending sends with keys that are in the log but not synced yet: they are not delivered before the sync.
     pub(crate) unsynced_sends: HashSet<u64>,
@@ -95,7 +95,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(cache_bytes: u64) -> Self {
         Self {
-            queued: Queued::default(),
+            queued: UnwrittenMessages::default(),
             live: Map::default(),
             pending: BTreeMap::new(),
             arrivals: BTreeMap::new(),
@@ -110,7 +110,7 @@ impl State {
             newest_in_progress: Map::default(),
             cache: Cache::new(cache_bytes),
             past: Past::default(),
-            reads: Reads::default(),
+            reads: ReadMarks::default(),
             sends: Sends::default(),
             unsynced_sends: HashSet::new(),
             spread: Map::default(),
@@ -364,7 +364,7 @@ impl State {
     pub(crate) fn expire(&mut self, key: u128, sequence: u64) {
         if self.remove(key, sequence).is_some() {
             self.expired += 1;
-            self.past.note(key, sequence, End::Expired);
+            self.past.note(key, sequence, MessageEnd::Expired);
         }
     }
 
@@ -372,7 +372,7 @@ impl State {
     pub(crate) fn expire_cold(&mut self, key: u128, entry: &Entry) {
         if self.is_current_cold(entry) {
             self.expired += 1;
-            self.past.note(key, entry.sequence, End::Expired);
+            self.past.note(key, entry.sequence, MessageEnd::Expired);
         }
         self.remove_cold(entry);
     }

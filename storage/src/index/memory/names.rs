@@ -95,7 +95,7 @@ pub(crate) fn parts(name: &[u8]) -> Option<Parts<'_>> {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// In the order in which they mostly come and are removed, so that the newest lie together.
-    by_sequence: BTreeMap<u64, Known>,
+    by_sequence: BTreeMap<u64, IndexedName>,
     sorted: BTreeMap<Box<[u8]>, u128>,
     /// Sequences of those that are not in `sorted`, in order of arrival; some have been removed since.
     fresh: VecDeque<u64>,
@@ -106,7 +106,7 @@ pub(crate) struct Names {
 
 /// What a name is made of, and the message's key.
 #[derive(Debug)]
-struct Known {
+struct IndexedName {
     id: Arc<str>,
     key: u128,
     party: u16,
@@ -114,7 +114,7 @@ struct Known {
     is_sorted: bool,
 }
 
-impl Known {
+impl IndexedName {
     fn name(&self, sequence: u64) -> Vec<u8> {
         full_name(self.kind, self.party, &self.id, sequence)
     }
@@ -128,7 +128,7 @@ impl Known {
 impl Names {
     pub(crate) fn add(&mut self, key: u128, entry: &Entry, id: impl Into<Arc<str>>) {
         let known =
-            Known { id: id.into(), key, party: entry.party, kind: kind(entry.class), is_sorted: false };
+            IndexedName { id: id.into(), key, party: entry.party, kind: kind(entry.class), is_sorted: false };
         let long = known.long_part();
         if let Some(before) = self.by_sequence.insert(entry.sequence, known) {
             self.went(&before, entry.sequence);
@@ -150,7 +150,7 @@ impl Names {
     }
 
     /// It has been removed from the table.
-    fn went(&mut self, known: &Known, sequence: u64) {
+    fn went(&mut self, known: &IndexedName, sequence: u64) {
         if known.is_sorted {
             self.sorted.remove(&known.name(sequence)[..]);
         }
@@ -204,12 +204,12 @@ impl Names {
                 }
                 left -= 1;
                 match search.see(name, *key) {
-                    Step::Next => {}
-                    Step::Jump(to) => {
+                    SearchStep::Next => {}
+                    SearchStep::Jump(to) => {
                         next = Some(to);
                         break;
                     }
-                    Step::End => return None,
+                    SearchStep::End => return None,
                 }
             }
             at = next?;
@@ -226,7 +226,7 @@ impl Names {
 
 /// What to do after looking at a name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum SearchStep {
     /// Look at the next one.
     Next,
     /// Continue at this position, which is further on.
@@ -275,11 +275,13 @@ impl<'a> Search<'a> {
     }
 
     /// Takes into account a name at or after the position that it asked for.
-    pub(crate) fn see(&mut self, name: &[u8], key: u128) -> Step {
+    pub(crate) fn see(&mut self, name: &[u8], key: u128) -> SearchStep {
         self.seen += 1;
-        let Some(Parts { kind, bucket, party, id, sequence }) = parts(name) else { return Step::Next };
+        let Some(Parts { kind, bucket, party, id, sequence }) = parts(name) else {
+            return SearchStep::Next;
+        };
         if kind != self.kind || self.bucket.is_some_and(|found| bucket > found) {
-            return Step::End;
+            return SearchStep::End;
         }
         let of = |at: usize| match self.parties.get(at) {
             Some(party) => target(kind, bucket, *party, self.prefix),
@@ -292,13 +294,13 @@ impl<'a> Search<'a> {
                     self.bucket = Some(bucket);
                     self.found.push((sequence, key, party));
                 }
-                return Step::Next;
+                return SearchStep::Next;
             }
             Ok(at) if id < self.prefix.as_bytes() => of(at),
             Ok(at) => of(at + 1),
         };
         // Short ids with zeros in the prefix: what follows an id is a number, and may sort after the position of the prefix.
-        if to.as_slice() > name { Step::Jump(to) } else { Step::Next }
+        if to.as_slice() > name { SearchStep::Jump(to) } else { SearchStep::Next }
     }
 
     /// The first matches, in order; and the sequence after which there may be more.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::index::maps::Map;
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Number of messages whose order by last read is remembered.
 const ORDERED: usize = 65_536;
@@ -53,7 +53,7 @@ impl Note {
 
 /// The marks that are still to be written, and the order in which messages were read.
 #[derive(Debug, Default)]
-pub(crate) struct Reads {
+pub(crate) struct ReadMarks {
     /// Reads that are not in the log yet, by the lane of their messages.
     pub(crate) unwritten: [Vec<Note>; 2],
     /// Reads of messages in the index on disk that are not entered there yet: sequence and time.
@@ -66,7 +66,7 @@ pub(crate) struct Reads {
     count: u64,
 }
 
-impl Reads {
+impl ReadMarks {
     /// Takes what is to be written to the log.
     pub(crate) fn take_unwritten(&mut self) -> [Vec<Note>; 2] {
         std::mem::take(&mut self.unwritten)

@@ -34,13 +34,13 @@ use crate::index::memory::names::dead_name;
 use crate::index::on_disk::bytes::decode_mail;
 use crate::index::on_disk::fence::{Fenced, fenced};
 use crate::index::on_disk::shelf::{Health, Shelf};
-use crate::log::codec::{Put, Short};
+use crate::log::codec::{PutFields, Short};
 use crate::log::disk::{Disk, DiskFile, OpenMode};
 
 pub(crate) use self::bytes::{decode_entry, encode_entry};
 pub(crate) use self::error::{ColdError, Result};
 pub(crate) use self::names::{Completing, Later};
-pub(crate) use self::order::Listed;
+pub(crate) use self::order::DiskListItem;
 
 const CACHE_BYTES: u64 = 16 << 20;
 /// How long to wait for a lock that a dying process may still hold.

@@ -9,18 +9,18 @@ use std::sync::atomic::Ordering;
 
 use sled::IVec;
 
-use super::{Cold, Listed, Result, decode_dead, keys_after, pending_key};
+use super::{Cold, DiskListItem, Result, decode_dead, keys_after, pending_key};
 use crate::index::entry::{DeadEntry, Entry};
 use crate::index::memory::names::{
-    DEAD, PENDING, Parts, Search, Step, dead_name, is_in_its_bucket, name, parts,
+    DEAD, PENDING, Parts, Search, SearchStep, dead_name, is_in_its_bucket, name, parts,
 };
 use crate::index::on_disk::bytes::{decode_mail, decode_mail_with_id, encode_mail};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// How far the list has been checked since the start.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Completing {
-    part: Part,
+    part: CompletionStage,
     at: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Later;
 
 /// What is being checked: first what must be listed, then the list itself.
 #[derive(Debug, Clone, Copy, Default)]
-enum Part {
+enum CompletionStage {
     #[default]
     Mail,
     Pending,
@@ -39,7 +39,7 @@ enum Part {
 }
 
 /// Key, entry and id.
-pub(crate) type Named = (u128, Entry, Option<Box<str>>);
+pub(crate) type EntryWithId = (u128, Entry, Option<Box<str>>);
 
 /// Encodes a pending message's value. Earlier versions wrote no id.
 pub(super) fn encode_pending(key: u128, entry: &Entry, id: Option<&str>) -> Vec<u8> {
@@ -52,7 +52,7 @@ pub(super) fn encode_pending(key: u128, entry: &Entry, id: Option<&str>) -> Vec<
     value
 }
 
-fn decode_pending(value: &[u8]) -> Result<Named> {
+fn decode_pending(value: &[u8]) -> Result<EntryWithId> {
     let mut f = Fields(value);
     let (key, entry) = (f.u128()?, super::decode_entry(&mut f)?);
     Ok((key, entry, f.text().ok().map(Into::into)))
@@ -87,7 +87,7 @@ impl Cold {
     }
 
     /// A pending message, with its id if the entry has one.
-    pub(crate) fn pending_with_id(&self, party: u16, sequence: u64) -> Result<Option<Named>> {
+    pub(crate) fn pending_with_id(&self, party: u16, sequence: u64) -> Result<Option<EntryWithId>> {
         self.pending.get(pending_key(party, sequence))?.map(|value| decode_pending(&value)).transpose()
     }
 
@@ -96,7 +96,7 @@ impl Cold {
         &self,
         party: u16,
         after: u64,
-    ) -> impl Iterator<Item = Result<(u64, Listed)>> + use<> {
+    ) -> impl Iterator<Item = Result<(u64, DiskListItem)>> + use<> {
         self.pending.range(keys_after(party, after)).map(move |item| {
             let (key, entry, id) = decode_pending(&item?.1)?;
             Ok((entry.sequence, (key, party, id)))
@@ -127,12 +127,12 @@ impl Cold {
             for item in self.names.range(from..) {
                 let (name, key) = item?;
                 match search.see(&name, number(&key)?) {
-                    Step::Next => {}
-                    Step::Jump(to) => {
+                    SearchStep::Next => {}
+                    SearchStep::Jump(to) => {
                         at = Some(to);
                         break;
                     }
-                    Step::End => return Ok(()),
+                    SearchStep::End => return Ok(()),
                 }
             }
         }
@@ -159,10 +159,10 @@ impl Cold {
     ) -> Result<Option<Completing>> {
         let Completing { part, at } = from;
         let tree = match part {
-            Part::Mail => &self.mail,
-            Part::Pending => &self.pending,
-            Part::Dead => &self.dead,
-            Part::Names => &self.names,
+            CompletionStage::Mail => &self.mail,
+            CompletionStage::Pending => &self.pending,
+            CompletionStage::Dead => &self.dead,
+            CompletionStage::Names => &self.names,
         };
         for (n, item) in tree.range(at..).enumerate() {
             let (at, value) = item?;
@@ -170,14 +170,14 @@ impl Cold {
                 return Ok(Some(Completing { part, at: at.to_vec() }));
             }
             let done = match part {
-                Part::Mail => self.complete_mail(number(&at)?, &value, &read)?,
-                Part::Pending => self.complete_pending(&at, &value, &read)?,
-                Part::Dead => {
+                CompletionStage::Mail => self.complete_mail(number(&at)?, &value, &read)?,
+                CompletionStage::Pending => self.complete_pending(&at, &value, &read)?,
+                CompletionStage::Dead => {
                     let letter = decode_dead(&value)?;
                     self.complete_name(&letter.in_names(), letter.key)?;
                     Ok(())
                 }
-                Part::Names => {
+                CompletionStage::Names => {
                     if !self.is_meant(&at, number(&value)?)? {
                         self.names.remove(&at)?;
                     }
@@ -189,13 +189,13 @@ impl Cold {
             }
         }
         let part = match part {
-            Part::Mail => Part::Pending,
-            Part::Pending => Part::Dead,
-            Part::Dead => {
+            CompletionStage::Mail => CompletionStage::Pending,
+            CompletionStage::Pending => CompletionStage::Dead,
+            CompletionStage::Dead => {
                 self.names_are_known();
-                Part::Names
+                CompletionStage::Names
             }
-            Part::Names => return Ok(None),
+            CompletionStage::Names => return Ok(None),
         };
         Ok(Some(Completing { part, at: Vec::new() }))
     }

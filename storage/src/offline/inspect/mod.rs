@@ -47,7 +47,7 @@ pub struct Inspector {
 }
 
 /// An inspection and what it is based on.
-struct Looked {
+struct InspectedFolder {
     inspection: Inspection,
     survey: Survey,
     contents: Contents,
@@ -117,11 +117,11 @@ impl Inspector {
 
     /// The findings of an inspection, and the log read back, on a view that keeps its changes to itself. Does not lock. Blocks.
     pub(crate) fn read_back(&self) -> Result<(Inspection, Format, ReadBack), InspectError> {
-        let Looked { inspection, found, format, .. } = self.look()?;
+        let InspectedFolder { inspection, found, format, .. } = self.look()?;
         Ok((inspection, format, found))
     }
 
-    fn look(&self) -> Result<Looked, InspectError> {
+    fn look(&self) -> Result<InspectedFolder, InspectError> {
         let dir = self.data_dir.as_path();
         let format = read(&*self.disk, dir)?.ok_or_else(|| InspectError::NoStore {
             path: dir.into(),
@@ -158,7 +158,7 @@ impl Inspector {
         inspection.index = index;
         inspection.missing_messages = missing;
         inspection.unreadable_bytes = self.counts.unreadable.load(Ordering::Relaxed);
-        Ok(Looked { inspection, survey, contents, format, found })
+        Ok(InspectedFolder { inspection, survey, contents, format, found })
     }
 
     /// Checks the index on disk against the log: the finding, and how many of its messages the log lacks.

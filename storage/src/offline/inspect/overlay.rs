@@ -17,7 +17,7 @@ use crate::log::disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
 const PAGE: usize = 4096;
 
 /// The names that changed: `None` if the file no longer exists.
-type Names = BTreeMap<PathBuf, Option<Arc<OverlayFile>>>;
+type ChangedNames = BTreeMap<PathBuf, Option<Arc<OverlayFile>>>;
 
 /// A disk that keeps its changes in memory.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Overlay {
     below: Arc<dyn Disk>,
     /// Where the index may be: on a real file system, where it may be changed.
     index: Option<PathBuf>,
-    names: Mutex<Names>,
+    names: Mutex<ChangedNames>,
     counts: Arc<Counts>,
 }
 

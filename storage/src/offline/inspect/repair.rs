@@ -13,7 +13,7 @@ use super::contents::Broken;
 use super::mend::Mend;
 use super::report::{IndexFinding, InspectError, Inspection, Repaired};
 use super::survey::Survey;
-use super::{Inspector, Looked, options};
+use super::{InspectedFolder, Inspector, options};
 use crate::core::options::StoreOptions;
 use crate::core::shared::Shared;
 use crate::face::engine::NoObserver;
@@ -35,7 +35,7 @@ pub(super) fn repair(inspector: &Inspector) -> Result<Repaired, InspectError> {
     let (disk, dir) = (&inspector.disk, inspector.data_dir.as_path());
     let folder_lock = inspector.lock()?;
     let format_mended = mend_format(&**disk, dir)?;
-    let Looked { inspection: before, survey, contents, format, .. } = inspector.look()?;
+    let InspectedFolder { inspection: before, survey, contents, format, .. } = inspector.look()?;
     if before.is_well() {
         return Ok(Repaired { before, after: None, copies: Vec::new(), format_mended });
     }

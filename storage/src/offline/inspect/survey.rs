@@ -7,13 +7,13 @@ use super::mend::Mend;
 use crate::face::error::OpenError;
 use crate::face::message::PartyId;
 use crate::index::memory::reads::Note;
-use crate::index::sends::Named;
+use crate::index::sends::AnotherSendKey;
 use crate::log::data_folder::open_io;
 use crate::log::disk::{DiskFile, OpenMode};
 use crate::log::files::Log;
 use crate::log::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices};
 use crate::log::inventory::MISNAMED;
-use crate::log::scan::{End, Found, scan};
+use crate::log::scan::{ScanFinding, SegmentEnd, scan};
 use crate::log::segment::{FORMAT_VERSION, LANES, Lane, LogFile, NotASegment, PAGE, SegmentHeader};
 
 /// A damaged place of a file in the log folder.
@@ -31,7 +31,7 @@ pub(super) struct Scanned {
     /// The current name of its file; a misnamed one has another id in its header.
     pub(super) name: String,
     pub(super) size: u64,
-    pub(super) end: End,
+    pub(super) end: SegmentEnd,
     pub(super) records: u64,
     /// Bytes that an earlier repair covered.
     pub(super) covered: u64,
@@ -148,7 +148,7 @@ impl Survey {
             lane,
             name: name.into(),
             size,
-            end: End { offset: PAGE, torn: 0 },
+            end: SegmentEnd { offset: PAGE, torn: 0 },
             records: 0,
             covered: 0,
             bad: Vec::new(),
@@ -173,7 +173,7 @@ impl Survey {
         let mut unknown = None;
         let end = scan(&*file, id, PAGE, |found| {
             match found {
-                Found::Frame(place, header, body) => {
+                ScanFinding::Frame(place, header, body) => {
                     records += 1;
                     if header.kind == Kind::Part && header.sequence == 0 {
                         covered += header.frame_len();
@@ -181,8 +181,8 @@ impl Survey {
                         bad.push(Bad { offset: place.offset.into(), len: header.frame_len(), what });
                     }
                 }
-                Found::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
-                Found::Damaged(offset, len) => {
+                ScanFinding::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
+                ScanFinding::Damaged(offset, len) => {
                     bad.push(Bad { offset, len, what: describe(&*file, id, offset)? });
                 }
             }
@@ -229,7 +229,7 @@ impl Survey {
             Kind::Settle => SettleFields::decode(fields).is_ok(),
             Kind::Dead => DeadFields::decode(fields).is_ok(),
             Kind::Read => Note::decode(fields).is_ok(),
-            Kind::Named => Named::decode(header.sequence, fields).is_ok(),
+            Kind::Named => AnotherSendKey::decode(header.sequence, fields).is_ok(),
         };
         if decodes { Ok(()) } else { Err("a frame that checks out and does not decode".into()) }
     }
@@ -251,7 +251,7 @@ impl Survey {
                 let offset = segment.end.offset;
                 let len = garbage_len(&*file, offset, segment.end.torn).map_err(open_io("read", &path))?;
                 let what = describe(&*file, *id, offset).map_err(open_io("read", &path))?;
-                segment.end = End { offset: offset + len, torn: 0 };
+                segment.end = SegmentEnd { offset: offset + len, torn: 0 };
                 segment.bad.push(Bad { offset, len, what });
                 self.mends.push(Mend::Cover { lane, id: *id, offset, len });
             }

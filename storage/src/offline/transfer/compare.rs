@@ -42,7 +42,7 @@ impl Compared {
     }
 }
 
-type Item = std::result::Result<Moved, Unreadable>;
+type MovedOrUnreadable = std::result::Result<Moved, Unreadable>;
 
 /// Compares; `progress` is called with the payload bytes of each message of the source.
 pub(super) async fn compare(
@@ -75,8 +75,8 @@ pub(super) async fn compare(
 
 async fn compare_one(
     compared: &mut Compared,
-    ours: Option<Item>,
-    theirs: Option<Item>,
+    ours: Option<MovedOrUnreadable>,
+    theirs: Option<MovedOrUnreadable>,
     ages: bool,
 ) -> Result<()> {
     let ours = match ours {
@@ -117,7 +117,7 @@ async fn compare_one(
 }
 
 /// Reads the whole message.
-async fn examined(item: Item) -> Result<std::result::Result<(Moved, u64), Unreadable>> {
+async fn examined(item: MovedOrUnreadable) -> Result<std::result::Result<(Moved, u64), Unreadable>> {
     let message = match item {
         Ok(message) => message,
         Err(unreadable) => return Ok(Err(unreadable)),
@@ -236,7 +236,7 @@ impl Order {
 struct Reading<'a> {
     store: &'a dyn Source,
     after: Sequence,
-    batch: VecDeque<Item>,
+    batch: VecDeque<MovedOrUnreadable>,
 }
 
 impl<'a> Reading<'a> {
@@ -252,14 +252,14 @@ impl<'a> Reading<'a> {
         Ok(self.batch.front().map(sequence_of))
     }
 
-    fn take(&mut self) -> Option<Item> {
+    fn take(&mut self) -> Option<MovedOrUnreadable> {
         let item = self.batch.pop_front()?;
         self.after = sequence_of(&item);
         Some(item)
     }
 }
 
-fn sequence_of(item: &Item) -> Sequence {
+fn sequence_of(item: &MovedOrUnreadable) -> Sequence {
     match item {
         Ok(message) => message.sequence,
         Err(unreadable) => unreadable.sequence,

@@ -133,7 +133,9 @@ impl Target for FolderTarget {
         let end = match &*phase {
             Phase::Filled(_) => Mark::end,
             Phase::Whole(_) => Mark::stays_ended,
-            Phase::New | Phase::Filling(_) | Phase::Finished => return Err(StoreError::Closed.into()),
+            Phase::New | Phase::Filling(_) | Phase::Finished => {
+                return Err(StoreError::Closed.into());
+            }
         };
         let (disk, dir) = (self.options.disk.clone(), self.options.data_dir.clone());
         let ended = tokio::task::spawn_blocking(move || end(&*disk, &dir)).await;

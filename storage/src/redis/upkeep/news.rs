@@ -20,7 +20,7 @@ use crate::face::direction::Class;
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Sequence};
 use crate::face::payload::Held;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::redis::connection::connect::Pushes;
 use crate::redis::content::pieces::Kept;
 use crate::redis::shared::Inner;
@@ -142,9 +142,9 @@ impl Inner {
                 let Some(peer) = party else { return };
                 return self.observer.0.try_at_once(&peer);
             }
-            b'd' => End::Delivered,
-            b'o' => End::Dropped,
-            b'r' => End::Released,
+            b'd' => MessageEnd::Delivered,
+            b'o' => MessageEnd::Dropped,
+            b'r' => MessageEnd::Released,
             _ => return,
         };
         let key = self.key(class, party.as_ref().map_or("", PartyId::as_str), &id);
