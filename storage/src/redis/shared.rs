@@ -25,12 +25,12 @@ use crate::redis::connection::scripts::Script;
 use crate::redis::connection::service_clock::ServiceClock;
 use crate::redis::connection::session::{Session, Way};
 use crate::redis::leases::{Leases, since_boot};
-use crate::redis::reads::Reads;
+use crate::redis::reads::NotedReads;
 use crate::redis::rules::{Differing, Rules};
 
 /// The state that all parts of the Redis engine share.
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct RedisShared {
     pub(crate) options: RedisOptions,
     /// Beginning of all keys.
     pub(crate) prefix: String,
@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) repeated: AtomicU64,
     pub(crate) service: Arc<ServiceClock>,
     /// Messages that were handed to readers.
-    pub(crate) reads: Reads,
+    pub(crate) reads: NotedReads,
     /// News for peers to which nobody delivered yet when they came: peer, sequence and length.
     pub(crate) early: Mutex<Vec<(PartyId, u64, u64)>>,
     /// Bytes of messages that are being uploaded.
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Shown {
     }
 }
 
-impl Inner {
+impl RedisShared {
     /// Nothing is connected yet. Fails if there are no random numbers.
     pub(crate) fn new(
         options: RedisOptions,
@@ -99,7 +99,7 @@ impl Inner {
             past: Mutex::default(),
             stats: Mutex::default(),
             repeated: AtomicU64::new(0),
-            reads: Reads::default(),
+            reads: NotedReads::default(),
             service: Arc::new(ServiceClock::new(options.clock.clone())),
             early: Mutex::default(),
             upload_bytes: AtomicU64::new(0),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::redis::calls::write_lane::Lane;
-use crate::redis::shared::Inner;
+use crate::redis::calls::write_lane::WriteLane;
+use crate::redis::shared::RedisShared;
 
 /// A store that keeps its messages in Redis and shares them with other gateways of its party. See [the module](crate::redis).
 #[derive(Clone)]
 pub struct RedisStore {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) lane: Arc<Lane>,
+    pub(crate) inner: Arc<RedisShared>,
+    pub(crate) lane: Arc<WriteLane>,
     pub(crate) _life: Arc<Life>,
 }
 
@@ -21,7 +21,7 @@ impl std::fmt::Debug for RedisStore {
 
 /// Ends the tasks of a store when its last handle is dropped.
 #[derive(Debug)]
-pub(crate) struct Life(pub(crate) Arc<Inner>);
+pub(crate) struct Life(pub(crate) Arc<RedisShared>);
 
 impl Drop for Life {
     fn drop(&mut self) {

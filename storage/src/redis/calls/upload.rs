@@ -20,7 +20,7 @@ use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::content::record::{self, CHUNK_BYTES, CHUNKS_KEPT, Content, FULL, WHOLE_BYTES};
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// Chunks of one upload that may be on their way at a time.
 const WINDOW: usize = 16;
@@ -61,7 +61,7 @@ impl Drop for ChunkUpload {
 /// The name of chunks that nothing refers to yet; when it is dropped, they are removed.
 #[derive(Debug)]
 pub(crate) struct Token {
-    inner: Arc<Inner>,
+    inner: Arc<RedisShared>,
     pub(crate) name: String,
     is_kept: bool,
     /// Chunks that were still on their way when the upload was given up.
@@ -69,7 +69,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    fn new(inner: &Arc<Inner>) -> Self {
+    fn new(inner: &Arc<RedisShared>) -> Self {
         let number = inner.tokens.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{number:016x}", inner.name);
         lock(&inner.uploads).insert(name.clone());

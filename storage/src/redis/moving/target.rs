@@ -29,7 +29,7 @@ pub struct RedisTarget {
 }
 
 /// A message in the form that the script takes.
-struct Put {
+struct ScriptMessage {
     sequence: u64,
     fate: char,
     number: String,
@@ -84,7 +84,7 @@ impl RedisTarget {
         Ok(Content::Chunks { token, len })
     }
 
-    async fn message(&self, message: Moved) -> Result<Put> {
+    async fn message(&self, message: Moved) -> Result<ScriptMessage> {
         let content = self.content(&message).await?;
         let party = message.party.as_ref();
         let arrived = if party.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
@@ -101,7 +101,7 @@ impl RedisTarget {
             sequence: message.sequence.0,
             why: format!("it is {} seconds old, more than can be said there", message.age),
         })?;
-        Ok(Put {
+        Ok(ScriptMessage {
             sequence: message.sequence.0,
             fate,
             number: format!("{number:016x}"),
@@ -115,12 +115,12 @@ impl RedisTarget {
         })
     }
 
-    async fn write(&self, batch: &[Put]) -> Result<()> {
+    async fn write(&self, batch: &[ScriptMessage]) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let put = self.locked.inner.ask::<u8>(Way::Write, &SCRIPTS.move_put, |call| {
-            for Put { sequence, fate, number, time, incarnation, made, why, read, .. } in batch {
+            for ScriptMessage { sequence, fate, number, time, incarnation, made, why, read, .. } in batch {
                 call.arg(sequence).arg(fate.to_string()).arg(number).arg(time).arg(incarnation);
                 call.arg(&made[..]).arg(why).arg(read);
             }

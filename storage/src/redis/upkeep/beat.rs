@@ -13,7 +13,7 @@ use crate::redis::content::letters::{GoneLetter, id_of_letter, tell_gone};
 use crate::redis::content::record::FIRST_SECOND;
 use crate::redis::leases::since_boot;
 use crate::redis::room::Lack;
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// A peer that has or had messages.
 pub(crate) struct Peer {
@@ -123,7 +123,7 @@ fn unread_letter((sequence, sender, class, id, len): Unread) -> Option<DeadLette
     })
 }
 
-impl Inner {
+impl RedisShared {
     /// Applies the result of a heartbeat.
     pub(crate) fn take_beat(&self, asked: Duration, beat: &Beat) {
         let owners: HashMap<PartyId, String> =

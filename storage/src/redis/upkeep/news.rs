@@ -22,8 +22,8 @@ use crate::face::message::{MessageId, PartyId, Sequence};
 use crate::face::payload::Held;
 use crate::index::memory::recent_ends::MessageEnd;
 use crate::redis::connection::connect::Pushes;
-use crate::redis::content::pieces::Kept;
-use crate::redis::shared::Inner;
+use crate::redis::content::pieces::RedisPieces;
+use crate::redis::shared::RedisShared;
 
 /// News that may wait for their reader; any that find no room are missed, which is noticed.
 const WAITING: usize = 4096;
@@ -85,13 +85,13 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
 
 /// What a reader of news has heard so far in a session.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct NewsReader {
     last: Option<u64>,
 }
 
-impl Reader {
+impl NewsReader {
     /// Passes news on to the observer.
-    pub(crate) fn take(&mut self, inner: &Arc<Inner>, bytes: Bytes) {
+    pub(crate) fn take(&mut self, inner: &Arc<RedisShared>, bytes: Bytes) {
         let Some((number, events)) = decode(bytes) else {
             tracing::warn!("news that cannot be understood; looking for what is there");
             inner.observer.0.missed();
@@ -110,13 +110,13 @@ impl Reader {
     }
 }
 
-impl Inner {
+impl RedisShared {
     fn tell(self: &Arc<Self>, event: Event) {
         let Event { kind, sequence, len, class, party, id } = event;
         self.newest.fetch_max(sequence, Ordering::Relaxed);
         let end = match kind {
             b'a' => {
-                let payload = Kept::somewhere(self, sequence, id.clone(), len);
+                let payload = RedisPieces::somewhere(self, sequence, id.clone(), len);
                 let (sender, sequence) = (party, Sequence(sequence));
                 let held = Held { sender, id, sequence, payload, unread: true, age: 0 };
                 return self.observer.0.arrived(&held);
