@@ -14,10 +14,10 @@ use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError, io_error};
 use crate::face::lock::lock;
 use crate::face::message::PartyId;
-use crate::index::entry::{DeadEntry, Death, Entry, Recent};
+use crate::index::entry::{DeadEntry, Death, Entry, RecentEntry};
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::{Cold, ColdError};
 use crate::log::codec::Short;
 use crate::log::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place};
@@ -31,7 +31,7 @@ struct LostIndexContents {
     messages: Vec<(u128, Entry, Box<str>)>,
     letters: Vec<DeadEntry>,
     /// Messages that were read, according to the log and the index.
-    reads: Vec<Note>,
+    reads: Vec<ReadNote>,
 }
 
 impl Shared {
@@ -106,7 +106,7 @@ impl Shared {
         // Takes the read marks from whatever the index still returns: their records may be gone from the log. Losing some
         // only lengthens the lives of messages.
         let marked = cold.all_mail().map_while(std::result::Result::ok).filter_map(|(key, entry)| {
-            entry.read_at().map(|time| Note { key, sequence: entry.sequence, time })
+            entry.read_at().map(|time| ReadNote { key, sequence: entry.sequence, time })
         });
         kept.reads.extend(marked);
         // A message that is newer than one in the index ends that one here, so it must be synced.
@@ -145,7 +145,7 @@ impl Shared {
                 Kind::Dead => {
                     kept.letters.extend(self.letter_of(place, &header, fields).map_err(undecodable)?);
                 }
-                Kind::Read => kept.reads.extend(Note::decode(fields).map_err(undecodable)?),
+                Kind::Read => kept.reads.extend(ReadNote::decode(fields).map_err(undecodable)?),
                 Kind::Part | Kind::Settle | Kind::Named => {}
             }
             Ok(())
@@ -211,7 +211,7 @@ impl State {
     /// Takes over what the index on disk held. Returns how many entries there were.
     fn enter_kept(&mut self, mut kept: LostIndexContents) -> usize {
         let positions = self.positions();
-        let mut recents: [Vec<Recent>; 2] = Default::default();
+        let mut recents: [Vec<RecentEntry>; 2] = Default::default();
         let lane_of = |state: &Self, place: Place| {
             let lane = state.accounts.get(&place.segment)?.lane.index();
             // What lies after the position was never moved to the index.
@@ -228,7 +228,7 @@ impl State {
                 account.cold.remove(sequence, place);
             }
             let time = letter.entry.time;
-            recents[lane].push(Recent { sequence, key: letter.key, place, time, dead_letter: true });
+            recents[lane].push(RecentEntry { sequence, key: letter.key, place, time, dead_letter: true });
             self.dead.insert(sequence, letter);
         }
         let reads: HashMap<(u128, u64), u32> =
@@ -255,12 +255,13 @@ impl State {
                 if let Some(time) = reads.get(&(key, entry.sequence)).filter(|_| entry.is_unread()) {
                     entry.first_read = time.saturating_add(1);
                 }
-                notes
-                    .extend(entry.read_at().map(|time| (lane, Note { key, sequence: entry.sequence, time })));
+                notes.extend(
+                    entry.read_at().map(|time| (lane, ReadNote { key, sequence: entry.sequence, time })),
+                );
             }
             self.names.add(key, &entry, id);
             let Entry { sequence, place, time, .. } = entry;
-            recents[lane].push(Recent { sequence, key, place, time, dead_letter: false });
+            recents[lane].push(RecentEntry { sequence, key, place, time, dead_letter: false });
             self.live.insert(key, entry);
         }
         let count = recents.iter().map(Vec::len).sum();

@@ -11,21 +11,24 @@ use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 
 /// The failed ones among many jobs: the position of each, and why it failed.
-pub(crate) type Failed = Vec<(usize, StoreError)>;
+pub(crate) type FailedJobs = Vec<(usize, StoreError)>;
 
 /// Many jobs that are answered together.
 #[derive(Debug)]
-pub(crate) struct Gather {
+pub(crate) struct GatheredReply {
     left: AtomicUsize,
-    failed: Mutex<Failed>,
-    done: Mutex<Option<oneshot::Sender<Failed>>>,
+    failed: Mutex<FailedJobs>,
+    done: Mutex<Option<oneshot::Sender<FailedJobs>>>,
     /// Held until all are done: bounds what waits for the writers.
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Gather {
+impl GatheredReply {
     /// Gathers the answers of `count` jobs; the receiver gets the result.
-    pub(crate) fn new(count: usize, permit: OwnedSemaphorePermit) -> (Arc<Self>, oneshot::Receiver<Failed>) {
+    pub(crate) fn new(
+        count: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> (Arc<Self>, oneshot::Receiver<FailedJobs>) {
         let (sender, receiver) = oneshot::channel();
         let gather = Self {
             left: AtomicUsize::new(count),
@@ -60,7 +63,7 @@ enum WaitingCaller {
     #[default]
     Nobody,
     One(oneshot::Sender<Result<()>>),
-    Many(Arc<Gather>, usize),
+    Many(Arc<GatheredReply>, usize),
 }
 
 /// Answers the caller that waits for a job, if there is one.
@@ -111,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn many_jobs_are_answered_when_the_last_of_them_is() {
         let room = Arc::new(tokio::sync::Semaphore::new(1));
-        let (gather, mut done) = Gather::new(3, room.clone().acquire_owned().await.expect("open"));
+        let (gather, mut done) = GatheredReply::new(3, room.clone().acquire_owned().await.expect("open"));
         let mut replies: Vec<_> = (0..3).map(|at| gather.reply(at)).collect();
         replies.remove(1).send(Ok(()));
         drop(replies.pop());

@@ -29,7 +29,7 @@ const NEVER: &str = "this message is larger than all that the store may hold: se
 
 /// A message that found no room.
 #[derive(Debug, Clone, Copy)]
-struct Refused {
+struct RefusedMessage {
     lane: Lane,
     cost: u64,
     last: Instant,
@@ -46,7 +46,7 @@ struct SpaceState {
     /// No segment could be made for a lane when one was last wanted, whatever the disk says of its room.
     stuck: [bool; 2],
     /// The smallest message that was refused lately.
-    refused: Option<Refused>,
+    refused: Option<RefusedMessage>,
     /// Bytes that messages may take: what they took when room was last counted, plus what still found room then.
     limit: u64,
     /// Bytes that messages may take when everything that is there has ended and its room was given back.
@@ -111,8 +111,8 @@ impl Space {
             let last = Instant::now();
             let before = inner.refused.filter(|before| before.last + REFUSED_FOR > last);
             let smallest =
-                before.filter(|before| before.cost <= cost).unwrap_or(Refused { lane, cost, last });
-            inner.refused = Some(Refused { last, ..smallest });
+                before.filter(|before| before.cost <= cost).unwrap_or(RefusedMessage { lane, cost, last });
+            inner.refused = Some(RefusedMessage { last, ..smallest });
         })
     }
 
@@ -133,7 +133,7 @@ impl Space {
         self.still_refused().map(|(refused, missing)| (refused.lane, missing))
     }
 
-    fn still_refused(&self) -> Option<(Refused, u64)> {
+    fn still_refused(&self) -> Option<(RefusedMessage, u64)> {
         let mut inner = lock(&self.inner);
         let refused = inner.refused?;
         let (_, missing) = inner.with(refused.lane, refused.cost, self.segment_bytes);

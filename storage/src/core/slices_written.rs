@@ -50,7 +50,7 @@ impl SlicesWritten {
 
 /// A message whose slices are in the log, or ahead of it in the queue.
 #[derive(Debug)]
-pub(crate) struct Streamed {
+pub(crate) struct StreamedMessage {
     pub(crate) written: Arc<SlicesWritten>,
     pub(crate) len: u64,
     /// CRC-32 of the whole content.

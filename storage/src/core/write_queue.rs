@@ -65,7 +65,7 @@ pub(crate) struct Append {
 
 /// A large message, written in slices.
 #[derive(Debug)]
-pub(crate) struct Large {
+pub(crate) struct LargeMessage {
     /// The commit frame without its extents.
     pub(crate) commit: Append,
     pub(crate) payload: Bytes,
@@ -81,7 +81,7 @@ pub(crate) struct Large {
 #[derive(Debug)]
 pub(crate) enum Job {
     Append(Append),
-    Large(Box<Large>),
+    Large(Box<LargeMessage>),
     /// Answered once everything queued before it is synced.
     Barrier(Reply),
     /// Tells the writer to go on in another segment, if it still uses this one and another one is ready.
@@ -90,7 +90,7 @@ pub(crate) enum Job {
 
 /// How long to wait for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Take {
+pub(crate) enum WaitForJobs {
     /// Not at all.
     AtOnce,
     /// Until there are some.
@@ -168,10 +168,10 @@ impl Queue {
     }
 
     /// Takes everything that waits. `None` if the queue is closed and empty.
-    pub(crate) fn take(&self, how: Take, into: &mut VecDeque<Job>) -> Option<()> {
+    pub(crate) fn take(&self, how: WaitForJobs, into: &mut VecDeque<Job>) -> Option<()> {
         let mut waiting = lock(&self.waiting);
-        let retry_at = (how == Take::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
-        while how != Take::AtOnce && !waiting.urgent && !waiting.closed {
+        let retry_at = (how == WaitForJobs::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
+        while how != WaitForJobs::AtOnce && !waiting.urgent && !waiting.closed {
             let Some(due) = waiting.due.into_iter().chain(retry_at).min() else {
                 waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -182,7 +182,7 @@ impl Queue {
             }
             waiting = self.arrived.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if how != Take::AtOnce {
+        if how != WaitForJobs::AtOnce {
             drop(waiting);
             for _ in 0..YIELDS {
                 std::thread::yield_now();

@@ -1,7 +1,7 @@
 //! Takes new messages: checks them, settles their identity, gives them a sequence number and puts them into a lane's queue.
 
 use crate::core::shared::{LONG_IDS, Shared, blocking};
-use crate::intake::draft::{Draft, Earlier};
+use crate::intake::draft::{Draft, EarlierTry};
 use crate::intake::numbering::{QueueOutcome, admit_delivery, new_entry, number_outgoing, waiting};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::core::news::News;
 use crate::core::reply::Reply;
 use crate::core::room::cost;
-use crate::core::slices_written::Streamed;
+use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
@@ -24,7 +24,7 @@ use crate::face::message::{
 use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::sends::{Print, Sent};
+use crate::index::sends::{KnownSend, SendFingerprint};
 use crate::log::frame::MessageFields;
 use crate::log::segment::Lane;
 
@@ -44,10 +44,10 @@ pub(crate) struct SequencedMessage {
 }
 
 /// The outcome of queueing a send.
-pub(crate) enum Taken {
+pub(crate) enum QueuedSend {
     New(Sequence, oneshot::Receiver<Result<()>>),
     /// An earlier try of it was here before.
-    Again(Earlier),
+    Again(EarlierTry),
 }
 
 /// Takes new messages for a store.
@@ -80,26 +80,26 @@ impl Intake {
     pub(crate) async fn take_outgoing(&self, draft: Draft<'_>) -> Result<Sequence> {
         loop {
             match self.queue_draft(&draft).await? {
-                Taken::New(sequence, synced) => {
+                QueuedSend::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(sequence);
                 }
-                Taken::Again(earlier) if self.is_kept(earlier).await? => return Ok(earlier.sequence),
+                QueuedSend::Again(earlier) if self.is_kept(earlier).await? => return Ok(earlier.sequence),
                 // The earlier try was refused.
-                Taken::Again(_) => {}
+                QueuedSend::Again(_) => {}
             }
         }
     }
 
     /// Queues a message unless an earlier try of the same send is there; the answer comes with the sync.
-    pub(crate) async fn queue_draft(&self, draft: &Draft<'_>) -> Result<Taken> {
+    pub(crate) async fn queue_draft(&self, draft: &Draft<'_>) -> Result<QueuedSend> {
         loop {
             if let Some(earlier) = self.earlier(draft).await? {
-                return Ok(Taken::Again(earlier));
+                return Ok(QueuedSend::Again(earlier));
             }
             let admitted = self.admit(draft).await?;
             match self.queue(draft, None, admitted, 0) {
-                QueueOutcome::New(sequence, synced) => return Ok(Taken::New(sequence, synced)),
+                QueueOutcome::New(sequence, synced) => return Ok(QueuedSend::New(sequence, synced)),
                 // Another try of the send came in between.
                 QueueOutcome::SameKey => {}
                 // These apply only to deliveries.
@@ -128,7 +128,7 @@ impl Intake {
         &self,
         sender: Option<&PartyId>,
         id: &MessageId,
-        streamed: Streamed,
+        streamed: StreamedMessage,
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored> {
         let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
@@ -390,8 +390,8 @@ impl Intake {
         }
         .encode(&mut fields);
         if let Some(keyed) = draft.keyed {
-            let print = Print::new(key, entry.len, keyed.content_crc);
-            state.sends.queue(keyed.key, Sent { sequence: entry.sequence, print });
+            let print = SendFingerprint::new(key, entry.len, keyed.content_crc);
+            state.sends.queue(keyed.key, KnownSend { sequence: entry.sequence, print });
         }
         if draft.class != Class::Outgoing {
             state.parties.count(party).is_sender = true;

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use crate::core::reply::{Failed, Gather};
+use crate::core::reply::{FailedJobs, GatheredReply};
 use crate::core::room::cost;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::{Arrival, Sending, Sequence, Stored};
-use crate::intake::accept::{Intake, SequencedMessage, Taken};
-use crate::intake::draft::{Draft, Earlier};
+use crate::intake::accept::{Intake, QueuedSend, SequencedMessage};
+use crate::intake::draft::{Draft, EarlierTry};
 use crate::log::segment::{BULK_FROM_BYTES, Lane};
 
 /// Queued messages that wait for their syncs, in the order in which they were passed in.
@@ -27,9 +27,9 @@ pub(crate) struct QueuedBatch(Vec<AwaitedAnswer>);
 enum AwaitedAnswer {
     Done(Result<Sequence>),
     /// An earlier try of the send exists; the message is there to be accepted if that try was refused.
-    Again(Arc<Intake>, Earlier, Sending),
+    Again(Arc<Intake>, EarlierTry, Sending),
     One(Sequence, oneshot::Receiver<Result<()>>),
-    Many(Vec<Result<Sequence>>, oneshot::Receiver<Failed>),
+    Many(Vec<Result<Sequence>>, oneshot::Receiver<FailedJobs>),
 }
 
 impl QueuedBatch {
@@ -74,8 +74,8 @@ impl Intake {
                 AwaitedAnswer::Done(self.accept_checked(message).await)
             } else {
                 match self.queue_one(&message).await {
-                    Ok(Taken::New(sequence, synced)) => AwaitedAnswer::One(sequence, synced),
-                    Ok(Taken::Again(earlier)) => AwaitedAnswer::Again(self.clone(), earlier, message),
+                    Ok(QueuedSend::New(sequence, synced)) => AwaitedAnswer::One(sequence, synced),
+                    Ok(QueuedSend::Again(earlier)) => AwaitedAnswer::Again(self.clone(), earlier, message),
                     Err(error) => AwaitedAnswer::Done(Err(error)),
                 }
             });
@@ -83,7 +83,7 @@ impl Intake {
         QueuedBatch(parts)
     }
 
-    async fn queue_one(&self, message: &Sending) -> Result<Taken> {
+    async fn queue_one(&self, message: &Sending) -> Result<QueuedSend> {
         let Sending { receiver, id, payload, key } = message;
         let draft = Draft::new(Class::Outgoing, Some(receiver), id, payload.clone()).await?;
         self.queue_draft(&draft.called(*key)).await
@@ -104,7 +104,7 @@ impl Intake {
         let permit = self.room_in_queue(Lane::Small, bytes).await.ok()?;
         let costs: Vec<u64> = drafts.iter().map(|d| cost(d.bytes(), d.id.as_str().len())).collect();
         self.shared.space.try_admit(Lane::Small, costs.iter().sum()).ok()?;
-        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (gather, done) = GatheredReply::new(drafts.len(), permit);
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let mut accepted = Vec::with_capacity(drafts.len());
         {
@@ -181,7 +181,7 @@ impl Intake {
         if drafts.is_empty() {
             return;
         }
-        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (gather, done) = GatheredReply::new(drafts.len(), permit);
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let (mut new, mut places) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         {
@@ -230,7 +230,7 @@ impl Intake {
 }
 
 /// Enters the failures into the results; `None` if no answer came, which fails all of them.
-fn fail<T>(results: &mut [Result<T>], failed: Option<Failed>) {
+fn fail<T>(results: &mut [Result<T>], failed: Option<FailedJobs>) {
     let Some(failed) = failed else {
         for result in results {
             *result = Err(StoreError::Closed);

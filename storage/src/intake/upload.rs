@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::core::reply::Reply;
 use crate::core::room;
 use crate::core::shared::Shared;
-use crate::core::slices_written::{SlicesWritten, Streamed};
+use crate::core::slices_written::{SlicesWritten, StreamedMessage};
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
@@ -23,7 +23,7 @@ use crate::face::message::{
     Arrival, DeliveryIdentity, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored,
 };
 use crate::face::payload::{Payload, Upload};
-use crate::index::sends::Print;
+use crate::index::sends::SendFingerprint;
 use crate::intake::accept::{Intake, PERMIT_BYTES};
 use crate::intake::draft::Draft;
 use crate::log::frame::{EXTENT_BYTES, Kind, MAX_BODY_BYTES, SLICE_BYTES};
@@ -201,7 +201,7 @@ impl StreamUpload {
 
     /// Queues the rest; with `reject`, waits until everything is on the disk. `None` if the content is too short for a large
     /// message.
-    pub(crate) async fn finish(&mut self) -> Result<Option<Streamed>> {
+    pub(crate) async fn finish(&mut self) -> Result<Option<StreamedMessage>> {
         self.may_go_on()?;
         if self.written.is_none() {
             return Ok(None);
@@ -215,7 +215,11 @@ impl StreamUpload {
             // The held message is compared with it.
             self.wait_for_all().await?;
         }
-        Ok(Some(Streamed { written: self.written(), len: self.len, crc: self.content.clone().finalize() }))
+        Ok(Some(StreamedMessage {
+            written: self.written(),
+            len: self.len,
+            crc: self.content.clone().finalize(),
+        }))
     }
 
     /// Result of the commit frame; if a slice failed earlier, that error, which is the cause.
@@ -232,7 +236,12 @@ impl StreamUpload {
     }
 
     /// With `MESSAGE_ID_REUSE=reject`: whether the message held under the key is the same; if it differs, that is an error.
-    async fn is_held(&self, held: Option<Payload>, id: &MessageId, streamed: &Streamed) -> Result<bool> {
+    async fn is_held(
+        &self,
+        held: Option<Payload>,
+        id: &MessageId,
+        streamed: &StreamedMessage,
+    ) -> Result<bool> {
         let Some(held) = held else { return Ok(false) };
         let pieces = StoredPieces::of_upload(self.intake.shared.clone(), id, streamed);
         if held.is_same(&Payload::Pieces(Arc::new(pieces))).await? {
@@ -331,7 +340,7 @@ impl Upload for StreamUpload {
         {
             let draft = Draft::streamed(Class::Outgoing, Some(receiver), id, streamed).called(send);
             let crc = draft.keyed.map_or(0, |keyed| keyed.content_crc);
-            return intake.held_already(sequence, send, Print::new(key, draft.len(), crc)).await;
+            return intake.held_already(sequence, send, SendFingerprint::new(key, draft.len(), crc)).await;
         }
         let draft = Draft::streamed(Class::Outgoing, Some(receiver), id, streamed).called(send);
         intake.take_outgoing(draft).await

@@ -11,7 +11,7 @@ const TOLD: usize = 16;
 
 /// What a start found before it read anything.
 #[derive(Debug, Default)]
-pub(crate) struct Before {
+pub(crate) struct BeforeReading {
     /// Numbers of half-made files that it removed.
     pub(crate) removed: Vec<u32>,
     /// Whether the checkpoint files are missing from the folder.
@@ -30,7 +30,7 @@ pub(crate) enum NoCheckpointReason {
 }
 
 /// Why there is no checkpoint. `bad`: number of damaged checkpoints.
-pub(crate) fn why(before: &Before, inventory: &Inventory, bad: u64) -> NoCheckpointReason {
+pub(crate) fn why(before: &BeforeReading, inventory: &Inventory, bad: u64) -> NoCheckpointReason {
     let there = |id: u32| inventory.segments.contains_key(&id) || inventory.free.contains(&id);
     let last = inventory.segments.last_key_value().map_or(0, |(last, _)| *last);
     let missing = (1..last).filter(|id| !there(*id) && !before.removed.contains(id));
@@ -78,12 +78,12 @@ mod tests {
 
     #[test]
     fn a_number_that_only_a_half_made_file_had_is_no_sign_of_a_lost_checkpoint() {
-        let none = Before::default();
+        let none = BeforeReading::default();
         let why_of = |segments: &[u32], free: &[u32]| why(&none, &inventory(segments, free), 0);
         assert_eq!(why_of(&[], &[]), NoCheckpointReason::NotYet);
         assert_eq!(why_of(&[1, 2, 4], &[3]), NoCheckpointReason::NotYet);
         assert_eq!(why_of(&[1, 2, 4], &[]), NoCheckpointReason::NotYetIfUnused(vec![3]));
-        let removed = Before { removed: vec![3], ..Before::default() };
+        let removed = BeforeReading { removed: vec![3], ..BeforeReading::default() };
         assert_eq!(why(&removed, &inventory(&[1, 2, 4], &[]), 0), NoCheckpointReason::NotYet);
         assert_eq!(
             why_of(&[2, 3, 4], &[]),
@@ -92,7 +92,7 @@ mod tests {
         );
         assert_eq!(why_of(&[1, 3, 4], &[]), NoCheckpointReason::Lost);
         assert_eq!(why(&none, &inventory(&[1, 2], &[]), 1), NoCheckpointReason::Lost);
-        let has_no_files = Before { has_no_files: true, ..Before::default() };
+        let has_no_files = BeforeReading { has_no_files: true, ..BeforeReading::default() };
         assert_eq!(
             why(&has_no_files, &inventory(&[1, 2], &[]), 0),
             NoCheckpointReason::Lost,

@@ -15,9 +15,9 @@ use crate::face::message::{DeliveryIdentity, PartyId};
 use crate::index::entry::{Death, Entry};
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::ColdError;
-use crate::index::sends::{AnotherSendKey, Print, Sent};
+use crate::index::sends::{AnotherSendKey, KnownSend, SendFingerprint};
 use crate::log::batch::MAX_UNSYNCED;
 use crate::log::codec::Short;
 use crate::log::damage::{DamagedPlace, set_aside};
@@ -25,21 +25,21 @@ use crate::log::data_folder::open_io;
 use crate::log::disk::write_all_at;
 use crate::log::files::Log;
 use crate::log::frame::{
-    DeadFields, HEADER_BYTES, Header, Keyed, Kind, MessageFields, Place, SettleFields, Slices,
+    DeadFields, HEADER_BYTES, Header, KeyedContent, Kind, MessageFields, Place, SettleFields, Slices,
 };
 use crate::log::scan::{ScanFinding, SegmentEnd, scan};
 use crate::log::segment::{Lane, PAGE};
 
 /// Why reading back failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum ReplayFailure {
     /// The store cannot be opened.
     Open(OpenError),
     /// The index on disk gave errors: opening tries again with a fresh one or without.
     Index(ColdError),
 }
 
-impl From<OpenError> for Failure {
+impl From<OpenError> for ReplayFailure {
     fn from(error: OpenError) -> Self {
         Self::Open(error)
     }
@@ -75,7 +75,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) settled: Vec<(u64, SettleFields)>,
     pub(crate) dead: HashMap<u64, DeadRecord>,
     /// Messages that were handed to readers.
-    pub(crate) reads: Vec<Note>,
+    pub(crate) reads: Vec<ReadNote>,
     /// Messages that were replaced by a newer one. Those that were dead letters by then remain dead letters.
     pub(crate) replaced: HashSet<u64>,
     pub(crate) records: u64,
@@ -211,7 +211,7 @@ impl Replay<'_> {
                 }
             }
             Kind::Settle => self.settled.push((header.sequence, SettleFields::decode(fields)?)),
-            Kind::Read => self.reads.extend(Note::decode(fields)?),
+            Kind::Read => self.reads.extend(ReadNote::decode(fields)?),
             Kind::Named => self.state.sends.name(&AnotherSendKey::decode(header.sequence, fields)?),
             Kind::Dead => {
                 let f = DeadFields::decode(fields)?;
@@ -291,9 +291,9 @@ impl Replay<'_> {
             }
         };
         let key = key::key(self.secret, f.class, f.party, f.id);
-        if let Some(Keyed { key: send, content_crc }) = f.keyed {
-            let print = Print::new(key, f.len, content_crc);
-            self.state.sends.remember(send, Sent { sequence: header.sequence, print });
+        if let Some(KeyedContent { key: send, content_crc }) = f.keyed {
+            let print = SendFingerprint::new(key, f.len, content_crc);
+            self.state.sends.remember(send, KnownSend { sequence: header.sequence, print });
         }
         let incarnation = if f.class == Class::Outgoing {
             self.last_incarnation_ms = self.last_incarnation_ms.max(f.incarnation.started_ms);

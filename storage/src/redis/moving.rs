@@ -29,12 +29,12 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 /// A party's store in Redis that is locked for a migration.
 #[derive(Debug)]
-pub(crate) struct Locked {
+pub(crate) struct LockedStore {
     pub(crate) inner: Arc<RedisShared>,
     pub(crate) name: String,
 }
 
-impl Locked {
+impl LockedStore {
     /// Connects and locks the store.
     pub(crate) async fn open(options: RedisOptions) -> Result<Arc<Self>> {
         let url = options.url.to_string();
@@ -64,7 +64,7 @@ impl Locked {
     }
 }
 
-impl Locked {
+impl LockedStore {
     /// Lets gateways in again, unless the move is unfinished. Otherwise they would have to wait until the lock expires.
     async fn leave(&self) {
         if let Err(why) = self.end(false).await {
@@ -73,7 +73,7 @@ impl Locked {
     }
 }
 
-impl Drop for Locked {
+impl Drop for LockedStore {
     fn drop(&mut self) {
         self.inner.stop.cancel();
     }

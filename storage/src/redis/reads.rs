@@ -27,14 +27,14 @@ pub(crate) struct NotedRead {
 }
 
 #[derive(Debug, Default)]
-struct Notes {
+struct WaitingNotes {
     /// The notes in the order of the reads.
     waiting: VecDeque<NotedRead>,
     /// Their sequences by id, the last read at the end.
     by_id: HashMap<MessageId, Vec<u64>>,
 }
 
-impl Notes {
+impl WaitingNotes {
     /// Adds a note. Returns false if there was nothing to note.
     fn add(&mut self, read: NotedRead) -> bool {
         let of_id = self.by_id.get(&read.id);
@@ -64,7 +64,7 @@ impl Notes {
 /// Reads that are noted but not yet written.
 #[derive(Debug, Default)]
 pub(crate) struct NotedReads {
-    notes: Mutex<Notes>,
+    notes: Mutex<WaitingNotes>,
     pub(crate) wake: Notify,
     /// Ensures that only one task writes at a time.
     pub(crate) writing: tokio::sync::Mutex<()>,

@@ -16,7 +16,7 @@ use crate::face::error::{OpenError, Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId};
 use crate::index::key;
-use crate::index::memory::recent_ends::Past;
+use crate::index::memory::recent_ends::RecentEnds;
 use crate::log::data_folder::random_u64;
 use crate::redis::connection::current_session::Sessions;
 use crate::redis::connection::fault::Fault;
@@ -26,7 +26,7 @@ use crate::redis::connection::service_clock::ServiceClock;
 use crate::redis::connection::session::{Session, Way};
 use crate::redis::leases::{Leases, since_boot};
 use crate::redis::reads::NotedReads;
-use crate::redis::rules::{Differing, Rules};
+use crate::redis::rules::{DifferingRule, Rules};
 
 /// The state that all parts of the Redis engine share.
 #[derive(Debug)]
@@ -37,12 +37,12 @@ pub(crate) struct RedisShared {
     /// Name of this gateway, drawn at random when it starts.
     pub(crate) name: String,
     pub(crate) sessions: Sessions,
-    pub(crate) observer: Shown,
+    pub(crate) observer: ShownObserver,
     pub(crate) leases: Mutex<Leases>,
     /// The highest sequence heard of so far.
     pub(crate) newest: AtomicU64,
     /// How messages ended lately.
-    pub(crate) past: Mutex<Past>,
+    pub(crate) past: Mutex<RecentEnds>,
     /// Figures as of the last heartbeat.
     pub(crate) stats: Mutex<StoreStats>,
     /// Repeated deliveries that changed nothing.
@@ -72,9 +72,9 @@ pub(crate) struct RedisShared {
 }
 
 /// Wraps an observer so that `Debug` can be derived.
-pub(crate) struct Shown(pub(crate) Arc<dyn Observer>);
+pub(crate) struct ShownObserver(pub(crate) Arc<dyn Observer>);
 
-impl std::fmt::Debug for Shown {
+impl std::fmt::Debug for ShownObserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an observer")
     }
@@ -93,7 +93,7 @@ impl RedisShared {
             prefix: options.prefix(),
             name: format!("{:016x}", random()?),
             sessions: Sessions::new(options.timeout),
-            observer: Shown(observer),
+            observer: ShownObserver(observer),
             leases: Mutex::default(),
             newest: AtomicU64::new(0),
             past: Mutex::default(),
@@ -131,7 +131,7 @@ impl RedisShared {
         let mut rules = lock(&self.rules);
         let theirs = rules.following(kept);
         for differing in rules.differing(&theirs) {
-            let Differing { name, ours, theirs } = differing;
+            let DifferingRule { name, ours, theirs } = differing;
             tracing::warn!(
                 setting = name,
                 was = ours,

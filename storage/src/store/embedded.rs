@@ -19,7 +19,7 @@ use crate::index::segment_account::Account;
 use crate::intake::accept::{Intake, PERMIT_BYTES};
 use crate::log::data_folder::FolderLock;
 use crate::log::segment::{LANES, PAGE};
-use crate::opening::recovery::{Recovered, recover};
+use crate::opening::recovery::{RecoveredStore, recover};
 use crate::upkeep::checkpoints::Checkpoints;
 use crate::upkeep::keeper::Housekeeper;
 use crate::write::lane_writer::LaneWriter;
@@ -57,7 +57,7 @@ impl Store {
     pub(crate) fn start(
         options: StoreOptions,
         observer: Arc<dyn Observer>,
-        recovered: Recovered,
+        recovered: RecoveredStore,
     ) -> std::result::Result<Self, OpenError> {
         let permits = u32::try_from((options.queue_bytes / PERMIT_BYTES).max(1)).unwrap_or(u32::MAX >> 3);
         let permits = permits.min(u32::MAX >> 3);
@@ -79,7 +79,7 @@ impl Store {
 fn share(
     options: StoreOptions,
     observer: Arc<dyn Observer>,
-    recovered: Recovered,
+    recovered: RecoveredStore,
 ) -> (Arc<Shared>, [LogEnd; 2], Arc<FolderLock>) {
     let service_base = (u64::from(recovered.service_seconds), options.clock.elapsed());
     let long_ids = recovered.state.names.long();
@@ -201,7 +201,7 @@ impl Drop for PoisonOnPanic {
     }
 }
 
-fn report(recovered: &Recovered) -> OpenReport {
+fn report(recovered: &RecoveredStore) -> OpenReport {
     let state: &State = &recovered.state;
     OpenReport {
         incarnation: recovered.incarnation,

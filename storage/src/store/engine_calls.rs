@@ -21,9 +21,9 @@ use crate::face::payload::{Found, Handed, Held, Outgoing, Payload, Upload};
 use crate::index::entry::{DeadEntry, Entry};
 use crate::index::memory::recent_ends::MessageEnd;
 use crate::intake::upload::StreamUpload;
-use crate::read::frames::{Loaded, Reader};
+use crate::read::frames::{LoadedMessage, Reader};
 use crate::read::track;
-use crate::store::choosing::{self, There};
+use crate::store::choosing::{self, FoundUnderKey};
 use crate::store::embedded::Store;
 use crate::store::plain_receive::Choice;
 use crate::store::stats::stats;
@@ -66,13 +66,13 @@ impl Store {
     }
 
     /// A pending message that is on its way into the log. It then counts as given out for delivery.
-    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), Loaded)> {
+    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), LoadedMessage)> {
         let mut state = lock(&self.shared.state);
         let party = state.parties.find(peer)?;
         let message = state.queued.deliverable(party, sequence.0)?;
         let payload = message.payload.clone()?;
         message.exposed = true;
-        Some(((message.key, message.entry), Loaded { id: message.id.clone(), payload }))
+        Some(((message.key, message.entry), LoadedMessage { id: message.id.clone(), payload }))
     }
 
     /// Settles a message that is on its way into the log. Returns false if it is not.
@@ -187,7 +187,7 @@ impl Engine for Store {
         }
         // The cache may keep a message for longer than it is held.
         let here = match self.reader().choose_in_memory(&keys) {
-            Some(Choice::One(There::Logged(_, entry))) => {
+            Some(Choice::One(FoundUnderKey::Logged(_, entry))) => {
                 Some(entry).filter(|e| e.sequence == found.sequence.0)
             }
             _ => None,

@@ -27,7 +27,7 @@ struct PendingInMemory {
 }
 
 /// Messages to load.
-struct Loading {
+struct MessagesToLoad {
     peer: PartyId,
     party: u16,
     /// Whether some are in the index on disk.
@@ -51,7 +51,7 @@ pub(crate) async fn load(
         let messages = sequences.iter().map(|sequence| (*sequence, find(&mut state, party, *sequence)));
         let messages = messages.collect();
         let on_disk = state.parties.count(party).cold_pending > 0;
-        Loading { peer: peer.clone(), party, on_disk, messages, marks: HashMap::new() }
+        MessagesToLoad { peer: peer.clone(), party, on_disk, messages, marks: HashMap::new() }
     };
     if !loading.on_disk && loading.messages.iter().flat_map(|(_, f)| f).all(|f| f.content.is_some()) {
         return loading.load(shared);
@@ -84,7 +84,7 @@ fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<PendingInMe
     })
 }
 
-impl Loading {
+impl MessagesToLoad {
     /// Blocks if something is not in memory.
     fn load(&mut self, shared: &Arc<Shared>) -> Vec<Result<Option<Outgoing>>> {
         let messages = std::mem::take(&mut self.messages);
@@ -132,7 +132,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
         (party, ended, others)
     };
     let mut records = Vec::with_capacity(ended.len());
-    for Ended { key, sequence, place, lane } in ended {
+    for EndToRecord { key, sequence, place, lane } in ended {
         if lane == Lane::Small {
             records.push(Job::Append(settle::append(shared, key, sequence, place, false)));
         } else {
@@ -159,7 +159,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
 }
 
 /// A message whose end is to be recorded.
-struct Ended {
+struct EndToRecord {
     key: u128,
     sequence: u64,
     place: Place,
@@ -167,7 +167,7 @@ struct Ended {
 }
 
 /// Ends the messages that can be ended without a look at the index on disk; returns the others.
-fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<Ended>, Vec<Sequence>) {
+fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<EndToRecord>, Vec<Sequence>) {
     // What a message replaced may be in the index on disk.
     let on_disk = state.parties.count(party).cold_pending > 0;
     let (mut ended, mut others) = (Vec::with_capacity(sequences.len()), Vec::new());
@@ -182,7 +182,7 @@ fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<
         {
             state.past.note(key, sequence.0, MessageEnd::Delivered);
             let lane = state.accounts.get(&entry.place.segment).map_or(Lane::Small, |a| a.lane);
-            ended.push(Ended { key, sequence: sequence.0, place: entry.place, lane });
+            ended.push(EndToRecord { key, sequence: sequence.0, place: entry.place, lane });
         }
     }
     (ended, others)

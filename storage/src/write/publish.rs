@@ -15,10 +15,10 @@ use crate::face::message::Sequence;
 use crate::face::payload::{Held, Payload};
 use crate::index::entry::{DeadEntry, EndedNumber, Entry};
 use crate::index::memory::State;
-use crate::index::memory::payload_cache::Cached;
+use crate::index::memory::payload_cache::CachedMessage;
 use crate::index::memory::unwritten::QueuedMessage;
-use crate::index::sends::{Print, Sent};
-use crate::log::frame::{Keyed, Place, Slices};
+use crate::index::sends::{KnownSend, SendFingerprint};
+use crate::log::frame::{KeyedContent, Place, Slices};
 use crate::log::segment::Lane;
 use crate::read::content::StoredPieces;
 use crate::write::settle;
@@ -170,9 +170,9 @@ fn enter(
     let mut message = state.queued.take(sequence)?;
     note_spread(state, sequence, place, payload);
     let QueuedMessage { key, entry, identity, keyed, ended, .. } = message;
-    if let Some(Keyed { key: send, content_crc }) = keyed {
-        let print = Print::new(key, entry.len, content_crc);
-        state.sends.remember(send, Sent { sequence, print });
+    if let Some(KeyedContent { key: send, content_crc }) = keyed {
+        let print = SendFingerprint::new(key, entry.len, content_crc);
+        state.sends.remember(send, KnownSend { sequence, print });
     }
     let FramePlace { place, frame_len, first_segment } = place;
     let entry = Entry { place, frame_len, first_segment, ..entry };
@@ -210,7 +210,7 @@ fn enter(
     let Some(payload) = message.payload.take() else {
         return send.or_else(|| Some(AfterIndexing::Shown(Box::new(message), entry)));
     };
-    state.cache.put(sequence, Cached { id: message.id, payload });
+    state.cache.put(sequence, CachedMessage { id: message.id, payload });
     send
 }
 

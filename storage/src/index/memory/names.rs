@@ -52,7 +52,7 @@ fn kind(class: Class) -> u8 {
 }
 
 /// Whether a name is in the bucket of its sequence; names of earlier versions are in smaller buckets.
-pub(crate) fn is_in_its_bucket(name: &Parts<'_>) -> bool {
+pub(crate) fn is_in_its_bucket(name: &NameParts<'_>) -> bool {
     name.bucket == name.sequence / BUCKET
 }
 
@@ -68,7 +68,7 @@ fn target(kind: u8, bucket: u64, party: u16, prefix: &str) -> Vec<u8> {
 
 /// A name, split into its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct NameParts<'a> {
     pub(crate) kind: u8,
     bucket: u64,
     pub(crate) party: u16,
@@ -77,12 +77,12 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Splits a name into its parts; `None` if it is not a name.
-pub(crate) fn parts(name: &[u8]) -> Option<Parts<'_>> {
+pub(crate) fn parts(name: &[u8]) -> Option<NameParts<'_>> {
     let (kind, rest) = name.split_first()?;
     let (bucket, rest) = rest.split_first_chunk()?;
     let (party, rest) = rest.split_first_chunk()?;
     let (id, sequence) = rest.split_last_chunk()?;
-    Some(Parts {
+    Some(NameParts {
         kind: *kind,
         bucket: u64::from_be_bytes(*bucket),
         party: u16::from_be_bytes(*party),
@@ -186,7 +186,7 @@ impl Names {
     /// has ended.
     pub(crate) fn search(
         &mut self,
-        search: &mut Search<'_>,
+        search: &mut NameSearch<'_>,
         mut at: Vec<u8>,
         most: usize,
     ) -> Option<Vec<u8>> {
@@ -235,12 +235,12 @@ pub(crate) enum SearchStep {
 }
 
 /// A match: its sequence, key and party.
-pub(crate) type Match = (u64, u128, u16);
+pub(crate) type NameMatch = (u64, u128, u16);
 
 /// A search for the first bucket after a sequence that has messages whose ids begin with a prefix. Pure: it is given the names
 /// that exist, in order, and says where to continue.
 #[derive(Debug)]
-pub(crate) struct Search<'a> {
+pub(crate) struct NameSearch<'a> {
     kind: u8,
     /// The parties whose messages are wanted, in order; at least one.
     parties: Vec<u16>,
@@ -248,12 +248,12 @@ pub(crate) struct Search<'a> {
     after: u64,
     /// The bucket in which it has found a match.
     bucket: Option<u64>,
-    found: Vec<Match>,
+    found: Vec<NameMatch>,
     /// Number of names it has seen.
     pub(crate) seen: u64,
 }
 
-impl<'a> Search<'a> {
+impl<'a> NameSearch<'a> {
     /// Searches messages of a class to or from these parties, which are in order. `None` if there are no parties.
     pub(crate) fn new(class: Class, parties: &[u16], prefix: &'a str, after: u64) -> Option<Self> {
         let (kind, parties) = (kind(class), Some(parties.to_vec()).filter(|parties| !parties.is_empty())?);
@@ -277,7 +277,7 @@ impl<'a> Search<'a> {
     /// Takes into account a name at or after the position that it asked for.
     pub(crate) fn see(&mut self, name: &[u8], key: u128) -> SearchStep {
         self.seen += 1;
-        let Some(Parts { kind, bucket, party, id, sequence }) = parts(name) else {
+        let Some(NameParts { kind, bucket, party, id, sequence }) = parts(name) else {
             return SearchStep::Next;
         };
         if kind != self.kind || self.bucket.is_some_and(|found| bucket > found) {
@@ -304,7 +304,7 @@ impl<'a> Search<'a> {
     }
 
     /// The first matches, in order; and the sequence after which there may be more.
-    pub(crate) fn end(mut self, most: usize) -> (Vec<Match>, Option<u64>) {
+    pub(crate) fn end(mut self, most: usize) -> (Vec<NameMatch>, Option<u64>) {
         let Some(bucket) = self.bucket else { return (Vec::new(), None) };
         self.found.sort_unstable();
         if self.found.len() > most {
@@ -350,7 +350,7 @@ mod tests {
         let (mut all, mut after, mut seen) = (Vec::new(), 0, 0);
         loop {
             let parties = party.map_or_else(|| PARTIES.to_vec(), |party| vec![party]);
-            let mut search = Search::new(class, &parties, prefix, after).expect("there are some");
+            let mut search = NameSearch::new(class, &parties, prefix, after).expect("there are some");
             let mut at = Some(search.start());
             while let Some(from) = at {
                 at = names.search(&mut search, from, 3);

@@ -21,12 +21,12 @@ pub(crate) enum MessageEnd {
 
 /// The ends that are remembered: first in, first out.
 #[derive(Debug, Default)]
-pub(crate) struct Past {
+pub(crate) struct RecentEnds {
     by_key: Map<u128, (u64, MessageEnd)>,
     order: VecDeque<(u128, u64)>,
 }
 
-impl Past {
+impl RecentEnds {
     /// Records the end of a message.
     pub(crate) fn note(&mut self, key: u128, sequence: u64, end: MessageEnd) {
         self.by_key.insert(key, (sequence, end));
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn the_newest_ends_are_remembered_within_the_bound() {
-        let mut past = Past::default();
+        let mut past = RecentEnds::default();
         past.note(7, 1, MessageEnd::Delivered);
         past.note(7, 2, MessageEnd::Dropped);
         assert_eq!(past.last(7), Some((2, MessageEnd::Dropped)));

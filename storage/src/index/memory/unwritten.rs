@@ -12,7 +12,7 @@ use crate::face::direction::Class;
 use crate::face::message::{DeliveryIdentity, MessageId, PartyId};
 use crate::index::entry::Entry;
 use crate::index::maps::Map;
-use crate::log::frame::Keyed;
+use crate::log::frame::KeyedContent;
 
 /// A message on its way into the log; its entry has no place yet.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct QueuedMessage {
     /// Delivery identity of an arrival.
     pub(crate) identity: Option<DeliveryIdentity>,
     /// The client's key for the send.
-    pub(crate) keyed: Option<Keyed>,
+    pub(crate) keyed: Option<KeyedContent>,
     /// Whether it has been given out for delivery.
     pub(crate) exposed: bool,
     /// It was delivered and settled, or a newer one is in the index: it has no further use once it is in the log.

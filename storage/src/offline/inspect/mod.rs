@@ -26,12 +26,12 @@ pub use report::{
 };
 
 use crate::core::options::StoreOptions;
-use crate::index::checkpoint::{FILES, Slot};
+use crate::index::checkpoint::{CheckpointSlot, FILES};
 use crate::log::data_folder::text::Format;
 use crate::log::data_folder::{FolderLock, lock_folder_as_it_is, open_io, read};
 use crate::log::disk::{Disk, OpenMode, RealDisk};
 use crate::log::files::Log;
-use crate::offline::inspect::overlay::{Counts, Overlay};
+use crate::offline::inspect::overlay::{Overlay, ReadCounts};
 use crate::opening::move_mark;
 use crate::opening::recovery::ReadBack;
 use contents::Contents;
@@ -43,7 +43,7 @@ pub struct Inspector {
     data_dir: PathBuf,
     scratch: Option<PathBuf>,
     disk: Arc<dyn Disk>,
-    counts: Arc<Counts>,
+    counts: Arc<ReadCounts>,
 }
 
 /// An inspection and what it is based on.
@@ -63,7 +63,7 @@ impl Inspector {
             data_dir: data_dir.into(),
             scratch: None,
             disk: Arc::new(RealDisk),
-            counts: Arc::new(Counts::default()),
+            counts: Arc::new(ReadCounts::default()),
         }
     }
 
@@ -144,9 +144,9 @@ impl Inspector {
         let (index, missing) = self.index(&mended, format, &survey)?;
         let mut inspection = report::inspection(&survey, &contents, dir);
         inspection.checkpoints = slots.map(|slot| match slot {
-            Slot::Checkpoint(found) => CheckpointFound::Whole { generation: found.generation },
-            Slot::Empty => CheckpointFound::Empty,
-            Slot::Damaged => CheckpointFound::Damaged,
+            CheckpointSlot::Checkpoint(found) => CheckpointFound::Whole { generation: found.generation },
+            CheckpointSlot::Empty => CheckpointFound::Empty,
+            CheckpointSlot::Damaged => CheckpointFound::Damaged,
         });
         if inspection.checkpoints == [CheckpointFound::Damaged; 2] {
             for name in FILES {

@@ -26,12 +26,12 @@ pub(crate) struct Overlay {
     /// Where the index may be: on a real file system, where it may be changed.
     index: Option<PathBuf>,
     names: Mutex<ChangedNames>,
-    counts: Arc<Counts>,
+    counts: Arc<ReadCounts>,
 }
 
 /// What was read from the disk below.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct ReadCounts {
     /// Bytes read so far.
     pub(crate) read: AtomicU64,
     /// Bytes that could not be read.
@@ -39,7 +39,7 @@ pub(crate) struct Counts {
 }
 
 impl Overlay {
-    pub(crate) fn new(below: Arc<dyn Disk>, index: Option<PathBuf>, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(below: Arc<dyn Disk>, index: Option<PathBuf>, counts: Arc<ReadCounts>) -> Self {
         Self { below, index, names: Mutex::default(), counts }
     }
 
@@ -137,12 +137,12 @@ impl Disk for Overlay {
 struct OverlayFile {
     /// Opened for each read, so that a folder with many segments does not need as many descriptors.
     below: Option<(Arc<dyn Disk>, PathBuf)>,
-    changed: Mutex<Changed>,
-    counts: Arc<Counts>,
+    changed: Mutex<ChangedContent>,
+    counts: Arc<ReadCounts>,
 }
 
 #[derive(Debug)]
-struct Changed {
+struct ChangedContent {
     len: u64,
     /// Bytes at the start of the file that still come from below.
     shown: u64,
@@ -150,8 +150,8 @@ struct Changed {
 }
 
 impl OverlayFile {
-    fn new(below: Option<(Arc<dyn Disk>, PathBuf)>, len: u64, counts: Arc<Counts>) -> Self {
-        Self { below, changed: Mutex::new(Changed { len, shown: len, pages: HashMap::new() }), counts }
+    fn new(below: Option<(Arc<dyn Disk>, PathBuf)>, len: u64, counts: Arc<ReadCounts>) -> Self {
+        Self { below, changed: Mutex::new(ChangedContent { len, shown: len, pages: HashMap::new() }), counts }
     }
 
     /// Fills `buf` from below, with zeros where there is nothing or it cannot be read.

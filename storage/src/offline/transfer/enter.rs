@@ -12,7 +12,7 @@ use super::digest::ends_early;
 use super::folder_target::Filling;
 use super::{Fate, Moved, Result, TransferError};
 use crate::core::reply::Reply;
-use crate::core::slices_written::Streamed;
+use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::StoreError;
@@ -156,7 +156,7 @@ fn receiver(message: &Moved) -> Result<&PartyId> {
 
 impl StreamUpload {
     /// Takes a whole content. `None` if it is not a large message; [`rest`](Self::rest) then has it.
-    async fn take_all(&mut self, payload: &Payload) -> crate::face::error::Result<Option<Streamed>> {
+    async fn take_all(&mut self, payload: &Payload) -> crate::face::error::Result<Option<StreamedMessage>> {
         use crate::face::payload::Upload;
         while self.len() < payload.len() {
             let piece = payload.piece(self.len()).await?;

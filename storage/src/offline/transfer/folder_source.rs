@@ -249,7 +249,8 @@ impl FolderLog {
             return Err(wrong("the slices are not as long as the message"));
         }
         let sequence = slices.sequence(entry.sequence);
-        let inner = Slicing { log: self.clone(), id: id.clone(), lane, sequence, slices, len: entry.len };
+        let inner =
+            SlicedContent { log: self.clone(), id: id.clone(), lane, sequence, slices, len: entry.len };
         Ok(Payload::Pieces(Arc::new(FolderPieces(Arc::new(inner)))))
     }
 
@@ -272,10 +273,10 @@ impl FolderLog {
 
 /// The content of a large message.
 #[derive(Debug)]
-struct FolderPieces(Arc<Slicing>);
+struct FolderPieces(Arc<SlicedContent>);
 
 #[derive(Debug)]
-struct Slicing {
+struct SlicedContent {
     log: Arc<FolderLog>,
     id: MessageId,
     lane: Lane,
@@ -285,7 +286,7 @@ struct Slicing {
     len: u64,
 }
 
-impl Slicing {
+impl SlicedContent {
     /// Reads one slice. Blocks.
     fn read(&self, n: usize) -> std::result::Result<Bytes, StoreError> {
         let Some(extent) = self.slices.extents.get(n) else { return Ok(Bytes::new()) };

@@ -19,7 +19,7 @@ use crate::face::message::{
 use crate::face::payload::{Found, Handed, Held, Outgoing, Payload, Upload};
 use crate::redis::calls::sends;
 use crate::redis::calls::store::RedisStore;
-use crate::redis::calls::upload::{ChunkUpload, Token};
+use crate::redis::calls::upload::{ChunkToken, ChunkUpload};
 use crate::redis::calls::write_lane::{WriteOutcome, WriteRequest};
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
@@ -30,7 +30,7 @@ use crate::redis::content::words::from_text;
 impl RedisStore {
     /// The content of a message as it is queued; large ones are sent in chunks first. Also returns the checksum of what is in
     /// chunks.
-    async fn content(&self, payload: Bytes) -> Result<(Content, Option<Token>, u32)> {
+    async fn content(&self, payload: Bytes) -> Result<(Content, Option<ChunkToken>, u32)> {
         if payload.len() <= WHOLE_BYTES {
             return Ok((Content::Whole(payload), None, 0));
         }
@@ -55,7 +55,7 @@ impl RedisStore {
         &self,
         (receiver, id): (&PartyId, &MessageId),
         content: Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
         send: String,
     ) -> Result<Sequence> {
         if token.is_none() {
@@ -75,7 +75,7 @@ impl RedisStore {
         queued: WriteAnswer,
         (receiver, id): (&PartyId, &MessageId),
         (content, send): (&Content, &str),
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Sequence> {
         let mut outcome = self.outcome(queued, token).await?;
         if let WriteOutcome::Compare(held) = outcome {
@@ -95,7 +95,11 @@ impl RedisStore {
     }
 
     /// The result of what was queued; its chunks are kept if it may have been carried out.
-    pub(crate) async fn outcome(&self, queued: WriteAnswer, token: Option<Token>) -> Result<WriteOutcome> {
+    pub(crate) async fn outcome(
+        &self,
+        queued: WriteAnswer,
+        token: Option<ChunkToken>,
+    ) -> Result<WriteOutcome> {
         let outcome = queued.await.unwrap_or(Err(StoreError::Closed));
         if let Some(token) = token
             && matches!(
@@ -150,7 +154,7 @@ impl RedisStore {
         queued: WriteAnswer,
         arrival: &Arrival,
         content: &Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Stored> {
         let outcome = self.outcome(queued, token).await?;
         if outcome == WriteOutcome::TooOld
@@ -172,7 +176,7 @@ impl RedisStore {
         &self,
         arrival: Arrival,
         content: Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Stored> {
         let store = self.clone();
         let has_chunks = token.is_some();

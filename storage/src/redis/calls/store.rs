@@ -10,7 +10,7 @@ use crate::redis::shared::RedisShared;
 pub struct RedisStore {
     pub(crate) inner: Arc<RedisShared>,
     pub(crate) lane: Arc<WriteLane>,
-    pub(crate) _life: Arc<Life>,
+    pub(crate) _life: Arc<StoreLife>,
 }
 
 impl std::fmt::Debug for RedisStore {
@@ -21,9 +21,9 @@ impl std::fmt::Debug for RedisStore {
 
 /// Ends the tasks of a store when its last handle is dropped.
 #[derive(Debug)]
-pub(crate) struct Life(pub(crate) Arc<RedisShared>);
+pub(crate) struct StoreLife(pub(crate) Arc<RedisShared>);
 
-impl Drop for Life {
+impl Drop for StoreLife {
     fn drop(&mut self) {
         self.0.stop.cancel();
     }

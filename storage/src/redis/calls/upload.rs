@@ -29,7 +29,7 @@ const WINDOW: usize = 16;
 pub(crate) struct ChunkUpload {
     store: RedisStore,
     /// Made with the first chunk.
-    token: Option<Token>,
+    token: Option<ChunkToken>,
     len: u64,
     durable: u64,
     chunks: u64,
@@ -60,7 +60,7 @@ impl Drop for ChunkUpload {
 
 /// The name of chunks that nothing refers to yet; when it is dropped, they are removed.
 #[derive(Debug)]
-pub(crate) struct Token {
+pub(crate) struct ChunkToken {
     inner: Arc<RedisShared>,
     pub(crate) name: String,
     is_kept: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Token {
     on_their_way: Vec<JoinHandle<Result<()>>>,
 }
 
-impl Token {
+impl ChunkToken {
     fn new(inner: &Arc<RedisShared>) -> Self {
         let number = inner.tokens.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{number:016x}", inner.name);
@@ -82,7 +82,7 @@ impl Token {
     }
 }
 
-impl Drop for Token {
+impl Drop for ChunkToken {
     fn drop(&mut self) {
         lock(&self.inner.uploads).remove(&self.name);
         if self.is_kept {
@@ -144,7 +144,7 @@ impl ChunkUpload {
     /// Sends a chunk, for which there is room.
     fn send(&mut self, content: &Bytes) {
         let inner = self.store.inner.clone();
-        let token = self.token.get_or_insert_with(|| Token::new(&inner)).name.clone();
+        let token = self.token.get_or_insert_with(|| ChunkToken::new(&inner)).name.clone();
         let number = self.chunks;
         self.chunks += 1;
         self.content.update(content);
@@ -218,7 +218,7 @@ impl ChunkUpload {
     }
 
     /// Everything is kept, or small enough to be kept in its record. Also returns the checksum of what is in chunks.
-    pub(crate) async fn finish(mut self) -> Result<(Content, Option<Token>, u32)> {
+    pub(crate) async fn finish(mut self) -> Result<(Content, Option<ChunkToken>, u32)> {
         self.may_go_on()?;
         if self.len <= WHOLE_BYTES as u64 {
             return Ok((Content::Whole(self.partial.split().freeze()), None, 0));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use redis::FromRedisValue;
 use siphasher::sip::SipHasher13;
 
-use super::Locked;
+use super::LockedStore;
 use crate::face::direction::Class;
 use crate::face::error::StoreError;
 use crate::face::message::{Incarnation, PartyId, Sequence};
@@ -35,7 +35,7 @@ enum MessageKind {
 /// A store in Redis as the source of a move.
 #[derive(Debug)]
 pub struct RedisSource {
-    locked: Arc<Locked>,
+    locked: Arc<LockedStore>,
     /// In the order of their sequences.
     messages: Vec<(u64, MessageKind)>,
     /// Service time.
@@ -46,7 +46,7 @@ pub struct RedisSource {
 impl RedisSource {
     /// Locks the store of a party, and lists its messages.
     pub async fn open(options: RedisOptions) -> Result<Self> {
-        let locked = Locked::open(options).await?;
+        let locked = LockedStore::open(options).await?;
         let opened = Self::of(locked.clone()).await;
         if opened.is_err() {
             locked.leave().await;
@@ -54,7 +54,7 @@ impl RedisSource {
         opened
     }
 
-    pub(super) async fn of(locked: Arc<Locked>) -> Result<Self> {
+    pub(super) async fn of(locked: Arc<LockedStore>) -> Result<Self> {
         let inner = &locked.inner;
         let fields = ["seq", "incarnation", "time"];
         let (seq, incarnation, now): (Option<u64>, Option<String>, Option<u64>) = inner
@@ -130,7 +130,7 @@ impl RedisSource {
     }
 }
 
-async fn members(locked: &Locked, set: &str) -> crate::face::error::Result<Vec<String>> {
+async fn members(locked: &LockedStore, set: &str) -> crate::face::error::Result<Vec<String>> {
     let inner = &locked.inner;
     inner.ask_plainly(Way::Read, redis::cmd("SMEMBERS").arg(format!("{}{set}", inner.prefix))).await
 }

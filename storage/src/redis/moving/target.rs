@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Locked, RedisSource};
+use super::{LockedStore, RedisSource};
 use crate::face::direction::Class;
 use crate::face::message::{Incarnation, Sequence};
 use crate::offline::transfer::{
@@ -25,7 +25,7 @@ const RANGES: usize = 4096;
 /// A store in Redis as the target of a move.
 #[derive(Debug)]
 pub struct RedisTarget {
-    locked: Arc<Locked>,
+    locked: Arc<LockedStore>,
 }
 
 /// A message in the form that the script takes.
@@ -46,7 +46,7 @@ struct ScriptMessage {
 impl RedisTarget {
     /// Locks the store of a party.
     pub async fn open(options: RedisOptions) -> Result<Self> {
-        Ok(Self { locked: Locked::open(options).await? })
+        Ok(Self { locked: LockedStore::open(options).await? })
     }
 
     /// The content of a message, where it is to be kept: that of a large one is sent there now.

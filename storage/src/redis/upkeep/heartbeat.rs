@@ -26,7 +26,7 @@ use crate::redis::rules::{self, Rules};
 use crate::redis::shared::RedisShared;
 use crate::redis::upkeep::beat::Beat;
 use crate::redis::upkeep::lists;
-use crate::redis::upkeep::news::{self, Heard, NewsReader};
+use crate::redis::upkeep::news::{self, HeardNews, NewsReader};
 
 /// First pause between attempts to connect; they double up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -151,7 +151,7 @@ impl SessionKeeper {
     }
 
     /// Runs a session from beginning to end; returns the reason for its end.
-    async fn live(&mut self, session: Arc<Session>, heard: mpsc::Receiver<Heard>) -> Arc<str> {
+    async fn live(&mut self, session: Arc<Session>, heard: mpsc::Receiver<HeardNews>) -> Arc<str> {
         if self.told.take().is_some() {
             tracing::info!(node = %session.node, "connected to Redis");
         }
@@ -285,11 +285,11 @@ async fn listen(
     inner: &Arc<RedisShared>,
     session: &Session,
     connector: &Connector,
-    mut heard: mpsc::Receiver<Heard>,
+    mut heard: mpsc::Receiver<HeardNews>,
 ) {
     loop {
         let (mut reader, begun) = (NewsReader::default(), Instant::now());
-        while let Some(Heard::News(bytes)) = heard.recv().await {
+        while let Some(HeardNews::News(bytes)) = heard.recv().await {
             reader.take(inner, bytes);
         }
         if begun.elapsed() < LONGEST_PAUSE {
@@ -309,7 +309,7 @@ async fn listen_anew(
     inner: &Arc<RedisShared>,
     session: &Session,
     connector: &Connector,
-) -> Option<mpsc::Receiver<Heard>> {
+) -> Option<mpsc::Receiver<HeardNews>> {
     let until = Instant::now() + inner.options.timeout;
     loop {
         let (pushes, heard) = news::ear();

@@ -30,7 +30,7 @@ const WAITING: usize = 4096;
 
 /// What was heard on the news connection of a session.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum HeardNews {
     News(Bytes),
     /// Nothing more will come.
     Silence,
@@ -38,7 +38,7 @@ pub(crate) enum Heard {
 
 /// One event.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct NewsEvent {
     kind: u8,
     sequence: u64,
     len: u64,
@@ -48,12 +48,12 @@ pub(crate) struct Event {
 }
 
 /// Creates an ear for one session: what a connection pushes to, and where it can be heard.
-pub(crate) fn ear() -> (Pushes, mpsc::Receiver<Heard>) {
+pub(crate) fn ear() -> (Pushes, mpsc::Receiver<HeardNews>) {
     let (tell, heard) = mpsc::channel(WAITING);
     let pushes = move |push: PushInfo| {
         let news = match (push.kind, push.data.into_iter().nth(1)) {
-            (PushKind::Message, Some(Value::BulkString(bytes))) => Heard::News(bytes.into()),
-            (PushKind::Disconnection, _) => Heard::Silence,
+            (PushKind::Message, Some(Value::BulkString(bytes))) => HeardNews::News(bytes.into()),
+            (PushKind::Disconnection, _) => HeardNews::Silence,
             _ => return,
         };
         // If it is full, the gap will be noticed.
@@ -63,7 +63,7 @@ pub(crate) fn ear() -> (Pushes, mpsc::Receiver<Heard>) {
 }
 
 /// The number of some news, and their events. `None` if it is not what a script publishes.
-pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
+pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<NewsEvent>)> {
     let number = bytes.try_get_u64().ok()?;
     let mut events = Vec::new();
     while !bytes.is_empty() {
@@ -78,7 +78,7 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
         let party = text(bytes.split_to(party_len))?;
         let party = if party.is_empty() { None } else { Some(PartyId::new(party).ok()?) };
         let id = MessageId::new(text(bytes.split_to(id_len))?).ok()?;
-        events.push(Event { kind, sequence, len, class, party, id });
+        events.push(NewsEvent { kind, sequence, len, class, party, id });
     }
     Some((number, events))
 }
@@ -111,8 +111,8 @@ impl NewsReader {
 }
 
 impl RedisShared {
-    fn tell(self: &Arc<Self>, event: Event) {
-        let Event { kind, sequence, len, class, party, id } = event;
+    fn tell(self: &Arc<Self>, event: NewsEvent) {
+        let NewsEvent { kind, sequence, len, class, party, id } = event;
         self.newest.fetch_max(sequence, Ordering::Relaxed);
         let end = match kind {
             b'a' => {

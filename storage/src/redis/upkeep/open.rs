@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use crate::face::engine::{Engine, Observer};
 use crate::face::error::OpenError;
 use crate::face::lock::lock;
-use crate::redis::calls::store::{Life, RedisStore};
+use crate::redis::calls::store::{RedisStore, StoreLife};
 use crate::redis::calls::write_lane::{WriteLane, WriteRequest};
 use crate::redis::connection::connect::NoSession;
 use crate::redis::connection::durability::Durability;
@@ -50,7 +50,7 @@ impl RedisStore {
         let noting = inner.clone();
         inner.tasks.spawn(async move { noting.keep_reads().await });
         inner.tasks.spawn(SessionKeeper::new(inner.clone(), lane.clone(), started).run());
-        let store = Self { _life: Arc::new(Life(inner.clone())), inner, lane };
+        let store = Self { _life: Arc::new(StoreLife(inner.clone())), inner, lane };
         match start.await {
             Ok(Ok(session)) => {
                 let report =
