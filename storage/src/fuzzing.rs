@@ -4,14 +4,14 @@ use std::io::{self, IoSlice};
 
 use crate::face::direction::Class;
 use crate::face::message::{Incarnation, SendKey};
-use crate::index::memory::reads::Note;
-use crate::index::sends::{Named, Print, Sent};
+use crate::index::memory::reads::ReadNote;
+use crate::index::sends::{AnotherSendKey, KnownSend, SendFingerprint};
 use crate::log::disk::DiskFile;
 use crate::log::frame::{
-    ALIGN, DeadFields, Extent, HEADER_BYTES, Header, Keyed, Kind, MessageFields, Place, SettleFields, Slices,
-    header_crc,
+    ALIGN, DeadFields, Extent, HEADER_BYTES, Header, KeyedContent, Kind, MessageFields, Place, SettleFields,
+    Slices, header_crc,
 };
-use crate::log::scan::{End, Found, scan};
+use crate::log::scan::{ScanFinding, SegmentEnd, scan};
 use crate::log::segment::PAGE;
 
 /// The segment that samples belong to.
@@ -27,20 +27,21 @@ pub fn frame(bytes: &[u8]) -> usize {
     let mut before = PAGE;
     let scanned = scan(&file, SEGMENT, PAGE, |found| {
         match found {
-            Found::Frame(place, header, body) => {
+            ScanFinding::Frame(place, header, body) => {
                 assert!(u64::from(place.offset) >= before, "frames come in order");
                 before = u64::from(place.offset) + header.frame_len();
                 assert_eq!(body.len(), header.body_len as usize);
                 decoded += usize::from(decodes(&header, body));
             }
-            Found::Unknown(place, _) => before = place.offset.into(),
-            Found::Damaged(offset, len) => {
+            ScanFinding::Unknown(place, _) => before = place.offset.into(),
+            ScanFinding::Damaged(offset, len) => {
                 assert!(len > 0 && offset + len <= file.0.len() as u64, "damage lies in the file");
             }
         }
         Ok(())
     });
-    let End { torn, .. } = scanned.unwrap_or_else(|error| panic!("a file in memory cannot fail: {error}"));
+    let SegmentEnd { torn, .. } =
+        scanned.unwrap_or_else(|error| panic!("a file in memory cannot fail: {error}"));
     assert!(torn <= file.0.len() as u64);
     decoded
 }
@@ -54,8 +55,8 @@ fn decodes(header: &Header, body: &[u8]) -> bool {
         Kind::Part => true,
         Kind::Settle => SettleFields::decode(fields).is_ok(),
         Kind::Dead => DeadFields::decode(fields).is_ok(),
-        Kind::Read => Note::decode(fields).is_ok(),
-        Kind::Named => Named::decode(header.sequence, fields).is_ok(),
+        Kind::Read => ReadNote::decode(fields).is_ok(),
+        Kind::Named => AnotherSendKey::decode(header.sequence, fields).is_ok(),
     }
 }
 
@@ -75,7 +76,8 @@ pub fn frames() -> Vec<Vec<u8>> {
             low_water: 2,
             ordinal: 1,
             first_segment: 0,
-            keyed: (class == Class::Outgoing).then_some(Keyed { key: SendKey([7; 16]), content_crc: 9 }),
+            keyed: (class == Class::Outgoing)
+                .then_some(KeyedContent { key: SendKey([7; 16]), content_crc: 9 }),
         };
         fields_of.encode(&mut fields);
         fields
@@ -83,8 +85,8 @@ pub fn frames() -> Vec<Vec<u8>> {
     let mut extents = Vec::new();
     let slice = Extent { place: Place { segment: 1, offset: 4096 }, len: 5 };
     Slices { of: None, extents: vec![slice] }.encode(&mut extents);
-    let sent = Sent { sequence: 1, print: Print::new(1 << 90, 5, 9) };
-    let named = Named { key: SendKey([8; 16]), sent, place: 3 };
+    let sent = KnownSend { sequence: 1, print: SendFingerprint::new(1 << 90, 5, 9) };
+    let named = AnotherSendKey { key: SendKey([8; 16]), sent, place: 3 };
     let (mut settle, mut dead) = (Vec::new(), Vec::new());
     let place = Place { segment: 1, offset: 4096 };
     SettleFields { key: 1 << 90, place, dead_letter: false }.encode(&mut settle);
@@ -96,7 +98,11 @@ pub fn frames() -> Vec<Vec<u8>> {
         (Kind::Commit, message(Class::IncomingUnnamed), extents),
         (Kind::Settle, settle, Vec::new()),
         (Kind::Dead, dead, Vec::new()),
-        (Kind::Read, Note::encode(&[1, 2].map(|n| Note { key: 1 << 90, sequence: n, time: 3 })), Vec::new()),
+        (
+            Kind::Read,
+            ReadNote::encode(&[1, 2].map(|n| ReadNote { key: 1 << 90, sequence: n, time: 3 })),
+            Vec::new(),
+        ),
         (Kind::Named, named.encode(), Vec::new()),
     ]
     .into_iter()

@@ -11,11 +11,11 @@ use crate::core::shared::Shared;
 use crate::face::engine::StoreState;
 use crate::face::error::Result;
 use crate::log::segment::Lane;
-use crate::log::spare_segments::Trouble;
+use crate::log::spare_segments::SegmentTrouble;
 
 /// What finds no room, as a text for the operator; `None` if everything does. `trouble`: why no segment can be made, if that
 /// was tried.
-fn refused(space: &Space, trouble: Option<&Trouble>) -> Option<Arc<str>> {
+fn refused(space: &Space, trouble: Option<&SegmentTrouble>) -> Option<Arc<str>> {
     let what = match [Lane::Small, Lane::Bulk].map(|lane| space.has_room(lane)) {
         [true, true] => {
             let bytes = space.refused()?;

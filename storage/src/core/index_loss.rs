@@ -14,24 +14,24 @@ use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError, io_error};
 use crate::face::lock::lock;
 use crate::face::message::PartyId;
-use crate::index::entry::{DeadEntry, Death, Entry, Recent};
+use crate::index::entry::{DeadEntry, Death, Entry, RecentEntry};
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::{Cold, ColdError};
 use crate::log::codec::Short;
 use crate::log::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place};
-use crate::log::scan::{Found, scan};
+use crate::log::scan::{ScanFinding, scan};
 use crate::log::segment::{Lane, PAGE};
 
 /// Everything in the log that may have been in the index.
 #[derive(Debug, Default)]
-struct Kept {
+struct LostIndexContents {
     /// Messages, with their ids.
     messages: Vec<(u128, Entry, Box<str>)>,
     letters: Vec<DeadEntry>,
     /// Messages that were read, according to the log and the index.
-    reads: Vec<Note>,
+    reads: Vec<ReadNote>,
 }
 
 impl Shared {
@@ -99,14 +99,14 @@ impl Shared {
             let held = state.accounts.iter().filter(|(_, account)| account.cold.count > 0);
             held.map(|(id, account)| (*id, account.lane)).collect()
         };
-        let mut kept = Kept::default();
+        let mut kept = LostIndexContents::default();
         for (id, lane) in segments {
             self.read_kept(lane, id, &mut kept).map_err(|e| io_error("read", &self.log.path(lane, id), e))?;
         }
         // Takes the read marks from whatever the index still returns: their records may be gone from the log. Losing some
         // only lengthens the lives of messages.
         let marked = cold.all_mail().map_while(std::result::Result::ok).filter_map(|(key, entry)| {
-            entry.read_at().map(|time| Note { key, sequence: entry.sequence, time })
+            entry.read_at().map(|time| ReadNote { key, sequence: entry.sequence, time })
         });
         kept.reads.extend(marked);
         // A message that is newer than one in the index ends that one here, so it must be synced.
@@ -125,13 +125,13 @@ impl Shared {
         Ok(())
     }
 
-    fn read_kept(&self, lane: Lane, id: u32, kept: &mut Kept) -> io::Result<()> {
+    fn read_kept(&self, lane: Lane, id: u32, kept: &mut LostIndexContents) -> io::Result<()> {
         let dead = lock(&self.state).accounts.get(&id).map(|account| account.dead.clone());
         let Some(dead) = dead else { return Ok(()) };
         let file = self.log.file(lane, id)?;
         let undecodable = |Short| io::Error::other("a frame checks out and does not decode");
         scan(&*file, id, PAGE, |found| {
-            let Found::Frame(place, header, body) = found else { return Ok(()) };
+            let ScanFinding::Frame(place, header, body) = found else { return Ok(()) };
             if dead.contains(place.offset / crate::log::frame::ALIGN as u32) {
                 return Ok(());
             }
@@ -145,7 +145,7 @@ impl Shared {
                 Kind::Dead => {
                     kept.letters.extend(self.letter_of(place, &header, fields).map_err(undecodable)?);
                 }
-                Kind::Read => kept.reads.extend(Note::decode(fields).map_err(undecodable)?),
+                Kind::Read => kept.reads.extend(ReadNote::decode(fields).map_err(undecodable)?),
                 Kind::Part | Kind::Settle | Kind::Named => {}
             }
             Ok(())
@@ -209,9 +209,9 @@ impl Shared {
 
 impl State {
     /// Takes over what the index on disk held. Returns how many entries there were.
-    fn enter_kept(&mut self, mut kept: Kept) -> usize {
+    fn enter_kept(&mut self, mut kept: LostIndexContents) -> usize {
         let positions = self.positions();
-        let mut recents: [Vec<Recent>; 2] = Default::default();
+        let mut recents: [Vec<RecentEntry>; 2] = Default::default();
         let lane_of = |state: &Self, place: Place| {
             let lane = state.accounts.get(&place.segment)?.lane.index();
             // What lies after the position was never moved to the index.
@@ -228,7 +228,7 @@ impl State {
                 account.cold.remove(sequence, place);
             }
             let time = letter.entry.time;
-            recents[lane].push(Recent { sequence, key: letter.key, place, time, dead_letter: true });
+            recents[lane].push(RecentEntry { sequence, key: letter.key, place, time, dead_letter: true });
             self.dead.insert(sequence, letter);
         }
         let reads: HashMap<(u128, u64), u32> =
@@ -255,12 +255,13 @@ impl State {
                 if let Some(time) = reads.get(&(key, entry.sequence)).filter(|_| entry.is_unread()) {
                     entry.first_read = time.saturating_add(1);
                 }
-                notes
-                    .extend(entry.read_at().map(|time| (lane, Note { key, sequence: entry.sequence, time })));
+                notes.extend(
+                    entry.read_at().map(|time| (lane, ReadNote { key, sequence: entry.sequence, time })),
+                );
             }
             self.names.add(key, &entry, id);
             let Entry { sequence, place, time, .. } = entry;
-            recents[lane].push(Recent { sequence, key, place, time, dead_letter: false });
+            recents[lane].push(RecentEntry { sequence, key, place, time, dead_letter: false });
             self.live.insert(key, entry);
         }
         let count = recents.iter().map(Vec::len).sum();

@@ -15,7 +15,7 @@ use crate::index::entry::EndedNumber;
 
 /// What waits for a lane's sync. Bounded by the pending messages that are in the lane and not synced.
 #[derive(Debug, Default)]
-pub(crate) struct Deferred {
+pub(crate) struct DeferredUntilSync {
     /// Records of ends, for the small lane.
     pub(crate) records: Vec<Append>,
     /// Numbers that no longer need to hold back the low-water mark.
@@ -28,7 +28,7 @@ pub(crate) struct Deferred {
 struct Batches {
     visible: u64,
     synced: u64,
-    deferred: Deferred,
+    deferred: DeferredUntilSync,
 }
 
 /// How far a lane's writer is.
@@ -51,7 +51,7 @@ impl LaneProgress {
         let mut batches = lock(&self.batches);
         batches.synced += 1;
         self.synced.notify_all();
-        let Deferred { records, ended, answers } = std::mem::take(&mut batches.deferred);
+        let DeferredUntilSync { records, ended, answers } = std::mem::take(&mut batches.deferred);
         // Under the lock: a caller that finds no record here must find it queued there.
         for record in records {
             small.push(Job::Append(record), Urgency::Lazy);

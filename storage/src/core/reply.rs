@@ -11,21 +11,24 @@ use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 
 /// The failed ones among many jobs: the position of each, and why it failed.
-pub(crate) type Failed = Vec<(usize, StoreError)>;
+pub(crate) type FailedJobs = Vec<(usize, StoreError)>;
 
 /// Many jobs that are answered together.
 #[derive(Debug)]
-pub(crate) struct Gather {
+pub(crate) struct GatheredReply {
     left: AtomicUsize,
-    failed: Mutex<Failed>,
-    done: Mutex<Option<oneshot::Sender<Failed>>>,
+    failed: Mutex<FailedJobs>,
+    done: Mutex<Option<oneshot::Sender<FailedJobs>>>,
     /// Held until all are done: bounds what waits for the writers.
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Gather {
+impl GatheredReply {
     /// Gathers the answers of `count` jobs; the receiver gets the result.
-    pub(crate) fn new(count: usize, permit: OwnedSemaphorePermit) -> (Arc<Self>, oneshot::Receiver<Failed>) {
+    pub(crate) fn new(
+        count: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> (Arc<Self>, oneshot::Receiver<FailedJobs>) {
         let (sender, receiver) = oneshot::channel();
         let gather = Self {
             left: AtomicUsize::new(count),
@@ -38,7 +41,7 @@ impl Gather {
 
     /// The reply for the job at position `at`.
     pub(crate) fn reply(self: &Arc<Self>, at: usize) -> Reply {
-        Reply { waiting: Waiting::Many(self.clone(), at), permit: None }
+        Reply { waiting: WaitingCaller::Many(self.clone(), at), permit: None }
     }
 
     fn answer(&self, at: usize, result: Result<()>) {
@@ -56,17 +59,17 @@ impl Gather {
 }
 
 #[derive(Debug, Default)]
-enum Waiting {
+enum WaitingCaller {
     #[default]
     Nobody,
     One(oneshot::Sender<Result<()>>),
-    Many(Arc<Gather>, usize),
+    Many(Arc<GatheredReply>, usize),
 }
 
 /// Answers the caller that waits for a job, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
-    waiting: Waiting,
+    waiting: WaitingCaller,
     /// Held until the job is done: bounds what waits for the writers.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -75,7 +78,7 @@ impl Reply {
     /// A reply, and the receiver that its answer arrives at.
     pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> (Self, oneshot::Receiver<Result<()>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiting: Waiting::One(sender), permit }, receiver)
+        (Self { waiting: WaitingCaller::One(sender), permit }, receiver)
     }
 
     /// A reply that nobody waits for.
@@ -89,10 +92,10 @@ impl Reply {
 
     fn answer(&mut self, result: Result<()>) {
         match std::mem::take(&mut self.waiting) {
-            Waiting::Nobody => {}
+            WaitingCaller::Nobody => {}
             // The caller may have gone; its message is kept all the same.
-            Waiting::One(waiting) => drop(waiting.send(result)),
-            Waiting::Many(gather, at) => gather.answer(at, result),
+            WaitingCaller::One(waiting) => drop(waiting.send(result)),
+            WaitingCaller::Many(gather, at) => gather.answer(at, result),
         }
     }
 }
@@ -111,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn many_jobs_are_answered_when_the_last_of_them_is() {
         let room = Arc::new(tokio::sync::Semaphore::new(1));
-        let (gather, mut done) = Gather::new(3, room.clone().acquire_owned().await.expect("open"));
+        let (gather, mut done) = GatheredReply::new(3, room.clone().acquire_owned().await.expect("open"));
         let mut replies: Vec<_> = (0..3).map(|at| gather.reply(at)).collect();
         replies.remove(1).send(Ok(()));
         drop(replies.pop());

@@ -29,14 +29,14 @@ const NEVER: &str = "this message is larger than all that the store may hold: se
 
 /// A message that found no room.
 #[derive(Debug, Clone, Copy)]
-struct Refused {
+struct RefusedMessage {
     lane: Lane,
     cost: u64,
     last: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SpaceState {
     /// Bytes queued for each lane and not yet written.
     queued: [u64; 2],
     /// Bytes left in each lane's segment in use.
@@ -46,14 +46,14 @@ struct Inner {
     /// No segment could be made for a lane when one was last wanted, whatever the disk says of its room.
     stuck: [bool; 2],
     /// The smallest message that was refused lately.
-    refused: Option<Refused>,
+    refused: Option<RefusedMessage>,
     /// Bytes that messages may take: what they took when room was last counted, plus what still found room then.
     limit: u64,
     /// Bytes that messages may take when everything that is there has ended and its room was given back.
     most: u64,
 }
 
-impl Inner {
+impl SpaceState {
     fn pool(&self, segment_bytes: u64) -> u64 {
         self.segments.saturating_sub(HEADROOM_SEGMENTS) * segment_bytes
     }
@@ -83,7 +83,7 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Space {
     segment_bytes: u64,
-    inner: Mutex<Inner>,
+    inner: Mutex<SpaceState>,
 }
 
 /// Most bytes that a message takes in the log.
@@ -111,8 +111,8 @@ impl Space {
             let last = Instant::now();
             let before = inner.refused.filter(|before| before.last + REFUSED_FOR > last);
             let smallest =
-                before.filter(|before| before.cost <= cost).unwrap_or(Refused { lane, cost, last });
-            inner.refused = Some(Refused { last, ..smallest });
+                before.filter(|before| before.cost <= cost).unwrap_or(RefusedMessage { lane, cost, last });
+            inner.refused = Some(RefusedMessage { last, ..smallest });
         })
     }
 
@@ -133,7 +133,7 @@ impl Space {
         self.still_refused().map(|(refused, missing)| (refused.lane, missing))
     }
 
-    fn still_refused(&self) -> Option<(Refused, u64)> {
+    fn still_refused(&self) -> Option<(RefusedMessage, u64)> {
         let mut inner = lock(&self.inner);
         let refused = inner.refused?;
         let (_, missing) = inner.with(refused.lane, refused.cost, self.segment_bytes);
@@ -157,7 +157,7 @@ impl Space {
     }
 
     /// What would be queued for each lane, if there is room for that.
-    fn check(&self, inner: &Inner, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
+    fn check(&self, inner: &SpaceState, lane: Lane, cost: u64) -> Result<[u64; 2], StoreError> {
         let (queued, missing) = inner.with(lane, cost, self.segment_bytes);
         if missing > 0 {
             let limit = inner.limit;
@@ -242,7 +242,10 @@ mod tests {
         space.set_room(HEADROOM_SEGMENTS, 3 * slice / 2, HEADROOM_SEGMENTS + 5);
         assert!(matches!(space.admit(Lane::Bulk, 4 * slice), Err(StoreError::Full { remedy: WAIT, .. })));
         assert_eq!(space.shortage(), Some((Lane::Bulk, 4 * slice)), "so that room is made for it");
-        assert!(matches!(space.admit(Lane::Bulk, 4 * slice + 1), Err(StoreError::Full { remedy: NEVER, .. })));
+        assert!(matches!(
+            space.admit(Lane::Bulk, 4 * slice + 1),
+            Err(StoreError::Full { remedy: NEVER, .. })
+        ));
     }
 
     #[test]

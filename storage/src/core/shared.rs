@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use crate::core::lane_progress::LaneProgress;
 use crate::core::options::StoreOptions;
 use crate::core::room::Space;
-use crate::core::slices_written::Written;
+use crate::core::slices_written::SlicesWritten;
 use crate::core::write_queue::Queue;
 use crate::face::clock::{lifetime, service_seconds};
 use crate::face::engine::{Observer, StoreState};
@@ -21,7 +21,7 @@ use crate::index::memory::State;
 use crate::index::on_disk::Cold;
 use crate::log::files::Log;
 use crate::log::frame::Place;
-use crate::log::spare_segments::Spares;
+use crate::log::spare_segments::SpareSegments;
 
 /// Bytes that ids may take in memory beyond the first 64 of each, per entry of `index_memory_entries`: at that many new
 /// messages wait for the index on disk (64 MB by default). From half of it on, entries move to the index on disk whatever
@@ -110,7 +110,7 @@ pub(crate) struct Shared {
     pub(crate) queues: [Queue; 2],
     pub(crate) progress: [LaneProgress; 2],
     pub(crate) space: Space,
-    pub(crate) spares: Spares,
+    pub(crate) spares: SpareSegments,
     /// The index on disk. `None` once the store is closed, or if the disk has no place for one: then all entries stay in
     /// memory.
     pub(crate) index: Mutex<Option<Arc<Cold>>>,
@@ -124,7 +124,7 @@ pub(crate) struct Shared {
     /// Segments that hold slices of unfinished large messages.
     pub(crate) unfinished: Mutex<BTreeSet<u32>>,
     /// Messages on their way in whose content comes in pieces.
-    pub(crate) uploads: Mutex<Vec<Weak<Written>>>,
+    pub(crate) uploads: Mutex<Vec<Weak<SlicesWritten>>>,
     /// Clock reading in ms at the last write to the small lane, plus 1; 0 if there was none.
     pub(crate) small_wrote: AtomicU64,
     /// Whether the disk has no room beyond its reserve: then the index on disk is left alone.

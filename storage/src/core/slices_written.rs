@@ -9,20 +9,20 @@ use crate::log::frame::{Extent, Slices};
 
 /// What the bulk lane's writer notes about an upload.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(crate) struct SlicesWritten {
     /// Sequence in the headers of its slices.
     pub(crate) sequence: u64,
-    inner: Mutex<Inner>,
+    inner: Mutex<WrittenExtents>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct WrittenExtents {
     extents: Vec<Extent>,
     /// Segments that hold them, in the order of writing.
     segments: Vec<u32>,
 }
 
-impl Written {
+impl SlicesWritten {
     /// An upload whose slices have this sequence in their headers; none is written yet.
     pub(crate) fn new(sequence: u64) -> Self {
         Self { sequence, inner: Mutex::default() }
@@ -50,8 +50,8 @@ impl Written {
 
 /// A message whose slices are in the log, or ahead of it in the queue.
 #[derive(Debug)]
-pub(crate) struct Streamed {
-    pub(crate) written: Arc<Written>,
+pub(crate) struct StreamedMessage {
+    pub(crate) written: Arc<SlicesWritten>,
     pub(crate) len: u64,
     /// CRC-32 of the whole content.
     pub(crate) crc: u32,

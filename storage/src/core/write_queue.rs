@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::core::reply::Reply;
-use crate::core::slices_written::Written;
+use crate::core::slices_written::SlicesWritten;
 use crate::face::lock::lock;
 use crate::index::entry::{DeadEntry, Entry};
-use crate::index::sends::Named;
+use crate::index::sends::AnotherSendKey;
 use crate::log::frame::Kind;
 
 /// Lazy records are written after this time at the latest, if no other write takes them along.
@@ -38,13 +38,13 @@ pub(crate) enum Effect {
     /// The queued message with the frame's sequence is entered into the index.
     Message,
     /// A slice of an upload is noted as written.
-    Slice(Arc<Written>),
+    Slice(Arc<SlicesWritten>),
     /// A live message moved here from `entry.place`.
     Moved { key: u128, entry: Entry, id: Box<str> },
     /// A pending message becomes a dead letter.
     Dead(Box<DeadEntry>),
     /// Another key of a send becomes known.
-    Named(Box<Named>),
+    Named(Box<AnotherSendKey>),
 }
 
 /// One frame to append.
@@ -65,14 +65,14 @@ pub(crate) struct Append {
 
 /// A large message, written in slices.
 #[derive(Debug)]
-pub(crate) struct Large {
+pub(crate) struct LargeMessage {
     /// The commit frame without its extents.
     pub(crate) commit: Append,
     pub(crate) payload: Bytes,
     /// Checksum of each slice.
     pub(crate) slice_crcs: Vec<u32>,
     /// For an upload: what is written, which must be everything by now. Held until the message is in the index.
-    pub(crate) uploaded: Option<Arc<Written>>,
+    pub(crate) uploaded: Option<Arc<SlicesWritten>>,
     /// Payload bytes.
     pub(crate) len: u64,
 }
@@ -81,7 +81,7 @@ pub(crate) struct Large {
 #[derive(Debug)]
 pub(crate) enum Job {
     Append(Append),
-    Large(Box<Large>),
+    Large(Box<LargeMessage>),
     /// Answered once everything queued before it is synced.
     Barrier(Reply),
     /// Tells the writer to go on in another segment, if it still uses this one and another one is ready.
@@ -90,7 +90,7 @@ pub(crate) enum Job {
 
 /// How long to wait for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Take {
+pub(crate) enum WaitForJobs {
     /// Not at all.
     AtOnce,
     /// Until there are some.
@@ -111,7 +111,7 @@ pub(crate) enum Urgency {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingJobs {
     jobs: VecDeque<Job>,
     urgent: bool,
     /// When the jobs are to be taken, if none is urgent.
@@ -122,7 +122,7 @@ struct Waiting {
 /// The queue of one writer.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingJobs>,
     arrived: Condvar,
 }
 
@@ -150,7 +150,7 @@ impl Queue {
         true
     }
 
-    fn announce(&self, mut waiting: MutexGuard<'_, Waiting>, urgency: Urgency) {
+    fn announce(&self, mut waiting: MutexGuard<'_, WaitingJobs>, urgency: Urgency) {
         if waiting.urgent {
             return;
         }
@@ -168,10 +168,10 @@ impl Queue {
     }
 
     /// Takes everything that waits. `None` if the queue is closed and empty.
-    pub(crate) fn take(&self, how: Take, into: &mut VecDeque<Job>) -> Option<()> {
+    pub(crate) fn take(&self, how: WaitForJobs, into: &mut VecDeque<Job>) -> Option<()> {
         let mut waiting = lock(&self.waiting);
-        let retry_at = (how == Take::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
-        while how != Take::AtOnce && !waiting.urgent && !waiting.closed {
+        let retry_at = (how == WaitForJobs::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
+        while how != WaitForJobs::AtOnce && !waiting.urgent && !waiting.closed {
             let Some(due) = waiting.due.into_iter().chain(retry_at).min() else {
                 waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -182,7 +182,7 @@ impl Queue {
             }
             waiting = self.arrived.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if how != Take::AtOnce {
+        if how != WaitForJobs::AtOnce {
             drop(waiting);
             for _ in 0..YIELDS {
                 std::thread::yield_now();

@@ -50,7 +50,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct MonotonicClock {
     started: Instant,
-    counted: Mutex<Counted>,
+    counted: Mutex<CountedTime>,
 }
 
 impl Default for MonotonicClock {
@@ -69,12 +69,12 @@ impl Clock for MonotonicClock {
 
 /// The part of a clock's time that counts. Pure: the caller reads the clock.
 #[derive(Debug, Default)]
-struct Counted {
+struct CountedTime {
     last_reading: Duration,
     time: Duration,
 }
 
-impl Counted {
+impl CountedTime {
     fn read(&mut self, reading: Duration) -> Duration {
         self.time += reading.saturating_sub(self.last_reading).min(STOOD_STILL);
         self.last_reading = self.last_reading.max(reading);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn of_the_time_in_which_nobody_read_the_clock_two_seconds_count() {
-        let mut counted = Counted::default();
+        let mut counted = CountedTime::default();
         let mut at = Duration::ZERO;
         for _ in 0..100 {
             at += Duration::from_millis(500);

@@ -12,10 +12,10 @@ use std::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::face::message::{Incarnation, PartyId, SendKey};
-use crate::index::seen_deliveries::Delivered;
+use crate::index::seen_deliveries::DeliveryMemory;
 use crate::index::segment_account::{Account, Digest};
-use crate::index::sends::{self, Sent};
-use crate::log::codec::{Fields, Put, Short};
+use crate::index::sends::{self, KnownSend};
+use crate::log::codec::{Fields, PutFields, Short};
 use crate::log::disk::{Disk, OpenMode, read_exact_at, write_all_at};
 use crate::log::frame::Place;
 use crate::log::segment::Lane;
@@ -39,10 +39,10 @@ pub(crate) struct Checkpoint {
     pub(crate) positions: [Place; 2],
     pub(crate) parties: Vec<PartyId>,
     pub(crate) incarnations: Vec<Incarnation>,
-    pub(crate) delivered: Delivered,
+    pub(crate) delivered: DeliveryMemory,
     pub(crate) segments: Vec<(u32, Account)>,
     /// Keys of sends, oldest first.
-    pub(crate) sends: Vec<(SendKey, Sent)>,
+    pub(crate) sends: Vec<(SendKey, KnownSend)>,
 }
 
 fn encode_account(id: u32, account: &Account, out: &mut Vec<u8>) {
@@ -121,7 +121,7 @@ impl Checkpoint {
         for _ in 0..f.u32()? {
             checkpoint.incarnations.push(Incarnation { started_ms: f.u64()?, random: f.u64()? });
         }
-        checkpoint.delivered = Delivered::decode(&mut f)?;
+        checkpoint.delivered = DeliveryMemory::decode(&mut f)?;
         for _ in 0..f.u32()? {
             checkpoint.segments.push(decode_account(&mut f)?);
         }
@@ -180,20 +180,20 @@ impl Checkpoint {
         let mut damaged = 0;
         for slot in Self::slots(disk, dir, store_id)? {
             match slot {
-                Slot::Checkpoint(found) => {
+                CheckpointSlot::Checkpoint(found) => {
                     if newest.as_ref().is_none_or(|n| n.generation < found.generation) {
                         newest = Some(found);
                     }
                 }
-                Slot::Empty => {}
-                Slot::Damaged => damaged += 1,
+                CheckpointSlot::Empty => {}
+                CheckpointSlot::Damaged => damaged += 1,
             }
         }
         Ok((newest, damaged))
     }
 
     /// What each of the two files holds.
-    pub(crate) fn slots(disk: &dyn Disk, dir: &Path, store_id: u128) -> io::Result<[Slot; 2]> {
+    pub(crate) fn slots(disk: &dyn Disk, dir: &Path, store_id: u128) -> io::Result<[CheckpointSlot; 2]> {
         let [first, second] = FILES.map(|name| read_file(disk, &dir.join(name), store_id));
         Ok([first?, second?])
     }
@@ -205,26 +205,26 @@ fn is_full(error: &io::Error) -> bool {
 
 /// Content of a checkpoint file.
 #[derive(Debug)]
-pub(crate) enum Slot {
+pub(crate) enum CheckpointSlot {
     Checkpoint(Checkpoint),
     Empty,
     Damaged,
 }
 
-fn read_file(disk: &dyn Disk, path: &Path, store_id: u128) -> io::Result<Slot> {
+fn read_file(disk: &dyn Disk, path: &Path, store_id: u128) -> io::Result<CheckpointSlot> {
     let file = match disk.open(path, OpenMode::Read) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Slot::Empty),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(CheckpointSlot::Empty),
         Err(e) => return Err(e),
     };
     let len = file.len()?;
     let mut prefix = [0; PREFIX_BYTES];
     if len < PREFIX_BYTES as u64 {
-        return Ok(Slot::Empty);
+        return Ok(CheckpointSlot::Empty);
     }
     read_exact_at(&*file, &mut prefix, 0)?;
     if prefix.iter().all(|b| *b == 0) {
-        return Ok(Slot::Empty);
+        return Ok(CheckpointSlot::Empty);
     }
     let decoded = || -> Result<(u64, u64, u32), Short> {
         let mut f = Fields(&prefix);
@@ -235,9 +235,9 @@ fn read_file(disk: &dyn Disk, path: &Path, store_id: u128) -> io::Result<Slot> {
         }
         Ok((f.u64()?, f.u64()?, f.u32()?))
     };
-    let Ok((generation, body_len, crc)) = decoded() else { return Ok(Slot::Damaged) };
+    let Ok((generation, body_len, crc)) = decoded() else { return Ok(CheckpointSlot::Damaged) };
     if body_len > len - PREFIX_BYTES as u64 {
-        return Ok(Slot::Damaged);
+        return Ok(CheckpointSlot::Damaged);
     }
     let mut body = vec![0; body_len as usize];
     read_exact_at(&*file, &mut body, PREFIX_BYTES as u64)?;
@@ -245,9 +245,9 @@ fn read_file(disk: &dyn Disk, path: &Path, store_id: u128) -> io::Result<Slot> {
     hasher.update(&prefix[..PREFIX_BYTES - 4]);
     hasher.update(&body);
     if hasher.finalize() != crc {
-        return Ok(Slot::Damaged);
+        return Ok(CheckpointSlot::Damaged);
     }
-    Ok(Checkpoint::decode_body(generation, &body).map_or(Slot::Damaged, Slot::Checkpoint))
+    Ok(Checkpoint::decode_body(generation, &body).map_or(CheckpointSlot::Damaged, CheckpointSlot::Checkpoint))
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ pub(crate) struct EndedNumber {
 
 /// An item of a list of what is in a lane's log but not in the index on disk, in log order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Recent {
+pub(crate) struct RecentEntry {
     pub(crate) sequence: u64,
     pub(crate) key: u128,
     pub(crate) place: Place,

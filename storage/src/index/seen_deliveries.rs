@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::face::message::{DeliveryIdentity, Incarnation};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Incarnations remembered per sender; beyond that, the one not heard from for longest is forgotten.
 pub(crate) const MAX_INCARNATIONS: usize = 4096;
@@ -19,7 +19,7 @@ pub(crate) const MAX_RANGES: usize = 65_536;
 
 /// Numbers of one incarnation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Numbers {
+struct SeenNumbers {
     ordinal: u32,
     /// The sender's `clock` at its last delivery: tells which incarnation was heard from last.
     touched: u64,
@@ -28,7 +28,7 @@ struct Numbers {
     ranges: BTreeMap<u64, u64>,
 }
 
-impl Numbers {
+impl SeenNumbers {
     fn has(&self, number: u64) -> bool {
         number < self.low_water
             || self.ranges.range(..=number).next_back().is_some_and(|(_, end)| number < *end)
@@ -94,12 +94,12 @@ struct SenderMemory {
     newest: Option<Incarnation>,
     /// The newest one that was forgotten: a delivery from another unknown one that is not newer may have been delivered before.
     floor: Option<Incarnation>,
-    incarnations: HashMap<Incarnation, Numbers>,
+    incarnations: HashMap<Incarnation, SeenNumbers>,
 }
 
 /// What is remembered of an incarnation of a sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownDeliveries {
     /// Index of the party.
     pub(crate) sender: u16,
     pub(crate) incarnation: Incarnation,
@@ -110,11 +110,11 @@ pub(crate) struct Known {
 
 /// The memory, by sender (index of the party in the store's table).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Delivered {
+pub(crate) struct DeliveryMemory {
     senders: HashMap<u16, SenderMemory>,
 }
 
-impl Delivered {
+impl DeliveryMemory {
     /// Whether this delivery is already known.
     pub(crate) fn has(&self, sender: u16, identity: &DeliveryIdentity) -> bool {
         self.senders
@@ -169,7 +169,7 @@ impl Delivered {
         let ordinal = memory.next_ordinal;
         memory.make_room();
         memory.clock += 1;
-        let numbers = Numbers { ordinal, touched: memory.clock, ..Numbers::default() };
+        let numbers = SeenNumbers { ordinal, touched: memory.clock, ..SeenNumbers::default() };
         memory.incarnations.insert(incarnation, numbers);
         memory.newest = memory.newest.max(Some(incarnation));
         ordinal
@@ -222,13 +222,13 @@ impl Delivered {
     }
 
     /// All that is remembered. For each sender, the incarnation heard from last comes last.
-    pub(crate) fn all(&self) -> Vec<Known> {
+    pub(crate) fn all(&self) -> Vec<KnownDeliveries> {
         let mut all = Vec::new();
         for (sender, memory) in &self.senders {
             for (incarnation, numbers) in &memory.incarnations {
                 let ranges = numbers.ranges.iter().map(|(first, end)| (*first, *end)).collect();
                 let (sender, incarnation, low_water) = (*sender, *incarnation, numbers.low_water);
-                all.push((numbers.touched, Known { sender, incarnation, low_water, ranges }));
+                all.push((numbers.touched, KnownDeliveries { sender, incarnation, low_water, ranges }));
             }
         }
         all.sort_unstable_by_key(|(touched, known)| (known.sender, *touched, known.incarnation));
@@ -291,7 +291,7 @@ impl Delivered {
                 SenderMemory { next_ordinal: f.u32()?, clock: f.u64()?, ..SenderMemory::default() };
             for _ in 0..f.u32()? {
                 let incarnation = Incarnation { started_ms: f.u64()?, random: f.u64()? };
-                let mut numbers = Numbers {
+                let mut numbers = SeenNumbers {
                     ordinal: f.u32()?,
                     touched: f.u64()?,
                     low_water: f.u64()?,
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn what_was_delivered_is_known_and_nothing_else() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         for number in [5, 3, 4, 9] {
             memory.add(1, &identity(number, 2), 1);
         }
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_risen_mark_swallows_the_ranges_below_it() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         for number in 2..1000 {
             memory.add(1, &identity(number, 1), 1);
         }
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_gaps_and_incarnations() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         for number in (1..100_000).filter(|n| n % 50_000 != 0) {
             memory.add(1, &identity(number, 0), 1);
         }
@@ -369,31 +369,31 @@ mod tests {
 
     #[test]
     fn what_another_store_remembers_is_kept_as_it_is_whatever_was_there() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         memory.add(1, &identity(5, 2), 1);
         memory.add(1, &identity(8, 2), 1);
         memory.remember(1, identity(0, 0).incarnation, 3, &[(7, 9), (4, 6), (9, 10), (5, 6)]);
         let known: Vec<_> = (0..12).filter(|n| memory.has(1, &identity(*n, 0))).collect();
         assert_eq!(known, [0, 1, 2, 4, 5, 7, 8, 9]);
         let (incarnation, ranges) = (identity(0, 0).incarnation, vec![(4, 6), (7, 10)]);
-        assert_eq!(memory.all(), [Known { sender: 1, incarnation, low_water: 3, ranges }]);
+        assert_eq!(memory.all(), [KnownDeliveries { sender: 1, incarnation, low_water: 3, ranges }]);
         assert_eq!(memory.low_water(1, identity(0, 0).incarnation), 3);
     }
 
     #[test]
     fn the_memory_is_read_back_from_a_checkpoint() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         for number in [5, 3, 4, 9] {
             memory.add(1, &identity(number, 2), 1);
         }
         let mut out = Vec::new();
         memory.encode(&mut out);
-        assert_eq!(Delivered::decode(&mut Fields(&out)), Ok(memory));
+        assert_eq!(DeliveryMemory::decode(&mut Fields(&out)), Ok(memory));
     }
 
     #[test]
     fn incarnations_are_ordered_by_their_start_whichever_is_met_first() {
-        let mut memory = Delivered::default();
+        let mut memory = DeliveryMemory::default();
         let later = memory.ordinal(1, Incarnation { started_ms: 50, random: 2 });
         let earlier = memory.ordinal(1, Incarnation { started_ms: 1, random: 9 });
         assert_eq!((later, earlier), (1, 2));

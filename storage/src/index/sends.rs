@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::face::message::SendKey;
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Number of keys that are remembered, the newest ones: at a thousand sends a second they reach back a minute, which is as long
 /// as our own clients repeat a send. They take 7 MB of memory, and 40 bytes each in a checkpoint.
@@ -18,7 +18,7 @@ const ENCODED_BYTES: usize = 40;
 
 /// What distinguishes one send from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Print {
+pub(crate) struct SendFingerprint {
     /// Half of the index key, which is a hash of receiver and id.
     pub(crate) name: u64,
     /// The lower 32 bits of the length.
@@ -27,7 +27,7 @@ pub(crate) struct Print {
     pub(crate) crc: u32,
 }
 
-impl Print {
+impl SendFingerprint {
     /// `key`: the message's index key.
     pub(crate) fn new(key: u128, len: u64, crc: u32) -> Self {
         Self { name: key as u64, len: len as u32, crc }
@@ -47,9 +47,9 @@ impl Print {
 
 /// The acceptance that a key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sent {
+pub(crate) struct KnownSend {
     pub(crate) sequence: u64,
-    pub(crate) print: Print,
+    pub(crate) print: SendFingerprint,
 }
 
 /// A key that came for a message that is already held: with [`IdReuse::Reject`](crate::IdReuse) the same bytes are the same
@@ -59,14 +59,14 @@ pub(crate) struct Sent {
 /// fields: key (16), half of the index key (8), length (4), CRC-32 of the content (4), its place among the keys (8)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct AnotherSendKey {
     pub(crate) key: SendKey,
-    pub(crate) sent: Sent,
+    pub(crate) sent: KnownSend,
     /// The newest sequence when the key came.
     pub(crate) place: u64,
 }
 
-impl Named {
+impl AnotherSendKey {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::with_capacity(ENCODED_BYTES);
         fields.put(&self.key.0);
@@ -80,24 +80,24 @@ impl Named {
     pub(crate) fn decode(sequence: u64, fields: &[u8]) -> Result<Self, Short> {
         let mut f = Fields(fields);
         let key = SendKey(f.take(SendKey::BYTES)?.try_into().map_err(|_| Short)?);
-        let print = Print { name: f.u64()?, len: f.u32()?, crc: f.u32()? };
-        Ok(Self { key, sent: Sent { sequence, print }, place: f.u64()? })
+        let print = SendFingerprint { name: f.u64()?, len: f.u32()?, crc: f.u32()? };
+        Ok(Self { key, sent: KnownSend { sequence, print }, place: f.u64()? })
     }
 }
 
 /// All keys that are remembered.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sends {
+pub(crate) struct KnownSends {
     /// Each with its place in the order.
-    by_key: HashMap<SendKey, (Sent, u64)>,
+    by_key: HashMap<SendKey, (KnownSend, u64)>,
     order: BTreeSet<(u64, SendKey)>,
     /// Keys of messages on their way into the log.
-    queued: HashMap<SendKey, Sent>,
+    queued: HashMap<SendKey, KnownSend>,
 }
 
-impl Sends {
+impl KnownSends {
     /// The acceptance that a key names.
-    pub(crate) fn find(&self, key: &SendKey) -> Option<Sent> {
+    pub(crate) fn find(&self, key: &SendKey) -> Option<KnownSend> {
         self.queued.get(key).or_else(|| self.by_key.get(key).map(|(sent, _)| sent)).copied()
     }
 
@@ -107,7 +107,7 @@ impl Sends {
     }
 
     /// A message with a key is queued.
-    pub(crate) fn queue(&mut self, key: SendKey, sent: Sent) {
+    pub(crate) fn queue(&mut self, key: SendKey, sent: KnownSend) {
         self.queued.insert(key, sent);
     }
 
@@ -117,17 +117,17 @@ impl Sends {
     }
 
     /// A message with a key is in the log. Calls may come in any order: the highest sequences stay.
-    pub(crate) fn remember(&mut self, key: SendKey, sent: Sent) {
+    pub(crate) fn remember(&mut self, key: SendKey, sent: KnownSend) {
         self.remember_at(key, sent, sent.sequence);
     }
 
     /// One more key of a message is in the log.
-    pub(crate) fn name(&mut self, named: &Named) {
+    pub(crate) fn name(&mut self, named: &AnotherSendKey) {
         self.remember_at(named.key, named.sent, named.place);
     }
 
     /// Enters keys of a checkpoint, oldest first.
-    pub(crate) fn restore(&mut self, keys: &[(SendKey, Sent)]) {
+    pub(crate) fn restore(&mut self, keys: &[(SendKey, KnownSend)]) {
         let mut place = 0;
         for (key, sent) in keys {
             place = sent.sequence.max(place);
@@ -135,7 +135,7 @@ impl Sends {
         }
     }
 
-    fn remember_at(&mut self, key: SendKey, sent: Sent, place: u64) {
+    fn remember_at(&mut self, key: SendKey, sent: KnownSend, place: u64) {
         self.queued.remove(&key);
         if let Some((known, at)) = self.by_key.get(&key).copied() {
             if known.sequence > sent.sequence || at >= place {
@@ -153,16 +153,16 @@ impl Sends {
     }
 
     /// The keys whose messages are in the log, oldest first.
-    pub(crate) fn all(&self) -> Vec<(SendKey, Sent)> {
+    pub(crate) fn all(&self) -> Vec<(SendKey, KnownSend)> {
         self.order.iter().filter_map(|(_, key)| self.by_key.get(key).map(|(sent, _)| (*key, *sent))).collect()
     }
 }
 
 /// Appends keys to a checkpoint: as many of the last ones in the list as fit into `room` bytes.
-pub(crate) fn encode(keys: &[(SendKey, Sent)], room: usize, out: &mut Vec<u8>) {
+pub(crate) fn encode(keys: &[(SendKey, KnownSend)], room: usize, out: &mut Vec<u8>) {
     let count = (room.saturating_sub(4) / ENCODED_BYTES).min(keys.len());
     out.put_u32(count as u32);
-    for (SendKey(key), Sent { sequence, print }) in &keys[keys.len() - count..] {
+    for (SendKey(key), KnownSend { sequence, print }) in &keys[keys.len() - count..] {
         out.put(key);
         out.put_u64(*sequence);
         out.put_u64(print.name);
@@ -172,7 +172,7 @@ pub(crate) fn encode(keys: &[(SendKey, Sent)], room: usize, out: &mut Vec<u8>) {
 }
 
 /// Reads what [`encode`] wrote; an older checkpoint ends before it.
-pub(crate) fn decode(f: &mut Fields<'_>) -> Result<Vec<(SendKey, Sent)>, Short> {
+pub(crate) fn decode(f: &mut Fields<'_>) -> Result<Vec<(SendKey, KnownSend)>, Short> {
     let mut keys = Vec::new();
     if f.0.is_empty() {
         return Ok(keys);
@@ -180,8 +180,8 @@ pub(crate) fn decode(f: &mut Fields<'_>) -> Result<Vec<(SendKey, Sent)>, Short> 
     for _ in 0..f.u32()? {
         let key = SendKey(f.take(SendKey::BYTES)?.try_into().map_err(|_| Short)?);
         let sequence = f.u64()?;
-        let print = Print { name: f.u64()?, len: f.u32()?, crc: f.u32()? };
-        keys.push((key, Sent { sequence, print }));
+        let print = SendFingerprint { name: f.u64()?, len: f.u32()?, crc: f.u32()? };
+        keys.push((key, KnownSend { sequence, print }));
     }
     Ok(keys)
 }
@@ -196,13 +196,13 @@ mod tests {
         SendKey(key)
     }
 
-    fn sent(sequence: u64) -> Sent {
-        Sent { sequence, print: Print::new(7, 5, 9) }
+    fn sent(sequence: u64) -> KnownSend {
+        KnownSend { sequence, print: SendFingerprint::new(7, 5, 9) }
     }
 
     #[test]
     fn the_last_keys_are_remembered_within_the_bound_in_whatever_order_they_come() {
-        let mut sends = Sends::default();
+        let mut sends = KnownSends::default();
         for n in (1..=MAX_KEYS as u64 + 10).rev() {
             sends.remember(key(n), sent(n));
         }
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_not_written_leaves_no_memory_of_its_key() {
-        let mut sends = Sends::default();
+        let mut sends = KnownSends::default();
         sends.queue(key(1), sent(1));
         assert!(sends.find(&key(1)).is_some() && !sends.is_in_log(&key(1)) && sends.all().is_empty());
         sends.withdraw(&key(1));
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn what_differs_between_two_sends_is_said() {
-        let print = Print::new(7, 5, 9);
+        let print = SendFingerprint::new(7, 5, 9);
         assert_eq!(print.differs(print), None);
-        assert_eq!(print.differs(Print::new(8, 5, 9)), Some("another receiver or message id"));
-        assert_eq!(print.differs(Print::new(7, 6, 9)), Some("other bytes"));
-        assert_eq!(print.differs(Print::new(7, 5, 8)), Some("other bytes"));
+        assert_eq!(print.differs(SendFingerprint::new(8, 5, 9)), Some("another receiver or message id"));
+        assert_eq!(print.differs(SendFingerprint::new(7, 6, 9)), Some("other bytes"));
+        assert_eq!(print.differs(SendFingerprint::new(7, 5, 8)), Some("other bytes"));
     }
 }

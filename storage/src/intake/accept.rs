@@ -1,8 +1,8 @@
 //! Takes new messages: checks them, settles their identity, gives them a sequence number and puts them into a lane's queue.
 
 use crate::core::shared::{LONG_IDS, Shared, blocking};
-use crate::intake::draft::{Draft, Earlier};
-use crate::intake::numbering::{Queued, admit_delivery, new_entry, number_outgoing, waiting};
+use crate::intake::draft::{Draft, EarlierTry};
+use crate::intake::numbering::{QueueOutcome, admit_delivery, new_entry, number_outgoing, waiting};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::core::news::News;
 use crate::core::reply::Reply;
 use crate::core::room::cost;
-use crate::core::slices_written::Streamed;
+use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
@@ -24,7 +24,7 @@ use crate::face::message::{
 use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::sends::{Print, Sent};
+use crate::index::sends::{KnownSend, SendFingerprint};
 use crate::log::frame::MessageFields;
 use crate::log::segment::Lane;
 
@@ -37,17 +37,17 @@ const CROWDED: usize = 2;
 pub(crate) const KEY_LOCKS: usize = 256;
 
 /// A message that has its place in the order.
-pub(crate) struct Entered {
+pub(crate) struct SequencedMessage {
     pub(crate) sequence: Sequence,
     pub(crate) job: Job,
     pub(crate) news: Option<News>,
 }
 
 /// The outcome of queueing a send.
-pub(crate) enum Taken {
+pub(crate) enum QueuedSend {
     New(Sequence, oneshot::Receiver<Result<()>>),
     /// An earlier try of it was here before.
-    Again(Earlier),
+    Again(EarlierTry),
 }
 
 /// Takes new messages for a store.
@@ -80,35 +80,35 @@ impl Intake {
     pub(crate) async fn take_outgoing(&self, draft: Draft<'_>) -> Result<Sequence> {
         loop {
             match self.queue_draft(&draft).await? {
-                Taken::New(sequence, synced) => {
+                QueuedSend::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(sequence);
                 }
-                Taken::Again(earlier) if self.is_kept(earlier).await? => return Ok(earlier.sequence),
+                QueuedSend::Again(earlier) if self.is_kept(earlier).await? => return Ok(earlier.sequence),
                 // The earlier try was refused.
-                Taken::Again(_) => {}
+                QueuedSend::Again(_) => {}
             }
         }
     }
 
     /// Queues a message unless an earlier try of the same send is there; the answer comes with the sync.
-    pub(crate) async fn queue_draft(&self, draft: &Draft<'_>) -> Result<Taken> {
+    pub(crate) async fn queue_draft(&self, draft: &Draft<'_>) -> Result<QueuedSend> {
         loop {
             if let Some(earlier) = self.earlier(draft).await? {
-                return Ok(Taken::Again(earlier));
+                return Ok(QueuedSend::Again(earlier));
             }
             let admitted = self.admit(draft).await?;
             match self.queue(draft, None, admitted, 0) {
-                Queued::New(sequence, synced) => return Ok(Taken::New(sequence, synced)),
+                QueueOutcome::New(sequence, synced) => return Ok(QueuedSend::New(sequence, synced)),
                 // Another try of the send came in between.
-                Queued::SameKey => {}
+                QueueOutcome::SameKey => {}
                 // These apply only to deliveries.
-                Queued::Repeated
-                | Queued::InProgress
-                | Queued::Stale
-                | Queued::Crowded
-                | Queued::TooOld
-                | Queued::LookAgain => return Err(StoreError::Closed),
+                QueueOutcome::Repeated
+                | QueueOutcome::InProgress
+                | QueueOutcome::Stale
+                | QueueOutcome::Crowded
+                | QueueOutcome::TooOld
+                | QueueOutcome::LookAgain => return Err(StoreError::Closed),
             }
         }
     }
@@ -128,7 +128,7 @@ impl Intake {
         &self,
         sender: Option<&PartyId>,
         id: &MessageId,
-        streamed: Streamed,
+        streamed: StreamedMessage,
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored> {
         let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
@@ -160,25 +160,25 @@ impl Intake {
             }
             let admitted = self.admit(&draft).await?;
             match self.queue(&draft, identity, admitted, hand_overs) {
-                Queued::New(sequence, synced) => {
+                QueueOutcome::New(sequence, synced) => {
                     synced.await.map_err(|_| StoreError::Closed)??;
                     return Ok(Stored::New(sequence));
                 }
-                Queued::Repeated => return self.repeated().await,
-                Queued::Stale => {
+                QueueOutcome::Repeated => return self.repeated().await,
+                QueueOutcome::Stale => {
                     // The newer one is in the log.
                     blocking(&self.shared, Shared::visible_synced).await?;
                     return Ok(Stored::Stale);
                 }
-                Queued::Crowded => {
+                QueueOutcome::Crowded => {
                     let gaps = crate::index::seen_deliveries::MAX_RANGES as u64;
                     let remedy = "the sender has too many gaps in what it delivered and must fill some first";
                     return Err(StoreError::Full { used: gaps, limit: gaps, remedy });
                 }
                 // The first copy, or a newer message, is on its way: what becomes of that decides about this one.
-                Queued::InProgress => self.barrier().await?,
+                QueueOutcome::InProgress => self.barrier().await?,
                 // The next round reports it. Only sends have keys.
-                Queued::TooOld | Queued::LookAgain | Queued::SameKey => {}
+                QueueOutcome::TooOld | QueueOutcome::LookAgain | QueueOutcome::SameKey => {}
             }
         }
     }
@@ -310,12 +310,12 @@ impl Intake {
         identity: Option<DeliveryIdentity>,
         (permit, cost): (OwnedSemaphorePermit, u64),
         hand_overs: u64,
-    ) -> Queued {
+    ) -> QueueOutcome {
         let shared = &self.shared;
         let lane = draft.lane();
         let (reply, synced) = Reply::new(Some(permit));
         let mut state = lock(&shared.state);
-        let Entered { sequence, job, news } =
+        let SequencedMessage { sequence, job, news } =
             match self.enter(&mut state, draft, identity, (reply, cost), hand_overs) {
                 Ok(entered) => entered,
                 Err(known) => {
@@ -335,7 +335,7 @@ impl Intake {
         } else {
             state.withdraw(sequence.0);
         }
-        Queued::New(sequence, synced)
+        QueueOutcome::New(sequence, synced)
     }
 
     /// Gives the message its place in the order; its job must be queued before the lock is released.
@@ -346,12 +346,12 @@ impl Intake {
         identity: Option<DeliveryIdentity>,
         (reply, cost): (Reply, u64),
         hand_overs: u64,
-    ) -> std::result::Result<Entered, Queued> {
+    ) -> std::result::Result<SequencedMessage, QueueOutcome> {
         let shared = &self.shared;
         let party_name = draft.party.map_or("", PartyId::as_str);
         let key = key::key(shared.key_secret, draft.class, party_name, draft.id.as_str());
         if draft.keyed.is_some_and(|keyed| state.sends.find(&keyed.key).is_some()) {
-            return Err(Queued::SameKey);
+            return Err(QueueOutcome::SameKey);
         }
         let party = draft.party.map_or(0, |p| state.parties.intern(p));
         let mut entry = new_entry(draft, party, shared.now());
@@ -359,10 +359,10 @@ impl Intake {
             // Catches what came or moved since the lookup.
             let here = state.live.get(&key).is_some_and(|e| !e.is_over(entry.time, shared.message_ttl()));
             if here || state.queued.has(key) {
-                return Err(Queued::Stale);
+                return Err(QueueOutcome::Stale);
             }
             if state.hand_overs != hand_overs {
-                return Err(Queued::LookAgain);
+                return Err(QueueOutcome::LookAgain);
             }
         }
         let (incarnation, low_water) = match (draft.class, identity) {
@@ -390,8 +390,8 @@ impl Intake {
         }
         .encode(&mut fields);
         if let Some(keyed) = draft.keyed {
-            let print = Print::new(key, entry.len, keyed.content_crc);
-            state.sends.queue(keyed.key, Sent { sequence: entry.sequence, print });
+            let print = SendFingerprint::new(key, entry.len, keyed.content_crc);
+            state.sends.queue(keyed.key, KnownSend { sequence: entry.sequence, print });
         }
         if draft.class != Class::Outgoing {
             state.parties.count(party).is_sender = true;
@@ -400,7 +400,7 @@ impl Intake {
         let sequence = Sequence(entry.sequence);
         // A message with a key is announced once it is synced.
         let news = draft.news(sequence).filter(|_| draft.keyed.is_none());
-        Ok(Entered { sequence, job: draft.job(entry, fields, cost, reply), news })
+        Ok(SequencedMessage { sequence, job: draft.job(entry, fields, cost, reply), news })
     }
 
     /// Held while a message of this key is compared and taken.

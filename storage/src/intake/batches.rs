@@ -10,45 +10,47 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use crate::core::reply::{Failed, Gather};
+use crate::core::reply::{FailedJobs, GatheredReply};
 use crate::core::room::cost;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::{Arrival, Sending, Sequence, Stored};
-use crate::intake::accept::{Entered, Intake, Taken};
-use crate::intake::draft::{Draft, Earlier};
+use crate::intake::accept::{Intake, QueuedSend, SequencedMessage};
+use crate::intake::draft::{Draft, EarlierTry};
 use crate::log::segment::{BULK_FROM_BYTES, Lane};
 
 /// Queued messages that wait for their syncs, in the order in which they were passed in.
-pub(crate) struct Accepting(Vec<Part>);
+pub(crate) struct QueuedBatch(Vec<AwaitedAnswer>);
 
-enum Part {
+enum AwaitedAnswer {
     Done(Result<Sequence>),
     /// An earlier try of the send exists; the message is there to be accepted if that try was refused.
-    Again(Arc<Intake>, Earlier, Sending),
+    Again(Arc<Intake>, EarlierTry, Sending),
     One(Sequence, oneshot::Receiver<Result<()>>),
-    Many(Vec<Result<Sequence>>, oneshot::Receiver<Failed>),
+    Many(Vec<Result<Sequence>>, oneshot::Receiver<FailedJobs>),
 }
 
-impl Accepting {
+impl QueuedBatch {
     /// Waits for the syncs; returns what became of each message.
     pub(crate) async fn synced(self) -> Vec<Result<Sequence>> {
         let mut accepted = Vec::with_capacity(self.0.len());
         for part in self.0 {
             match part {
-                Part::Done(result) => accepted.push(result),
-                Part::Again(intake, earlier, message) => accepted.push(match intake.is_kept(earlier).await {
-                    Ok(true) => Ok(earlier.sequence),
-                    Ok(false) => intake.accept_checked(message).await,
-                    Err(error) => Err(error),
-                }),
-                Part::One(sequence, synced) => {
+                AwaitedAnswer::Done(result) => accepted.push(result),
+                AwaitedAnswer::Again(intake, earlier, message) => {
+                    accepted.push(match intake.is_kept(earlier).await {
+                        Ok(true) => Ok(earlier.sequence),
+                        Ok(false) => intake.accept_checked(message).await,
+                        Err(error) => Err(error),
+                    });
+                }
+                AwaitedAnswer::One(sequence, synced) => {
                     let synced = synced.await.unwrap_or(Err(StoreError::Closed));
                     accepted.push(synced.map(|()| sequence));
                 }
-                Part::Many(mut all, done) => {
+                AwaitedAnswer::Many(mut all, done) => {
                     fail(&mut all, done.await.ok());
                     accepted.append(&mut all);
                 }
@@ -60,35 +62,35 @@ impl Accepting {
 
 impl Intake {
     /// See [`Engine::accept_all`](crate::Engine::accept_all). Returns when all are queued.
-    pub(crate) async fn accept_all(self: &Arc<Self>, messages: Vec<Sending>) -> Accepting {
+    pub(crate) async fn accept_all(self: &Arc<Self>, messages: Vec<Sending>) -> QueuedBatch {
         let is_plain = |message: &Sending| message.payload.len() < BULK_FROM_BYTES;
         let all = messages.len() > 1 && !self.rejects_reuse() && messages.iter().all(is_plain);
         if all && let Some(part) = self.queue_all(&messages).await {
-            return Accepting(vec![part]);
+            return QueuedBatch(vec![part]);
         }
         let mut parts = Vec::with_capacity(messages.len());
         for message in messages {
             parts.push(if self.rejects_reuse() {
-                Part::Done(self.accept_checked(message).await)
+                AwaitedAnswer::Done(self.accept_checked(message).await)
             } else {
                 match self.queue_one(&message).await {
-                    Ok(Taken::New(sequence, synced)) => Part::One(sequence, synced),
-                    Ok(Taken::Again(earlier)) => Part::Again(self.clone(), earlier, message),
-                    Err(error) => Part::Done(Err(error)),
+                    Ok(QueuedSend::New(sequence, synced)) => AwaitedAnswer::One(sequence, synced),
+                    Ok(QueuedSend::Again(earlier)) => AwaitedAnswer::Again(self.clone(), earlier, message),
+                    Err(error) => AwaitedAnswer::Done(Err(error)),
                 }
             });
         }
-        Accepting(parts)
+        QueuedBatch(parts)
     }
 
-    async fn queue_one(&self, message: &Sending) -> Result<Taken> {
+    async fn queue_one(&self, message: &Sending) -> Result<QueuedSend> {
         let Sending { receiver, id, payload, key } = message;
         let draft = Draft::new(Class::Outgoing, Some(receiver), id, payload.clone()).await?;
         self.queue_draft(&draft.called(*key)).await
     }
 
     /// Queues all messages together. `None` if there is no room for all of them, or if some may be retries.
-    async fn queue_all(&self, messages: &[Sending]) -> Option<Part> {
+    async fn queue_all(&self, messages: &[Sending]) -> Option<AwaitedAnswer> {
         let mut drafts = Vec::with_capacity(messages.len());
         let mut keys = HashSet::new();
         for Sending { receiver, id, payload, key } in messages {
@@ -102,7 +104,7 @@ impl Intake {
         let permit = self.room_in_queue(Lane::Small, bytes).await.ok()?;
         let costs: Vec<u64> = drafts.iter().map(|d| cost(d.bytes(), d.id.as_str().len())).collect();
         self.shared.space.try_admit(Lane::Small, costs.iter().sum()).ok()?;
-        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (gather, done) = GatheredReply::new(drafts.len(), permit);
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let mut accepted = Vec::with_capacity(drafts.len());
         {
@@ -117,7 +119,7 @@ impl Intake {
                 let Ok(entered) = self.enter(&mut state, draft, None, (gather.reply(at), *cost), 0) else {
                     continue;
                 };
-                let Entered { sequence, job, news } = entered;
+                let SequencedMessage { sequence, job, news } = entered;
                 jobs.push(job);
                 all_news.extend(news);
                 accepted.push(Ok(sequence));
@@ -132,7 +134,7 @@ impl Intake {
         for news in all_news {
             news.tell(&*self.shared.observer);
         }
-        Some(Part::Many(accepted, done))
+        Some(AwaitedAnswer::Many(accepted, done))
     }
 
     /// See [`Engine::store_many`](crate::Engine::store_many).
@@ -179,7 +181,7 @@ impl Intake {
         if drafts.is_empty() {
             return;
         }
-        let (gather, done) = Gather::new(drafts.len(), permit);
+        let (gather, done) = GatheredReply::new(drafts.len(), permit);
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let (mut new, mut places) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         {
@@ -196,7 +198,7 @@ impl Intake {
                 } else {
                     self.enter(&mut state, draft, Some(*identity), (reply, *cost), hand_overs).ok()
                 };
-                let Some(Entered { sequence, job, news }) = entered else {
+                let Some(SequencedMessage { sequence, job, news }) = entered else {
                     self.shared.space.leave(Lane::Small, *cost);
                     places.push(None);
                     new.push(Ok(Stored::Stale));
@@ -228,7 +230,7 @@ impl Intake {
 }
 
 /// Enters the failures into the results; `None` if no answer came, which fails all of them.
-fn fail<T>(results: &mut [Result<T>], failed: Option<Failed>) {
+fn fail<T>(results: &mut [Result<T>], failed: Option<FailedJobs>) {
     let Some(failed) = failed else {
         for result in results {
             *result = Err(StoreError::Closed);

@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use crate::core::news::News;
 use crate::core::reply::Reply;
-use crate::core::slices_written::Streamed;
-use crate::core::write_queue::{Append, Effect, Job, Large};
+use crate::core::slices_written::StreamedMessage;
+use crate::core::write_queue::{Append, Effect, Job, LargeMessage};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
 use crate::face::message::{MessageId, PartyId, SendKey, Sequence};
 use crate::face::payload::{Held, Payload};
 use crate::index::entry::Entry;
-use crate::log::frame::{EXTENT_BYTES, Keyed, Kind, SLICE_BYTES, slice_crcs};
+use crate::log::frame::{EXTENT_BYTES, KeyedContent, Kind, SLICE_BYTES, slice_crcs};
 use crate::log::segment::{BULK_FROM_BYTES, Lane};
 
 /// Payload bytes whose checksum is computed off the async workers.
@@ -28,7 +28,7 @@ fn joined<'a>(slices: impl Iterator<Item = (&'a u32, usize)>) -> u32 {
 
 /// An earlier try of a send.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Earlier {
+pub(crate) struct EarlierTry {
     pub(crate) sequence: Sequence,
     /// Index key of the message.
     pub(crate) mail: u128,
@@ -48,9 +48,9 @@ pub(crate) struct Draft<'a> {
     slice_crcs: Vec<u32>,
     payload_crc: crc32fast::Hasher,
     /// The slices of an upload, instead of the payload.
-    streamed: Option<Streamed>,
+    streamed: Option<StreamedMessage>,
     /// The key that the client gave to this send, if any.
-    pub(crate) keyed: Option<Keyed>,
+    pub(crate) keyed: Option<KeyedContent>,
     /// Refuse it as stale if its sender already has a message under the id.
     pub(crate) only_if_free: bool,
 }
@@ -91,7 +91,7 @@ impl<'a> Draft<'a> {
         class: Class,
         party: Option<&'a PartyId>,
         id: &'a MessageId,
-        streamed: Streamed,
+        streamed: StreamedMessage,
     ) -> Self {
         Self {
             class,
@@ -113,12 +113,12 @@ impl<'a> Draft<'a> {
             None if self.slice_crcs.is_empty() => self.payload_crc.clone().finalize(),
             None => joined(self.slice_crcs.iter().zip(self.payload.chunks(SLICE_BYTES).map(<[u8]>::len))),
         };
-        self.keyed = key.map(|key| Keyed { key, content_crc: crc() });
+        self.keyed = key.map(|key| KeyedContent { key, content_crc: crc() });
         self
     }
 
     /// The slices of an upload; `None` if the message came in full.
-    pub(crate) fn uploaded(&self) -> Option<&Streamed> {
+    pub(crate) fn uploaded(&self) -> Option<&StreamedMessage> {
         self.streamed.as_ref()
     }
 
@@ -134,7 +134,7 @@ impl<'a> Draft<'a> {
 
     /// Bytes that are still to be written, not counting fields.
     pub(crate) fn bytes(&self) -> usize {
-        let listed = |streamed: &Streamed| (streamed.len as usize / SLICE_BYTES + 1) * EXTENT_BYTES;
+        let listed = |streamed: &StreamedMessage| (streamed.len as usize / SLICE_BYTES + 1) * EXTENT_BYTES;
         self.streamed.as_ref().map_or(self.payload.len(), listed)
     }
 
@@ -181,7 +181,13 @@ impl<'a> Draft<'a> {
         } else {
             let uploaded = self.streamed.as_ref().map(|streamed| streamed.written.clone());
             let (payload, slice_crcs) = (self.payload.clone(), self.slice_crcs.clone());
-            Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded, len: entry.len }))
+            Job::Large(Box::new(LargeMessage {
+                commit: append,
+                payload,
+                slice_crcs,
+                uploaded,
+                len: entry.len,
+            }))
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::face::lock::lock;
 use crate::face::message::{Arrival, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored};
 use crate::face::payload::Payload;
 use crate::index::key;
-use crate::index::sends::{Named, Print, Sent};
+use crate::index::sends::{AnotherSendKey, KnownSend, SendFingerprint};
 use crate::intake::accept::Intake;
 use crate::log::frame::Kind;
 use crate::log::segment::Lane;
@@ -32,7 +32,9 @@ impl Intake {
         {
             self.check(&held, &id, &payload).await?;
             let crc = send.map_or(0, |_| crc32fast::hash(&payload));
-            return self.held_already(sequence, send, Print::new(key, payload.len() as u64, crc)).await;
+            return self
+                .held_already(sequence, send, SendFingerprint::new(key, payload.len() as u64, crc))
+                .await;
         }
         self.accept(&receiver, &id, payload, send).await
     }
@@ -43,12 +45,12 @@ impl Intake {
         &self,
         sequence: Sequence,
         send: Option<SendKey>,
-        print: Print,
+        print: SendFingerprint,
     ) -> Result<Sequence> {
         self.barrier().await?;
         let Some(key) = send else { return Ok(sequence) };
         let place = lock(&self.shared.state).last_sequence;
-        let named = Named { key, sent: Sent { sequence: sequence.0, print }, place };
+        let named = AnotherSendKey { key, sent: KnownSend { sequence: sequence.0, print }, place };
         let fields = named.encode();
         let (reply, synced) = Reply::new(None);
         let record = Append {

@@ -9,7 +9,7 @@ use crate::intake::draft::Draft;
 use crate::log::frame::Place;
 use tokio::sync::oneshot;
 /// The outcome of queueing.
-pub(crate) enum Queued {
+pub(crate) enum QueueOutcome {
     New(Sequence, oneshot::Receiver<Result<()>>),
     Repeated,
     InProgress,
@@ -76,18 +76,18 @@ pub(crate) fn admit_delivery(
     entry: &mut Entry,
     identity: &DeliveryIdentity,
     hand_overs: u64,
-) -> std::result::Result<(), Queued> {
+) -> std::result::Result<(), QueueOutcome> {
     if state.delivered.has(entry.party, identity) {
-        return Err(Queued::Repeated);
+        return Err(QueueOutcome::Repeated);
     }
     if state.delivered.is_too_old(entry.party, identity.incarnation) {
-        return Err(Queued::TooOld);
+        return Err(QueueOutcome::TooOld);
     }
     if state.delivered.is_crowded(entry.party, identity) {
-        return Err(Queued::Crowded);
+        return Err(QueueOutcome::Crowded);
     }
     if state.in_progress.contains(&(entry.party, identity.incarnation, identity.number)) {
-        return Err(Queued::InProgress);
+        return Err(QueueOutcome::InProgress);
     }
     entry.number = identity.number;
     entry.incarnation = state.delivered.ordinal(entry.party, identity.incarnation);
@@ -95,14 +95,14 @@ pub(crate) fn admit_delivery(
     let this = (entry.incarnation, entry.number);
     let is_newer = |than| state.delivered.is_newer(entry.party, than, this);
     if state.live.get(&key).is_some_and(|held| held.number > 0 && is_newer((held.incarnation, held.number))) {
-        return Err(Queued::Stale);
+        return Err(QueueOutcome::Stale);
     }
     if state.newest_in_progress.get(&key).is_some_and(|newest| is_newer(*newest)) {
-        return Err(Queued::InProgress);
+        return Err(QueueOutcome::InProgress);
     }
     // What moved to the index on disk after that was asked was seen in neither place.
     if state.hand_overs != hand_overs && !state.delivered.is_newest(entry.party, identity) {
-        return Err(Queued::LookAgain);
+        return Err(QueueOutcome::LookAgain);
     }
     state.newest_in_progress.insert(key, this);
     state.in_progress.insert((entry.party, identity.incarnation, identity.number));

@@ -15,16 +15,16 @@ use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, SendKey, Sequence};
 use crate::face::payload::Payload;
 use crate::index::entry::Entry;
-use crate::index::sends::Print;
+use crate::index::sends::SendFingerprint;
 use crate::intake::accept::Intake;
-use crate::intake::draft::{Draft, Earlier};
+use crate::intake::draft::{Draft, EarlierTry};
 use crate::log::segment::{BULK_FROM_BYTES, Lane};
 use crate::read::content::StoredPieces;
 use crate::read::find;
 use crate::read::frames::Reader;
 
 /// What is pending under an index key.
-enum Pending {
+enum PendingUnderKey {
     Nothing,
     Queued(Sequence, Bytes),
     InLog(Entry),
@@ -39,14 +39,14 @@ fn lane_of(payload: Option<&Bytes>) -> Lane {
 
 impl Intake {
     /// The earlier try of the same send, if there is one.
-    pub(crate) async fn earlier(&self, draft: &Draft<'_>) -> Result<Option<Earlier>> {
+    pub(crate) async fn earlier(&self, draft: &Draft<'_>) -> Result<Option<EarlierTry>> {
         if draft.class != Class::Outgoing {
             return Ok(None);
         }
         let mail = self.key(Class::Outgoing, draft.party.map_or("", PartyId::as_str), draft.id);
         match &draft.keyed {
             Some(keyed) => self.of_key(mail, &keyed.key, |print| {
-                print.differs(Print::new(mail, draft.len(), keyed.content_crc))
+                print.differs(SendFingerprint::new(mail, draft.len(), keyed.content_crc))
             }),
             None => self.same_pending(mail, draft).await,
         }
@@ -58,8 +58,8 @@ impl Intake {
         &self,
         mail: u128,
         key: &SendKey,
-        differs: impl Fn(Print) -> Option<&'static str>,
-    ) -> Result<Option<Earlier>> {
+        differs: impl Fn(SendFingerprint) -> Option<&'static str>,
+    ) -> Result<Option<EarlierTry>> {
         let state = lock(&self.shared.state);
         let Some(sent) = state.sends.find(key) else { return Ok(None) };
         if let Some(what) = differs(sent.print) {
@@ -67,7 +67,7 @@ impl Intake {
         }
         let queued = state.queued.get(sent.sequence).filter(|_| !state.sends.is_in_log(key));
         let queued = queued.map(|message| lane_of(message.payload.as_ref()));
-        Ok(Some(Earlier { sequence: Sequence(sent.sequence), mail, key: Some(*key), queued }))
+        Ok(Some(EarlierTry { sequence: Sequence(sent.sequence), mail, key: Some(*key), queued }))
     }
 
     /// See [`Engine::accepted_before`](crate::Engine::accepted_before).
@@ -78,9 +78,11 @@ impl Intake {
         key: &SendKey,
     ) -> Result<Option<Sequence>> {
         let mail = self.key(Class::Outgoing, receiver.as_str(), id);
-        let differs = |print: Print| {
-            let mine =
-                Print { len: len.map_or(print.len, |len| len as u32), ..Print::new(mail, 0, print.crc) };
+        let differs = |print: SendFingerprint| {
+            let mine = SendFingerprint {
+                len: len.map_or(print.len, |len| len as u32),
+                ..SendFingerprint::new(mail, 0, print.crc)
+            };
             print.differs(mine)
         };
         let Some(earlier) = self.of_key(mail, key, differs)? else { return Ok(None) };
@@ -88,8 +90,8 @@ impl Intake {
     }
 
     /// Waits for the sync of an earlier try. False if that was not accepted.
-    pub(crate) async fn is_kept(&self, earlier: Earlier) -> Result<bool> {
-        let Earlier { sequence: Sequence(sequence), mail, key, queued } = earlier;
+    pub(crate) async fn is_kept(&self, earlier: EarlierTry) -> Result<bool> {
+        let EarlierTry { sequence: Sequence(sequence), mail, key, queued } = earlier;
         let Some(lane) = queued else {
             blocking(&self.shared, Shared::visible_synced).await?;
             return Ok(true);
@@ -107,41 +109,51 @@ impl Intake {
         Ok(is_pending || state.past.last(mail).is_some_and(|(ended, _)| ended == sequence))
     }
 
-    fn pending_under(&self, mail: u128, draft: &Draft<'_>) -> Pending {
+    fn pending_under(&self, mail: u128, draft: &Draft<'_>) -> PendingUnderKey {
         let state = lock(&self.shared.state);
         if let Some(message) = state.queued.last(mail) {
             return match &message.payload {
                 Some(payload) if payload.len() as u64 == draft.len() => {
-                    Pending::Queued(Sequence(message.entry.sequence), payload.clone())
+                    PendingUnderKey::Queued(Sequence(message.entry.sequence), payload.clone())
                 }
-                _ => Pending::Nothing,
+                _ => PendingUnderKey::Nothing,
             };
         }
         if let Some(entry) = state.live.get(&mail) {
-            return if entry.len == draft.len() { Pending::InLog(*entry) } else { Pending::Nothing };
+            return if entry.len == draft.len() {
+                PendingUnderKey::InLog(*entry)
+            } else {
+                PendingUnderKey::Nothing
+            };
         }
         let party = draft.party.and_then(|party| state.parties.find(party));
         let counts = party.and_then(|party| state.parties.counts.get(usize::from(party)));
-        if counts.is_none_or(|counts| counts.cold_pending == 0) { Pending::Nothing } else { Pending::AskDisk }
+        if counts.is_none_or(|counts| counts.cold_pending == 0) {
+            PendingUnderKey::Nothing
+        } else {
+            PendingUnderKey::AskDisk
+        }
     }
 
     /// Whether the pending message under the draft's id may be the same one: it has the same length, or that is not known.
     pub(crate) fn may_be_pending(&self, draft: &Draft<'_>) -> bool {
         let mail = self.key(Class::Outgoing, draft.party.map_or("", PartyId::as_str), draft.id);
-        draft.keyed.is_none() && !matches!(self.pending_under(mail, draft), Pending::Nothing)
+        draft.keyed.is_none() && !matches!(self.pending_under(mail, draft), PendingUnderKey::Nothing)
     }
 
-    async fn same_pending(&self, mail: u128, draft: &Draft<'_>) -> Result<Option<Earlier>> {
-        let earlier = |sequence, queued| Earlier { sequence, mail, key: None, queued };
+    async fn same_pending(&self, mail: u128, draft: &Draft<'_>) -> Result<Option<EarlierTry>> {
+        let earlier = |sequence, queued| EarlierTry { sequence, mail, key: None, queued };
         let entry = match self.pending_under(mail, draft) {
-            Pending::Nothing => return Ok(None),
-            Pending::Queued(sequence, payload) => {
+            PendingUnderKey::Nothing => return Ok(None),
+            PendingUnderKey::Queued(sequence, payload) => {
                 let lane = lane_of(Some(&payload));
                 return Ok((draft.shown().is_some_and(|mine| mine == payload))
                     .then(|| earlier(sequence, Some(lane))));
             }
-            Pending::InLog(entry) => Some(entry),
-            Pending::AskDisk => blocking(&self.shared, move |shared| find::pending(shared, mail)).await?,
+            PendingUnderKey::InLog(entry) => Some(entry),
+            PendingUnderKey::AskDisk => {
+                blocking(&self.shared, move |shared| find::pending(shared, mail)).await?
+            }
         };
         let is_it = |entry: &Entry| {
             entry.class == Class::Outgoing

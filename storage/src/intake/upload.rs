@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::core::reply::Reply;
 use crate::core::room;
 use crate::core::shared::Shared;
-use crate::core::slices_written::{Streamed, Written};
+use crate::core::slices_written::{SlicesWritten, StreamedMessage};
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
@@ -23,7 +23,7 @@ use crate::face::message::{
     Arrival, DeliveryIdentity, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored,
 };
 use crate::face::payload::{Payload, Upload};
-use crate::index::sends::Print;
+use crate::index::sends::SendFingerprint;
 use crate::intake::accept::{Intake, PERMIT_BYTES};
 use crate::intake::draft::Draft;
 use crate::log::frame::{EXTENT_BYTES, Kind, MAX_BODY_BYTES, SLICE_BYTES};
@@ -50,7 +50,7 @@ pub(crate) fn fits_the_log(shared: &Shared, len: u64) -> Result<()> {
 pub(crate) struct StreamUpload {
     intake: Arc<Intake>,
     /// Created with the first slice.
-    written: Option<Arc<Written>>,
+    written: Option<Arc<SlicesWritten>>,
     len: u64,
     durable: u64,
     slices: u64,
@@ -90,7 +90,7 @@ impl StreamUpload {
         })
     }
 
-    fn written(&mut self) -> Arc<Written> {
+    fn written(&mut self) -> Arc<SlicesWritten> {
         let shared = &self.intake.shared;
         let written = self.written.get_or_insert_with(|| {
             let sequence = {
@@ -98,7 +98,7 @@ impl StreamUpload {
                 state.last_sequence += 1;
                 state.last_sequence
             };
-            let written = Arc::new(Written::new(sequence));
+            let written = Arc::new(SlicesWritten::new(sequence));
             lock(&shared.uploads).push(Arc::downgrade(&written));
             written
         });
@@ -201,7 +201,7 @@ impl StreamUpload {
 
     /// Queues the rest; with `reject`, waits until everything is on the disk. `None` if the content is too short for a large
     /// message.
-    pub(crate) async fn finish(&mut self) -> Result<Option<Streamed>> {
+    pub(crate) async fn finish(&mut self) -> Result<Option<StreamedMessage>> {
         self.may_go_on()?;
         if self.written.is_none() {
             return Ok(None);
@@ -215,7 +215,11 @@ impl StreamUpload {
             // The held message is compared with it.
             self.wait_for_all().await?;
         }
-        Ok(Some(Streamed { written: self.written(), len: self.len, crc: self.content.clone().finalize() }))
+        Ok(Some(StreamedMessage {
+            written: self.written(),
+            len: self.len,
+            crc: self.content.clone().finalize(),
+        }))
     }
 
     /// Result of the commit frame; if a slice failed earlier, that error, which is the cause.
@@ -232,7 +236,12 @@ impl StreamUpload {
     }
 
     /// With `MESSAGE_ID_REUSE=reject`: whether the message held under the key is the same; if it differs, that is an error.
-    async fn is_held(&self, held: Option<Payload>, id: &MessageId, streamed: &Streamed) -> Result<bool> {
+    async fn is_held(
+        &self,
+        held: Option<Payload>,
+        id: &MessageId,
+        streamed: &StreamedMessage,
+    ) -> Result<bool> {
         let Some(held) = held else { return Ok(false) };
         let pieces = StoredPieces::of_upload(self.intake.shared.clone(), id, streamed);
         if held.is_same(&Payload::Pieces(Arc::new(pieces))).await? {
@@ -331,7 +340,7 @@ impl Upload for StreamUpload {
         {
             let draft = Draft::streamed(Class::Outgoing, Some(receiver), id, streamed).called(send);
             let crc = draft.keyed.map_or(0, |keyed| keyed.content_crc);
-            return intake.held_already(sequence, send, Print::new(key, draft.len(), crc)).await;
+            return intake.held_already(sequence, send, SendFingerprint::new(key, draft.len(), crc)).await;
         }
         let draft = Draft::streamed(Class::Outgoing, Some(receiver), id, streamed).called(send);
         intake.take_outgoing(draft).await

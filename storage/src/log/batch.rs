@@ -16,7 +16,7 @@ pub(crate) const MAX_UNSYNCED: u64 = BATCH_BYTES + (1 << 20);
 const COPY_MAX: usize = 16 << 10;
 
 #[derive(Debug)]
-enum Piece {
+enum WriteBuffer {
     Staged(Range<usize>),
     Shared(Bytes),
 }
@@ -33,7 +33,7 @@ pub(crate) struct Batch {
     old_end: u64,
     staged: Vec<u8>,
     open_from: usize,
-    pieces: Vec<Piece>,
+    pieces: Vec<WriteBuffer>,
 }
 
 impl Batch {
@@ -71,7 +71,7 @@ impl Batch {
             self.staged.extend_from_slice(payload);
         } else {
             self.close_piece();
-            self.pieces.push(Piece::Shared(payload.clone()));
+            self.pieces.push(WriteBuffer::Shared(payload.clone()));
         }
         let len = (HEADER_BYTES + fields.len() + payload.len()) as u64;
         let padded = len.next_multiple_of(ALIGN);
@@ -82,7 +82,7 @@ impl Batch {
 
     fn close_piece(&mut self) {
         if self.open_from < self.staged.len() {
-            self.pieces.push(Piece::Staged(self.open_from..self.staged.len()));
+            self.pieces.push(WriteBuffer::Staged(self.open_from..self.staged.len()));
             self.open_from = self.staged.len();
         }
     }
@@ -104,8 +104,8 @@ impl Batch {
         self.pieces
             .iter()
             .map(|piece| match piece {
-                Piece::Staged(range) => IoSlice::new(&self.staged[range.clone()]),
-                Piece::Shared(bytes) => IoSlice::new(bytes),
+                WriteBuffer::Staged(range) => IoSlice::new(&self.staged[range.clone()]),
+                WriteBuffer::Shared(bytes) => IoSlice::new(bytes),
             })
             .collect()
     }
@@ -118,15 +118,15 @@ impl Batch {
     /// The log's new end, what its last page holds up to there, and the staging buffer for the next batch.
     pub(crate) fn into_tail(self, tail: &mut Vec<u8>) -> (u64, Vec<u8>) {
         let keep = (self.end % PAGE) as usize;
-        let total: usize = self.pieces.iter().map(Piece::len).sum();
+        let total: usize = self.pieces.iter().map(WriteBuffer::len).sum();
         let from = (self.end - self.start) as usize - keep;
         debug_assert!(from + keep <= total, "the tail lies within the pieces");
         tail.clear();
         let mut at = 0;
         for piece in &self.pieces {
             let bytes: &[u8] = match piece {
-                Piece::Staged(range) => &self.staged[range.clone()],
-                Piece::Shared(bytes) => bytes,
+                WriteBuffer::Staged(range) => &self.staged[range.clone()],
+                WriteBuffer::Shared(bytes) => bytes,
             };
             let (lo, hi) = (from.max(at), (from + keep).min(at + bytes.len()));
             if lo < hi {
@@ -138,7 +138,7 @@ impl Batch {
     }
 }
 
-impl Piece {
+impl WriteBuffer {
     fn len(&self) -> usize {
         match self {
             Self::Staged(range) => range.len(),

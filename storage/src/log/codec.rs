@@ -7,7 +7,7 @@
 pub(crate) struct Short;
 
 /// Appends fields to a byte vector.
-pub(crate) trait Put {
+pub(crate) trait PutFields {
     fn put(&mut self, bytes: &[u8]);
     fn put_u8(&mut self, v: u8) {
         self.put(&[v]);
@@ -31,7 +31,7 @@ pub(crate) trait Put {
     }
 }
 
-impl Put for Vec<u8> {
+impl PutFields for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }

@@ -17,7 +17,7 @@ const MAX_TORN: usize = 64;
 
 /// A damaged place.
 #[derive(Debug)]
-pub(crate) struct Damage<'a> {
+pub(crate) struct DamagedPlace<'a> {
     /// File name of the segment.
     pub(crate) segment: &'a str,
     pub(crate) offset: u64,
@@ -28,8 +28,8 @@ pub(crate) struct Damage<'a> {
 }
 
 /// Copies a damaged place of `file` and adds a line to the report. A failure is only logged: nothing depends on the copy.
-pub(crate) fn set_aside(disk: &dyn Disk, data_dir: &Path, file: &dyn DiskFile, damage: &Damage<'_>) {
-    let Damage { segment, offset, len, what, torn } = damage;
+pub(crate) fn set_aside(disk: &dyn Disk, data_dir: &Path, file: &dyn DiskFile, damage: &DamagedPlace<'_>) {
+    let DamagedPlace { segment, offset, len, what, torn } = damage;
     if *torn {
         tracing::info!(segment, offset, len, "cut off an unfinished write at the end of the log");
     } else {
@@ -81,7 +81,7 @@ pub(crate) fn set_aside(disk: &dyn Disk, data_dir: &Path, file: &dyn DiskFile, d
 pub(crate) fn report_damage(log: &Log, data_dir: &Path, lane: Lane, place: Place, len: u64, what: &str) {
     let name = LogFile::Segment(lane, place.segment).name();
     if let Ok(file) = log.file(lane, place.segment) {
-        let damage = Damage { segment: &name, offset: place.offset.into(), len, what, torn: false };
+        let damage = DamagedPlace { segment: &name, offset: place.offset.into(), len, what, torn: false };
         set_aside(&*log.disk, data_dir, &*file, &damage);
     }
 }

@@ -21,7 +21,7 @@
 
 use crate::face::direction::Class;
 use crate::face::message::{Incarnation, SendKey};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// Bytes of a frame header.
 pub(crate) const HEADER_BYTES: usize = 40;
@@ -178,7 +178,7 @@ pub(crate) fn magic() -> [u8; 4] {
 
 /// The key of a send, and the CRC-32 of the whole content, as stored in a message's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keyed {
+pub(crate) struct KeyedContent {
     pub(crate) key: SendKey,
     pub(crate) content_crc: u32,
 }
@@ -201,7 +201,7 @@ pub(crate) struct MessageFields<'a> {
     /// For a large message, the segment of its first slice; otherwise 0.
     pub(crate) first_segment: u32,
     /// The key that the client gave to the send. Frames of earlier versions have none.
-    pub(crate) keyed: Option<Keyed>,
+    pub(crate) keyed: Option<KeyedContent>,
 }
 
 impl<'a> MessageFields<'a> {
@@ -225,7 +225,7 @@ impl<'a> MessageFields<'a> {
         out.put_u32(self.ordinal);
         out.put_u64(self.len);
         out.put_u32(self.first_segment);
-        if let Some(Keyed { key: SendKey(key), content_crc }) = &self.keyed {
+        if let Some(KeyedContent { key: SendKey(key), content_crc }) = &self.keyed {
             out.put(key);
             out.put_u32(*content_crc);
         }
@@ -249,7 +249,7 @@ impl<'a> MessageFields<'a> {
             return Ok(fields);
         }
         let key = SendKey(f.take(SendKey::BYTES)?.try_into().map_err(|_| Short)?);
-        Ok(Self { keyed: Some(Keyed { key, content_crc: f.u32()? }), ..fields })
+        Ok(Self { keyed: Some(KeyedContent { key, content_crc: f.u32()? }), ..fields })
     }
 }
 
@@ -444,7 +444,8 @@ mod tests {
             assert_eq!(MessageFields::decode(&out[..cut]), Err(Short));
         }
         let unkeyed = out.len();
-        let keyed = MessageFields { keyed: Some(Keyed { key: SendKey([9; 16]), content_crc: 8 }), ..fields };
+        let keyed =
+            MessageFields { keyed: Some(KeyedContent { key: SendKey([9; 16]), content_crc: 8 }), ..fields };
         out.clear();
         keyed.encode(&mut out);
         assert_eq!(MessageFields::decode(&out), Ok(keyed));

@@ -14,7 +14,7 @@ pub(crate) const MISNAMED: &str = ".misnamed";
 
 /// A segment file that belongs to this store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct SegmentFile {
     pub(crate) lane: Lane,
     pub(crate) size: u32,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Held {
 /// What the log folder holds.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
-    pub(crate) segments: BTreeMap<u32, Held>,
+    pub(crate) segments: BTreeMap<u32, SegmentFile>,
     pub(crate) free: Vec<u32>,
     pub(crate) damaged: u64,
     /// Highest id among all files.
@@ -62,7 +62,7 @@ pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Invento
                     let expected = h.size;
                     tracing::error!(file = %path.display(), len, expected, "a segment was cut short; the messages cut off are lost");
                 }
-                inventory.segments.insert(id, Held { lane, size: len });
+                inventory.segments.insert(id, SegmentFile { lane, size: len });
             }
             Err(NotASegment::Newer(version)) => {
                 let what = format!(
@@ -79,7 +79,7 @@ pub(crate) fn take(log: &Log, data_dir: &Path, store_id: u128) -> Result<Invento
                 // Each frame itself says which segment it belongs to: the header is not needed to read them.
                 tracing::warn!(file = %path.display(), "damaged segment header; its frames are read by the file's name");
                 inventory.damaged += 1;
-                inventory.segments.insert(id, Held { lane, size: len });
+                inventory.segments.insert(id, SegmentFile { lane, size: len });
             }
         }
     }
@@ -130,7 +130,7 @@ fn rename_misnamed(
         inventory.max_id = inventory.max_id.max(header.id);
         inventory.segments.insert(
             header.id,
-            Held { lane: header.lane, size: u32::try_from(header.size).unwrap_or(u32::MAX) },
+            SegmentFile { lane: header.lane, size: u32::try_from(header.size).unwrap_or(u32::MAX) },
         );
     }
     log.disk.sync_dir(&log.dir).map_err(open_io("sync", &log.dir))

@@ -13,7 +13,7 @@ const WINDOW: usize = 1 << 20;
 
 /// What a scan finds.
 #[derive(Debug)]
-pub(crate) enum Found<'a> {
+pub(crate) enum ScanFinding<'a> {
     /// A valid frame: its place, header and body.
     Frame(Place, Header, &'a [u8]),
     /// A frame of a kind that a newer version wrote.
@@ -24,21 +24,21 @@ pub(crate) enum Found<'a> {
 
 /// How the log of a segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct End {
+pub(crate) struct SegmentEnd {
     /// Where the next frame will be written.
     pub(crate) offset: u64,
     /// Bytes of an unfinished frame there; 0 for a clean end.
     pub(crate) torn: u64,
 }
 
-struct Reader<'a> {
+struct SegmentReader<'a> {
     file: &'a dyn DiskFile,
     size: u64,
     window: Vec<u8>,
     start: u64,
 }
 
-impl Reader<'_> {
+impl SegmentReader<'_> {
     /// `len` bytes at `offset`; fewer at the end of the file.
     fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let len = len.min(self.size.saturating_sub(offset) as usize);
@@ -97,17 +97,17 @@ pub(crate) fn scan(
     file: &dyn DiskFile,
     segment: u32,
     from: u64,
-    mut each: impl FnMut(Found<'_>) -> io::Result<()>,
-) -> io::Result<End> {
+    mut each: impl FnMut(ScanFinding<'_>) -> io::Result<()>,
+) -> io::Result<SegmentEnd> {
     let size = file.len()?;
-    let mut reader = Reader { file, size, window: Vec::new(), start: 0 };
+    let mut reader = SegmentReader { file, size, window: Vec::new(), start: 0 };
     let mut at = from;
     loop {
         if at + HEADER_BYTES as u64 > size {
             // A segment ends in zeros; in a file that was cut short, half a header may be the last thing in it.
             let rest = reader.get(at.min(size), HEADER_BYTES)?;
             let torn = if rest.iter().all(|b| *b == 0) { 0 } else { rest.len() as u64 };
-            return Ok(End { offset: at, torn });
+            return Ok(SegmentEnd { offset: at, torn });
         }
         let place = Place { segment, offset: at as u32 };
         let mut bad_len = 0;
@@ -117,7 +117,7 @@ pub(crate) fn scan(
                 let end = HEADER_BYTES + header.body_len as usize;
                 let bytes = reader.get(at, end)?;
                 if bytes.len() == end && crc32fast::hash(&bytes[HEADER_BYTES..]) == header.body_crc {
-                    each(Found::Frame(place, header, &bytes[HEADER_BYTES..]))?;
+                    each(ScanFinding::Frame(place, header, &bytes[HEADER_BYTES..]))?;
                     at += header.frame_len();
                     continue;
                 }
@@ -125,7 +125,7 @@ pub(crate) fn scan(
                 is_header = true;
             }
             Err(NotAFrame::UnknownKind(kind, frame_len)) => {
-                each(Found::Unknown(place, kind))?;
+                each(ScanFinding::Unknown(place, kind))?;
                 at += frame_len;
                 continue;
             }
@@ -138,10 +138,10 @@ pub(crate) fn scan(
         let next = at + if is_header { bad_len } else { HEADER_BYTES as u64 };
         match reader.search(segment, next, size)? {
             Some(next) => {
-                each(Found::Damaged(at, next - at))?;
+                each(ScanFinding::Damaged(at, next - at))?;
                 at = next;
             }
-            None => return Ok(End { offset: at, torn: bad_len.min(size - at) }),
+            None => return Ok(SegmentEnd { offset: at, torn: bad_len.min(size - at) }),
         }
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! Invariant: a segment id is never used again, so that bytes from an earlier life of a recycled file never pass as valid.
 
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// The log is written in whole pages of this many bytes.
 pub(crate) const PAGE: u64 = 4096;

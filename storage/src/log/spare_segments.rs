@@ -19,20 +19,20 @@ const FILL_BYTES: usize = 1 << 20;
 
 /// A segment that is ready for use.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct ReadySegment {
     pub(crate) id: u32,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) size: u32,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    ready: [Option<Ready>; 2],
+struct SparesState {
+    ready: [Option<ReadySegment>; 2],
     wanted: [bool; 2],
     /// Whether the last try for a lane failed; cleared by a recycled file or when room may have come back.
     failed: [bool; 2],
     /// Why the last failed try failed, until the next success.
-    trouble: Option<Trouble>,
+    trouble: Option<SegmentTrouble>,
     free: Vec<u32>,
     next_id: u32,
     stop: bool,
@@ -40,7 +40,7 @@ struct Inner {
 
 /// Why a segment could not be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum SegmentTrouble {
     /// There is no room: on the disk, in a quota, or within the limit on a file's size.
     NoRoom(Arc<str>),
     /// Any other error, usually a temporary one such as too many open files.
@@ -51,7 +51,7 @@ pub(crate) enum Trouble {
 pub(crate) const MORE_FILES: &str =
     "free open files, or raise their limit (ulimit -n, LimitNOFILE) or that of memory";
 
-impl Trouble {
+impl SegmentTrouble {
     /// A text for the operator, with what to do.
     pub(crate) fn words(&self) -> String {
         let (why, remedy) = match self {
@@ -69,14 +69,17 @@ impl Trouble {
 
 /// Ready and recycled segments.
 #[derive(Debug, Default)]
-pub(crate) struct Spares {
-    inner: Mutex<Inner>,
+pub(crate) struct SpareSegments {
+    inner: Mutex<SparesState>,
     changed: Condvar,
 }
 
-impl Spares {
+impl SpareSegments {
     pub(crate) fn new(next_id: u32, free: Vec<u32>) -> Self {
-        Self { inner: Mutex::new(Inner { free, next_id, ..Inner::default() }), changed: Condvar::new() }
+        Self {
+            inner: Mutex::new(SparesState { free, next_id, ..SparesState::default() }),
+            changed: Condvar::new(),
+        }
     }
 
     /// Asks for a segment to be made ready for `lane`.
@@ -89,13 +92,13 @@ impl Spares {
     }
 
     /// Takes the ready segment of `lane`, if it is there.
-    pub(crate) fn take_ready(&self, lane: Lane) -> Option<Ready> {
+    pub(crate) fn take_ready(&self, lane: Lane) -> Option<ReadySegment> {
         lock(&self.inner).ready[lane.index()].take()
     }
 
     /// Takes the ready segment of `lane`, waiting for it for a while. `None` if none could be made or none became ready in
     /// time.
-    pub(crate) fn take(&self, lane: Lane) -> Option<Ready> {
+    pub(crate) fn take(&self, lane: Lane) -> Option<ReadySegment> {
         let deadline = Instant::now() + PATIENCE;
         let mut inner = lock(&self.inner);
         loop {
@@ -124,7 +127,7 @@ impl Spares {
     }
 
     /// Why the last segment that was tried could not be made; `None` if it could.
-    pub(crate) fn trouble(&self) -> Option<Trouble> {
+    pub(crate) fn trouble(&self) -> Option<SegmentTrouble> {
         lock(&self.inner).trouble.clone()
     }
 
@@ -172,7 +175,7 @@ impl Spares {
         log: &Log,
         store_id: u128,
         size: u32,
-        register: impl Fn(Lane, &Ready),
+        register: impl Fn(Lane, &ReadySegment),
         broken: impl Fn(&io::Error),
     ) {
         loop {
@@ -204,7 +207,7 @@ impl Spares {
                     inner.wanted[lane.index()] = false;
                     inner.trouble = None;
                 }
-                Err(Unmade { error, unused, is_named }) => {
+                Err(UnmadeSegment { error, unused, is_named }) => {
                     inner.failed[lane.index()] = true;
                     inner.free.extend(unused);
                     if !is_named {
@@ -212,7 +215,7 @@ impl Spares {
                         inner.next_id = id;
                     }
                     // Logged once per trouble, not for each try.
-                    let trouble = Some(Trouble::of(&error));
+                    let trouble = Some(SegmentTrouble::of(&error));
                     let is_new = inner.trouble != trouble;
                     inner.trouble = trouble;
                     drop(inner);
@@ -230,7 +233,7 @@ impl Spares {
 
 /// Why no segment was made, and what is left of the try.
 #[derive(Debug)]
-pub(crate) struct Unmade {
+pub(crate) struct UnmadeSegment {
     pub(crate) error: io::Error,
     /// The recycled file, if it can still be used.
     unused: Option<u32>,
@@ -246,9 +249,9 @@ pub(crate) fn prepare(
     id: u32,
     size: u32,
     free: Option<u32>,
-) -> Result<Ready, Unmade> {
+) -> Result<ReadySegment, UnmadeSegment> {
     let from = log.dir.join(LogFile::Free(free.unwrap_or(id)).name());
-    let file = log.disk.open(&from, OpenMode::Create).map_err(|error| Unmade {
+    let file = log.disk.open(&from, OpenMode::Create).map_err(|error| UnmadeSegment {
         error,
         unused: free,
         is_named: false,
@@ -256,13 +259,13 @@ pub(crate) fn prepare(
     let ready = fill(&file, store_id, lane, id, size, free.is_none()).map_err(|error| {
         // Half a file is of no use, and takes room that something else needs. If even this fails, the next start removes it.
         drop(log.disk.remove(&from));
-        Unmade { error, unused: None, is_named: false }
+        UnmadeSegment { error, unused: None, is_named: false }
     })?;
     let name = || -> io::Result<()> {
         log.disk.rename(&from, &log.path(lane, id))?;
         log.disk.sync_dir(&log.dir)
     };
-    name().map_err(|error| Unmade { error, unused: None, is_named: true })?;
+    name().map_err(|error| UnmadeSegment { error, unused: None, is_named: true })?;
     Ok(ready)
 }
 
@@ -273,7 +276,7 @@ fn fill(
     id: u32,
     size: u32,
     fresh: bool,
-) -> io::Result<Ready> {
+) -> io::Result<ReadySegment> {
     let fresh = fresh || file.len()? != u64::from(size);
     // Also for a file of the right length: one that was copied may have holes, and a write into a hole can meet a full disk.
     file.allocate(size.into())?;
@@ -297,7 +300,7 @@ fn fill(
     pages.resize(2 * PAGE as usize, 0);
     write_all_at(&**file, &pages, 0)?;
     file.sync_data()?;
-    Ok(Ready { id, file: file.clone(), size })
+    Ok(ReadySegment { id, file: file.clone(), size })
 }
 
 #[cfg(test)]
@@ -308,7 +311,7 @@ mod tests {
     /// below zero: housekeeping panicked in debug builds, and found endless room for new messages in release builds.
     #[test]
     fn recycled_and_ready_segments_are_counted_at_one_moment() {
-        let spares = Spares::default();
+        let spares = SpareSegments::default();
         std::thread::scope(|scope| {
             let taking = scope.spawn(|| {
                 for _ in 0..20_000 {

@@ -13,8 +13,8 @@ use crate::log::data_folder::open_io;
 use crate::log::files::ReadError;
 use crate::log::frame::{Kind, MessageFields, Place};
 use crate::log::segment::{LANES, Lane, PAGE};
-use crate::opening::index_check::{Verified, is_settled_place, verify};
-use crate::opening::replay::{DeadRecord, Failure, Replay};
+use crate::opening::index_check::{IndexComparison, is_settled_place, verify};
+use crate::opening::replay::{DeadRecord, Replay, ReplayFailure};
 
 /// Applies the records that end messages, and brings memory and the index on disk into line. Returns the segments for which
 /// the index on disk was wrong. `in_checkpoint`: the last sequence that the checkpoint knows.
@@ -23,11 +23,11 @@ pub(crate) fn catch_up(
     cold: Option<&Cold>,
     positions: &[Place; 2],
     in_checkpoint: u64,
-) -> Result<BTreeSet<u32>, Failure> {
-    settle_all(replay, cold, positions).map_err(Failure::Index)?;
+) -> Result<BTreeSet<u32>, ReplayFailure> {
+    settle_all(replay, cold, positions).map_err(ReplayFailure::Index)?;
     let verified = match cold {
-        Some(cold) => verify(replay, cold, positions).map_err(Failure::Index)?,
-        None => Verified::default(),
+        Some(cold) => verify(replay, cold, positions).map_err(ReplayFailure::Index)?,
+        None => IndexComparison::default(),
     };
     for id in &verified.wrong {
         let Some(lane) = replay.state.accounts.get(id).map(|a| a.lane) else { continue };
@@ -38,15 +38,15 @@ pub(crate) fn catch_up(
         }
     }
     if let Some(cold) = cold.filter(|_| !verified.wrong.is_empty()) {
-        reconcile(replay, cold, positions, &verified).map_err(Failure::Index)?;
+        reconcile(replay, cold, positions, &verified).map_err(ReplayFailure::Index)?;
     }
-    settle_all(replay, cold, positions).map_err(Failure::Index)?;
+    settle_all(replay, cold, positions).map_err(ReplayFailure::Index)?;
     for message in &verified.dead_messages {
         // A segment that was read again may hold what came after the message under its id.
         replay.state.revive(*message);
     }
     bury_all(replay)?;
-    mark_all(replay, cold, in_checkpoint).map_err(Failure::Index)?;
+    mark_all(replay, cold, in_checkpoint).map_err(ReplayFailure::Index)?;
     Ok(verified.wrong)
 }
 
@@ -123,7 +123,7 @@ fn reconcile(
     replay: &mut Replay<'_>,
     cold: &Cold,
     positions: &[Place; 2],
-    verified: &Verified,
+    verified: &IndexComparison,
 ) -> Result<(), ColdError> {
     let again: Vec<_> = LANES
         .iter()

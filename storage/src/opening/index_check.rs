@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::face::direction::Class;
 use crate::index::entry::{DeadEntry, Entry};
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::{Cold, ColdError};
 use crate::index::segment_account::Digest;
 use crate::log::frame::Place;
@@ -21,7 +21,7 @@ pub(crate) fn is_settled_place(positions: &[Place; 2], lane: Lane, place: Place)
 
 /// What the comparison found.
 #[derive(Debug, Default)]
-pub(crate) struct Verified {
+pub(crate) struct IndexComparison {
     /// Segments that must be read again.
     pub(crate) wrong: BTreeSet<u32>,
     /// Places of messages that are dead letters in the index on disk.
@@ -33,7 +33,7 @@ pub(crate) fn verify(
     replay: &mut Replay<'_>,
     cold: &Cold,
     positions: &[Place; 2],
-) -> Result<Verified, ColdError> {
+) -> Result<IndexComparison, ColdError> {
     let (found, lists) = std::thread::scope(|scope| {
         // This takes as long as the comparison, so it runs in parallel.
         let lists = scope.spawn(|| lists(cold));
@@ -42,7 +42,7 @@ pub(crate) fn verify(
         (found, lists)
     });
     let found = found?;
-    let mut verified = Verified::default();
+    let mut verified = IndexComparison::default();
     for (id, account) in &replay.state.accounts {
         if found.get(id).copied().unwrap_or_default() != account.cold {
             verified.wrong.insert(*id);
@@ -120,8 +120,8 @@ fn count(
     replay: &mut Replay<'_>,
     cold: &Cold,
     positions: &[Place; 2],
-    verified: &mut Verified,
-    mut lists: Lists,
+    verified: &mut IndexComparison,
+    mut lists: ListDigests,
 ) -> Result<(), ColdError> {
     for item in cold.dead_after(0) {
         let letter = item?;
@@ -143,13 +143,13 @@ fn count(
             cold.remove_dead(letter.entry.sequence)?;
         }
     }
-    let mut expected = Lists::default();
+    let mut expected = ListDigests::default();
     for item in cold.all_mail().chain(cold.all_pending()) {
         let (key, entry) = item?;
         let right = counts(replay, positions, key, &entry) && !verified.wrong.contains(&entry.place.segment);
         if !right {
             // A segment that is read again does not contain read marks.
-            replay.reads.extend(entry.read_at().map(|time| Note { key, sequence: entry.sequence, time }));
+            replay.reads.extend(entry.read_at().map(|time| ReadNote { key, sequence: entry.sequence, time }));
             if cold.remove(key, &entry)? {
                 lists.of(&entry).remove_key(listed(key, &entry), entry.sequence);
             }
@@ -182,12 +182,12 @@ fn count(
 /// Digests of what the index lists besides its entries: which pending message is the newest under each key, and the mailbox
 /// in the order of arrival. A folder from a version without the second list has nothing in it.
 #[derive(Debug, Default)]
-struct Lists {
+struct ListDigests {
     latest: Digest,
     arrivals: Digest,
 }
 
-impl Lists {
+impl ListDigests {
     /// The list that an entry belongs to.
     fn of(&mut self, entry: &Entry) -> &mut Digest {
         if entry.class == Class::Outgoing { &mut self.latest } else { &mut self.arrivals }
@@ -199,8 +199,8 @@ fn listed(key: u128, entry: &Entry) -> u128 {
     if entry.class == Class::Outgoing { key } else { key ^ u128::from(entry.party) }
 }
 
-fn lists(cold: &Cold) -> Result<Lists, ColdError> {
-    let mut lists = Lists::default();
+fn lists(cold: &Cold) -> Result<ListDigests, ColdError> {
+    let mut lists = ListDigests::default();
     for item in cold.all_latest() {
         let (key, sequence) = item?;
         lists.latest.add_key(key, sequence);

@@ -15,7 +15,7 @@ use crate::log::frame::ALIGN;
 use crate::log::inventory::Inventory;
 use crate::log::lane_end::LogEnd;
 use crate::log::segment::{LANES, Lane, LogFile, PAGE};
-use crate::log::spare_segments::{Spares, prepare};
+use crate::log::spare_segments::{SpareSegments, prepare};
 
 /// The segments of a lane, in order.
 pub(crate) fn segments_of(state: &State, lane: Lane) -> Vec<u32> {
@@ -51,7 +51,7 @@ pub(crate) fn open_ends(
     tails: [Option<(u32, u64)>; 2],
     segment_bytes: u64,
     mut next: u32,
-) -> Result<([LogEnd; 2], Spares), OpenError> {
+) -> Result<([LogEnd; 2], SpareSegments), OpenError> {
     let mut ends = Vec::new();
     for lane in LANES {
         let tail = tails[lane.index()];
@@ -85,7 +85,7 @@ pub(crate) fn open_ends(
     let ends = ends
         .try_into()
         .map_err(|_| OpenError::Format { path: log.dir.clone(), what: "has not exactly two lanes".into() })?;
-    Ok((ends, Spares::new(next, std::mem::take(&mut inventory.free))))
+    Ok((ends, SpareSegments::new(next, std::mem::take(&mut inventory.free))))
 }
 
 /// Makes a lane's last segment ready to go on: clears what un-synced writes left after its end, rewrites what may be

@@ -18,7 +18,7 @@ use crate::opening::move_mark;
 
 /// The outcome of tidying.
 #[derive(Debug, Default)]
-pub(crate) struct Tidied {
+pub(crate) struct TidiedFolder {
     /// Whether there is so little room that the index on disk must be removed, too.
     pub(crate) lacks_room: bool,
     /// Numbers of the half-made log files that were removed.
@@ -26,7 +26,7 @@ pub(crate) struct Tidied {
 }
 
 /// Removes half-made files.
-pub(crate) fn tidy(options: &StoreOptions) -> Result<Tidied, OpenError> {
+pub(crate) fn tidy(options: &StoreOptions) -> Result<TidiedFolder, OpenError> {
     let (disk, dir) = (&*options.disk, options.data_dir.as_path());
     let names = disk.list(dir).map_err(open_io("list", dir))?;
     for name in [data_folder::UNFINISHED, move_mark::UNFINISHED] {
@@ -57,12 +57,12 @@ pub(crate) fn tidy(options: &StoreOptions) -> Result<Tidied, OpenError> {
     }
     let room = || disk.room(dir).map(|room| room.available).map_err(open_io("find the room of", dir));
     let Some(index) = disk.index_dir(dir) else {
-        return Ok(Tidied { lacks_room: false, removed });
+        return Ok(TidiedFolder { lacks_room: false, removed });
     };
     if room()? < on_disk::LOW_BYTES {
         on_disk::remove_aside(disk, &index);
     }
-    Ok(Tidied { lacks_room: room()? / size + spares < HEADROOM_SEGMENTS, removed })
+    Ok(TidiedFolder { lacks_room: room()? / size + spares < HEADROOM_SEGMENTS, removed })
 }
 
 fn whole(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<bool> {

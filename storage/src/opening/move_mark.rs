@@ -22,14 +22,14 @@ const MAX_BYTES: u64 = 4096;
 
 /// The content of the mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct MoveMark {
     /// The source, as a text for people.
     pub(crate) from: String,
     /// Fingerprint of the source as it was.
     pub(crate) state: u64,
 }
 
-impl Mark {
+impl MoveMark {
     pub(crate) fn new(from: &str, state: u64) -> Self {
         let plain = from.chars().map(|c| if c.is_control() { '?' } else { c });
         Self { from: plain.take(512).collect(), state }
@@ -121,7 +121,7 @@ pub(crate) fn forget(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
 
 /// Refuses a folder that is being filled.
 pub(crate) fn refuse(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    let Some(mark) = Mark::read(disk, dir)? else { return Ok(()) };
+    let Some(mark) = MoveMark::read(disk, dir)? else { return Ok(()) };
     let what = format!(
         "marks a migration from {} that is not finished, so messages may be missing here; finish it (run the same `petnet migrate` again) or remove {}",
         mark.from,
@@ -138,18 +138,18 @@ mod tests {
     #[test]
     fn a_marked_folder_is_refused_until_the_move_ends_and_its_end_is_known_until_the_folder_is_used() {
         let dir = tempfile::tempdir().expect("a folder");
-        assert_eq!(Mark::read(&RealDisk, dir.path()).expect("reads"), None);
-        let mark = Mark::new("the store\n crc in /a", 7);
+        assert_eq!(MoveMark::read(&RealDisk, dir.path()).expect("reads"), None);
+        let mark = MoveMark::new("the store\n crc in /a", 7);
         mark.write(&RealDisk, dir.path()).expect("writes");
-        assert_eq!(Mark::read(&RealDisk, dir.path()).expect("reads"), Some(mark.clone()));
+        assert_eq!(MoveMark::read(&RealDisk, dir.path()).expect("reads"), Some(mark.clone()));
         let refused = refuse(&RealDisk, dir.path()).expect_err("is refused").to_string();
         assert!(refused.contains("not finished") && refused.contains("remove"), "{refused}");
-        Mark::end(&RealDisk, dir.path()).expect("ends");
+        MoveMark::end(&RealDisk, dir.path()).expect("ends");
         refuse(&RealDisk, dir.path()).expect("may be used");
-        assert_eq!(Mark::read_done(&RealDisk, dir.path()).expect("reads"), Some(mark));
+        assert_eq!(MoveMark::read_done(&RealDisk, dir.path()).expect("reads"), Some(mark));
         forget(&RealDisk, dir.path()).expect("forgets");
         forget(&RealDisk, dir.path()).expect("is forgotten already");
-        assert_eq!(Mark::read_done(&RealDisk, dir.path()).expect("reads"), None);
+        assert_eq!(MoveMark::read_done(&RealDisk, dir.path()).expect("reads"), None);
         std::fs::write(dir.path().join(FILE), "junk").expect("writes");
         let refused = refuse(&RealDisk, dir.path()).expect_err("is refused").to_string();
         assert!(refused.contains("is damaged"), "{refused}");

@@ -11,7 +11,7 @@ const TOLD: usize = 16;
 
 /// What a start found before it read anything.
 #[derive(Debug, Default)]
-pub(crate) struct Before {
+pub(crate) struct BeforeReading {
     /// Numbers of half-made files that it removed.
     pub(crate) removed: Vec<u32>,
     /// Whether the checkpoint files are missing from the folder.
@@ -20,7 +20,7 @@ pub(crate) struct Before {
 
 /// Why there is no checkpoint.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum NoCheckpointReason {
     /// None has been needed so far.
     NotYet,
     /// Probably none has been needed so far, but these files of the log are missing.
@@ -30,22 +30,22 @@ pub(crate) enum Why {
 }
 
 /// Why there is no checkpoint. `bad`: number of damaged checkpoints.
-pub(crate) fn why(before: &Before, inventory: &Inventory, bad: u64) -> Why {
+pub(crate) fn why(before: &BeforeReading, inventory: &Inventory, bad: u64) -> NoCheckpointReason {
     let there = |id: u32| inventory.segments.contains_key(&id) || inventory.free.contains(&id);
     let last = inventory.segments.last_key_value().map_or(0, |(last, _)| *last);
     let missing = (1..last).filter(|id| !there(*id) && !before.removed.contains(id));
     let missing: Vec<u32> = missing.take(TOLD).collect();
     let lacks_first = missing.first().is_some_and(|first| *first <= LANES.len() as u32);
     if bad > 0 || lacks_first || before.has_no_files && last > 0 {
-        Why::Lost
+        NoCheckpointReason::Lost
     } else if missing.is_empty() {
-        Why::NotYet
+        NoCheckpointReason::NotYet
     } else {
-        Why::NotYetIfUnused(missing)
+        NoCheckpointReason::NotYetIfUnused(missing)
     }
 }
 
-impl Why {
+impl NoCheckpointReason {
     /// Logs the reason for the operator.
     pub(crate) fn tell(&self) {
         match self {
@@ -64,11 +64,11 @@ impl Why {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::inventory::Held;
+    use crate::log::inventory::SegmentFile;
     use crate::log::segment::Lane;
 
     fn inventory(segments: &[u32], free: &[u32]) -> Inventory {
-        let held = Held { lane: Lane::Small, size: 1 << 20 };
+        let held = SegmentFile { lane: Lane::Small, size: 1 << 20 };
         Inventory {
             segments: segments.iter().map(|id| (*id, held)).collect(),
             free: free.to_vec(),
@@ -78,18 +78,26 @@ mod tests {
 
     #[test]
     fn a_number_that_only_a_half_made_file_had_is_no_sign_of_a_lost_checkpoint() {
-        let none = Before::default();
+        let none = BeforeReading::default();
         let why_of = |segments: &[u32], free: &[u32]| why(&none, &inventory(segments, free), 0);
-        assert_eq!(why_of(&[], &[]), Why::NotYet);
-        assert_eq!(why_of(&[1, 2, 4], &[3]), Why::NotYet);
-        assert_eq!(why_of(&[1, 2, 4], &[]), Why::NotYetIfUnused(vec![3]));
-        let removed = Before { removed: vec![3], ..Before::default() };
-        assert_eq!(why(&removed, &inventory(&[1, 2, 4], &[]), 0), Why::NotYet);
-        assert_eq!(why_of(&[2, 3, 4], &[]), Why::Lost, "the first one does not go without a checkpoint");
-        assert_eq!(why_of(&[1, 3, 4], &[]), Why::Lost);
-        assert_eq!(why(&none, &inventory(&[1, 2], &[]), 1), Why::Lost);
-        let has_no_files = Before { has_no_files: true, ..Before::default() };
-        assert_eq!(why(&has_no_files, &inventory(&[1, 2], &[]), 0), Why::Lost, "they were removed");
-        assert_eq!(why(&has_no_files, &inventory(&[], &[]), 0), Why::NotYet, "a new folder");
+        assert_eq!(why_of(&[], &[]), NoCheckpointReason::NotYet);
+        assert_eq!(why_of(&[1, 2, 4], &[3]), NoCheckpointReason::NotYet);
+        assert_eq!(why_of(&[1, 2, 4], &[]), NoCheckpointReason::NotYetIfUnused(vec![3]));
+        let removed = BeforeReading { removed: vec![3], ..BeforeReading::default() };
+        assert_eq!(why(&removed, &inventory(&[1, 2, 4], &[]), 0), NoCheckpointReason::NotYet);
+        assert_eq!(
+            why_of(&[2, 3, 4], &[]),
+            NoCheckpointReason::Lost,
+            "the first one does not go without a checkpoint"
+        );
+        assert_eq!(why_of(&[1, 3, 4], &[]), NoCheckpointReason::Lost);
+        assert_eq!(why(&none, &inventory(&[1, 2], &[]), 1), NoCheckpointReason::Lost);
+        let has_no_files = BeforeReading { has_no_files: true, ..BeforeReading::default() };
+        assert_eq!(
+            why(&has_no_files, &inventory(&[1, 2], &[]), 0),
+            NoCheckpointReason::Lost,
+            "they were removed"
+        );
+        assert_eq!(why(&has_no_files, &inventory(&[], &[]), 0), NoCheckpointReason::NotYet, "a new folder");
     }
 }

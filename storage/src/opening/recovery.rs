@@ -23,24 +23,24 @@ use crate::log::frame::Place;
 use crate::log::inventory::{self, Inventory};
 use crate::log::lane_end::LogEnd;
 use crate::log::segment::{LANES, PAGE};
-use crate::log::spare_segments::Spares;
+use crate::log::spare_segments::SpareSegments;
 use crate::opening::catch_up::catch_up;
 use crate::opening::index_check::from_the_start;
 use crate::opening::lane_ends::{open_ends, recycle, segment_size, segments_of};
-use crate::opening::leftovers::{Tidied, tidy};
+use crate::opening::leftovers::{TidiedFolder, tidy};
 use crate::opening::move_mark;
-use crate::opening::no_checkpoint::{self, Before};
-use crate::opening::replay::{Failure, Replay};
+use crate::opening::no_checkpoint::{self, BeforeReading};
+use crate::opening::replay::{Replay, ReplayFailure};
 
 /// An opened store, before its threads run.
 #[derive(Debug)]
-pub(crate) struct Recovered {
+pub(crate) struct RecoveredStore {
     pub(crate) folder_lock: Arc<FolderLock>,
     pub(crate) format: Format,
     pub(crate) log: Log,
     pub(crate) state: State,
     pub(crate) ends: [LogEnd; 2],
-    pub(crate) spares: Spares,
+    pub(crate) spares: SpareSegments,
     pub(crate) cold: Option<Arc<Cold>>,
     pub(crate) segment_bytes: u64,
     pub(crate) service_seconds: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Recovered {
 }
 
 /// Opens the store in the folder.
-pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
+pub(crate) fn recover(options: &StoreOptions) -> Result<RecoveredStore, OpenError> {
     let folder_lock = lock_folder(&*options.disk, &options.data_dir)?;
     move_mark::refuse(&*options.disk, &options.data_dir)?;
     move_mark::forget(&*options.disk, &options.data_dir)?;
@@ -67,7 +67,7 @@ pub(crate) fn recover(options: &StoreOptions) -> Result<Recovered, OpenError> {
 pub(crate) fn recover_locked(
     options: &StoreOptions,
     folder_lock: &Arc<FolderLock>,
-) -> Result<Recovered, OpenError> {
+) -> Result<RecoveredStore, OpenError> {
     let disk = options.disk.clone();
     let dir = options.data_dir.as_path();
     // The folder, or files in it, may have been created by anyone, with any umask.
@@ -80,15 +80,15 @@ pub(crate) fn recover_locked(
     let has_no_files = !FILES.iter().any(|file| names.iter().any(|name| name == file));
     Checkpoint::create_files(&*disk, dir).map_err(open_io("create the checkpoint files in", dir))?;
     disk.sync_dir(dir).map_err(open_io("sync", dir))?;
-    let Tidied { lacks_room, removed } = tidy(options)?;
-    let before = Before { removed, has_no_files };
+    let TidiedFolder { lacks_room, removed } = tidy(options)?;
+    let before = BeforeReading { removed, has_no_files };
     let mut index = if lacks_room {
         tracing::warn!(
             "hardly any room on the disk: the index is removed, and everything is indexed in memory until there is more"
         );
-        Index::None
+        IndexUse::None
     } else {
-        Index::AsItIs
+        IndexUse::AsItIs
     };
     loop {
         let error = match read_back_with(options, format, index, &before) {
@@ -98,24 +98,24 @@ pub(crate) fn recover_locked(
                 }
                 return go_on(options, folder_lock, format, new, found);
             }
-            Err(Failure::Open(error)) => return Err(error),
-            Err(Failure::Index(error)) => error,
+            Err(ReplayFailure::Open(error)) => return Err(error),
+            Err(ReplayFailure::Index(error)) => error,
         };
         index = match index {
-            Index::AsItIs if !error.is_passing() => {
+            IndexUse::AsItIs if !error.is_passing() => {
                 tracing::warn!(%error, "the index gives errors; it is set aside and rebuilt from the log");
                 if let Some(path) = disk.index_dir(dir) {
                     crate::index::on_disk::set_aside(&*disk, &path).map_err(open_io("set aside", &path))?;
                 }
-                Index::Anew
+                IndexUse::Anew
             }
-            Index::None => {
+            IndexUse::None => {
                 let source = io::Error::other(error.to_string());
                 return Err(OpenError::Io { action: "read back the log in", path: dir.to_owned(), source });
             }
             _ => {
                 tracing::warn!(%error, "the index on disk cannot be written: everything is indexed in memory until it can");
-                Index::None
+                IndexUse::None
             }
         };
     }
@@ -123,7 +123,7 @@ pub(crate) fn recover_locked(
 
 /// How the index on disk is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Index {
+enum IndexUse {
     AsItIs,
     /// It was set aside; a fresh one is built.
     Anew,
@@ -162,16 +162,16 @@ pub(crate) struct ReadBack {
 }
 
 /// Reads everything back, with the index on disk as it is.
-pub(crate) fn read_back(options: &StoreOptions, format: Format) -> Result<ReadBack, Failure> {
-    read_back_with(options, format, Index::AsItIs, &Before::default())
+pub(crate) fn read_back(options: &StoreOptions, format: Format) -> Result<ReadBack, ReplayFailure> {
+    read_back_with(options, format, IndexUse::AsItIs, &BeforeReading::default())
 }
 
 fn read_back_with(
     options: &StoreOptions,
     format: Format,
-    index: Index,
-    before: &Before,
-) -> Result<ReadBack, Failure> {
+    index: IndexUse,
+    before: &BeforeReading,
+) -> Result<ReadBack, ReplayFailure> {
     let disk = options.disk.clone();
     let dir = options.data_dir.as_path();
     let log = Log::new(disk.clone(), dir.join("log"));
@@ -192,8 +192,8 @@ fn read_back_with(
     give_back_freed(&log, &checkpoint, &mut inventory)?;
 
     let (cold, existed) = match index {
-        Index::None => (None, false),
-        Index::AsItIs | Index::Anew => open_cold(options, format.store_id, had_checkpoint)?,
+        IndexUse::None => (None, false),
+        IndexUse::AsItIs | IndexUse::Anew => open_cold(options, format.store_id, had_checkpoint)?,
     };
     let trusted = had_checkpoint && existed;
     let positions = if trusted { checkpoint.positions } else { from_the_start() };
@@ -208,8 +208,8 @@ fn read_back_with(
     let tails = replay_lanes(&mut replay, &positions)?;
     // A damaged index may make sled fail in any way, even panic.
     let caught = fenced(|| catch_up(&mut replay, cold.as_deref(), &positions, checkpoint.last_sequence));
-    let wrong =
-        caught.unwrap_or_else(|| Err(Failure::Index(ColdError("sled panicked while it was read".into()))))?;
+    let wrong = caught
+        .unwrap_or_else(|| Err(ReplayFailure::Index(ColdError("sled panicked while it was read".into()))))?;
     let Replay { state, records, torn_bytes, damaged, newest_time, last_incarnation_ms, .. } = replay;
     Ok(ReadBack {
         log,
@@ -236,7 +236,7 @@ fn go_on(
     format: Format,
     new: bool,
     found: ReadBack,
-) -> Result<Recovered, OpenError> {
+) -> Result<RecoveredStore, OpenError> {
     let ReadBack { log, checkpoint, mut inventory, mut state, cold, trusted, tails, .. } = found;
     let incarnation = draw_incarnation(found.last_incarnation_ms)?;
     state.incarnations.push(incarnation);
@@ -251,7 +251,7 @@ fn go_on(
         (false, true) => IndexFound::CaughtUp,
         (false, false) => IndexFound::Rebuilt,
     };
-    Ok(Recovered {
+    Ok(RecoveredStore {
         folder_lock: folder_lock.clone(),
         format,
         log,
@@ -293,13 +293,13 @@ fn open_cold(
     options: &StoreOptions,
     store_id: u128,
     trusted: bool,
-) -> Result<(Option<Arc<Cold>>, bool), Failure> {
+) -> Result<(Option<Arc<Cold>>, bool), ReplayFailure> {
     let Some(path) = options.disk.index_dir(&options.data_dir) else { return Ok((None, false)) };
     let (cold, existed) = match Cold::open(&*options.disk, &path, store_id) {
         Ok(opened) => opened,
         Err(error) if error.is_locked() => {
             let source = io::Error::other(error.to_string());
-            return Err(Failure::Open(OpenError::Io { action: "open the index in", path, source }));
+            return Err(ReplayFailure::Open(OpenError::Io { action: "open the index in", path, source }));
         }
         Err(error) => {
             tracing::warn!(%error, "going on without an index on disk: everything is indexed in memory");
@@ -307,7 +307,7 @@ fn open_cold(
         }
     };
     if existed && !trusted {
-        cold.clear().map_err(Failure::Index)?;
+        cold.clear().map_err(ReplayFailure::Index)?;
     }
     Ok((Some(Arc::new(cold)), existed))
 }

@@ -15,31 +15,31 @@ use crate::face::message::{DeliveryIdentity, PartyId};
 use crate::index::entry::{Death, Entry};
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::ColdError;
-use crate::index::sends::{Named, Print, Sent};
+use crate::index::sends::{AnotherSendKey, KnownSend, SendFingerprint};
 use crate::log::batch::MAX_UNSYNCED;
 use crate::log::codec::Short;
-use crate::log::damage::{Damage, set_aside};
+use crate::log::damage::{DamagedPlace, set_aside};
 use crate::log::data_folder::open_io;
 use crate::log::disk::write_all_at;
 use crate::log::files::Log;
 use crate::log::frame::{
-    DeadFields, HEADER_BYTES, Header, Keyed, Kind, MessageFields, Place, SettleFields, Slices as SliceList,
+    DeadFields, HEADER_BYTES, Header, KeyedContent, Kind, MessageFields, Place, SettleFields, Slices,
 };
-use crate::log::scan::{End, Found, scan};
+use crate::log::scan::{ScanFinding, SegmentEnd, scan};
 use crate::log::segment::{Lane, PAGE};
 
 /// Why reading back failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum ReplayFailure {
     /// The store cannot be opened.
     Open(OpenError),
     /// The index on disk gave errors: opening tries again with a fresh one or without.
     Index(ColdError),
 }
 
-impl From<OpenError> for Failure {
+impl From<OpenError> for ReplayFailure {
     fn from(error: OpenError) -> Self {
         Self::Open(error)
     }
@@ -56,7 +56,7 @@ pub(crate) struct DeadRecord {
 /// The slices found while a lane is replayed. A commit frame can survive a power cut that its slices did not survive: they
 /// may belong to the same write.
 #[derive(Debug)]
-pub(crate) struct Slices {
+pub(crate) struct ReplayedSlices {
     /// Everything before this place was synced.
     from: Place,
     /// Sequence and payload bytes of each slice, by place.
@@ -75,7 +75,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) settled: Vec<(u64, SettleFields)>,
     pub(crate) dead: HashMap<u64, DeadRecord>,
     /// Messages that were handed to readers.
-    pub(crate) reads: Vec<Note>,
+    pub(crate) reads: Vec<ReadNote>,
     /// Messages that were replaced by a newer one. Those that were dead letters by then remain dead letters.
     pub(crate) replaced: HashSet<u64>,
     pub(crate) records: u64,
@@ -83,7 +83,7 @@ pub(crate) struct Replay<'a> {
     pub(crate) damaged: u64,
     pub(crate) newest_time: u32,
     pub(crate) last_incarnation_ms: u64,
-    pub(crate) slices: Option<Slices>,
+    pub(crate) slices: Option<ReplayedSlices>,
 }
 
 impl<'a> Replay<'a> {
@@ -116,30 +116,36 @@ impl<'a> Replay<'a> {
 
 impl Replay<'_> {
     /// Reads one segment from `from` on, up to `until`.
-    pub(crate) fn segment(&mut self, lane: Lane, id: u32, from: u64, until: u64) -> Result<End, OpenError> {
+    pub(crate) fn segment(
+        &mut self,
+        lane: Lane,
+        id: u32,
+        from: u64,
+        until: u64,
+    ) -> Result<SegmentEnd, OpenError> {
         let path = self.log.path(lane, id);
         let file = self.log.file(lane, id).map_err(open_io("open", &path))?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut unknown = None;
         let end = scan(&*file, id, from.max(PAGE), |found| {
             match found {
-                Found::Frame(place, header, body) if u64::from(place.offset) < until => {
+                ScanFinding::Frame(place, header, body) if u64::from(place.offset) < until => {
                     self.frame(place, &header, body).map_err(|Short| {
                         io::Error::other(format!("frame at {} checks out and does not decode", place.offset))
                     })?;
                 }
-                Found::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
-                Found::Damaged(offset, len) if offset < until => {
+                ScanFinding::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
+                ScanFinding::Damaged(offset, len) if offset < until => {
                     self.damaged += 1;
                     let what = "bytes that are no frame, with frames behind them";
                     set_aside(
                         &*self.log.disk,
                         &self.options.data_dir,
                         &*file,
-                        &Damage { segment: &name, offset, len, what, torn: false },
+                        &DamagedPlace { segment: &name, offset, len, what, torn: false },
                     );
                 }
-                Found::Frame(..) | Found::Damaged(..) => {}
+                ScanFinding::Frame(..) | ScanFinding::Damaged(..) => {}
             }
             Ok(())
         })
@@ -160,7 +166,7 @@ impl Replay<'_> {
                 self.damaged += 1;
                 "bytes that are no frame at the end of a full segment"
             };
-            let damage = Damage { segment: &name, offset: end.offset, len: end.torn, what, torn };
+            let damage = DamagedPlace { segment: &name, offset: end.offset, len: end.torn, what, torn };
             set_aside(&*self.log.disk, &self.options.data_dir, &*file, &damage);
         }
         Ok(end)
@@ -205,8 +211,8 @@ impl Replay<'_> {
                 }
             }
             Kind::Settle => self.settled.push((header.sequence, SettleFields::decode(fields)?)),
-            Kind::Read => self.reads.extend(Note::decode(fields)?),
-            Kind::Named => self.state.sends.name(&Named::decode(header.sequence, fields)?),
+            Kind::Read => self.reads.extend(ReadNote::decode(fields)?),
+            Kind::Named => self.state.sends.name(&AnotherSendKey::decode(header.sequence, fields)?),
             Kind::Dead => {
                 let f = DeadFields::decode(fields)?;
                 if self.state.is_valid(place) {
@@ -227,12 +233,12 @@ impl Replay<'_> {
 
     /// From here on, the lane's commit frames are checked against the slices that are found.
     pub(crate) fn watch_slices(&mut self, from: Place) {
-        self.slices = Some(Slices { from, met: HashMap::new(), unfinished: Vec::new() });
+        self.slices = Some(ReplayedSlices { from, met: HashMap::new(), unfinished: Vec::new() });
     }
 
     fn is_whole(&self, commit: &Header, body: &[u8]) -> Result<bool, Short> {
         let Some(slices) = &self.slices else { return Ok(true) };
-        let list = SliceList::decode(body.get(commit.fields_len.into()..).ok_or(Short)?)?;
+        let list = Slices::decode(body.get(commit.fields_len.into()..).ok_or(Short)?)?;
         let sequence = list.sequence(commit.sequence);
         let met = |place| slices.met.get(place);
         Ok(list.extents.iter().all(|e| e.place < slices.from || met(&e.place) == Some(&(sequence, e.len))))
@@ -285,9 +291,9 @@ impl Replay<'_> {
             }
         };
         let key = key::key(self.secret, f.class, f.party, f.id);
-        if let Some(Keyed { key: send, content_crc }) = f.keyed {
-            let print = Print::new(key, f.len, content_crc);
-            self.state.sends.remember(send, Sent { sequence: header.sequence, print });
+        if let Some(KeyedContent { key: send, content_crc }) = f.keyed {
+            let print = SendFingerprint::new(key, f.len, content_crc);
+            self.state.sends.remember(send, KnownSend { sequence: header.sequence, print });
         }
         let incarnation = if f.class == Class::Outgoing {
             self.last_incarnation_ms = self.last_incarnation_ms.max(f.incarnation.started_ms);

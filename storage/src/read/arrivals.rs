@@ -18,8 +18,8 @@ use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
-use crate::index::memory::names::{Match, Search};
-use crate::index::on_disk::{Cold, ColdError, Listed};
+use crate::index::memory::names::{NameMatch, NameSearch};
+use crate::index::on_disk::{Cold, ColdError, DiskListItem};
 
 /// A look is repeated while messages move during it, but at most this many times.
 const LOOKS: usize = 16;
@@ -33,7 +33,7 @@ pub(crate) const CHUNK: usize = 1024;
 
 /// A message on a page. It may have expired.
 #[derive(Debug, Clone)]
-pub(crate) struct Item {
+pub(crate) struct ListedMessage {
     pub(crate) key: u128,
     pub(crate) entry: Entry,
     /// The id; `None` if the index does not say.
@@ -42,15 +42,15 @@ pub(crate) struct Item {
 
 /// A page of messages, in the order of their sequences.
 #[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) messages: Vec<Item>,
+pub(crate) struct ListedPage {
+    pub(crate) messages: Vec<ListedMessage>,
     /// There may be more after this sequence; `None` if there are no more.
     pub(crate) next: Option<u64>,
 }
 
 /// Which messages are listed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Which<'a> {
+pub(crate) enum WhichMessages<'a> {
     /// The whole mailbox of some senders.
     Mail(&'a FromSender),
     /// Messages of a class whose ids begin with this prefix, for one party or all; and how many are examined in order before
@@ -58,7 +58,7 @@ pub(crate) enum Which<'a> {
     Named(Class, Option<u16>, &'a str, usize),
 }
 
-impl Which<'_> {
+impl WhichMessages<'_> {
     /// The parties whose messages are meant, by their numbers, in order.
     fn parties(self, state: &State) -> Vec<u16> {
         match self {
@@ -85,9 +85,9 @@ pub(crate) fn senders(state: &State, from: &FromSender) -> Vec<u16> {
     }
 }
 
-/// At most `most` messages that the index has after a sequence, in memory and on disk. For [`Which::Named`] those of one
-/// bucket. Blocks.
-pub(crate) fn page(shared: &Shared, which: Which<'_>, after: u64, most: usize) -> Result<Page> {
+/// At most `most` messages that the index has after a sequence, in memory and on disk. For
+/// [`WhichMessages::Named`] those of one bucket. Blocks.
+pub(crate) fn page(shared: &Shared, which: WhichMessages<'_>, after: u64, most: usize) -> Result<ListedPage> {
     let mut looks = 0;
     loop {
         looks += 1;
@@ -96,8 +96,8 @@ pub(crate) fn page(shared: &Shared, which: Which<'_>, after: u64, most: usize) -
             (which.parties(&state), state.relocations)
         };
         let mut found = match which {
-            Which::Mail(_) => in_memory(shared, &parties, after, most),
-            Which::Named(class, _, prefix, near) => {
+            WhichMessages::Mail(_) => in_memory(shared, &parties, after, most),
+            WhichMessages::Named(class, _, prefix, near) => {
                 named_in_memory(shared, (class, &parties, prefix), after, (near, most))
             }
         };
@@ -105,8 +105,8 @@ pub(crate) fn page(shared: &Shared, which: Which<'_>, after: u64, most: usize) -
         let is_on_disk = !lock(&shared.state).is_cold_empty();
         if let Some(cold) = shared.cold().filter(|_| is_on_disk) {
             let on_disk = match which {
-                Which::Mail(_) => on_disk(shared, &cold, &parties, after, most),
-                Which::Named(class, _, prefix, near) => {
+                WhichMessages::Mail(_) => on_disk(shared, &cold, &parties, after, most),
+                WhichMessages::Named(class, _, prefix, near) => {
                     named_on_disk(shared, &cold, (class, &parties, prefix), after, (near, most))
                 }
             };
@@ -127,7 +127,7 @@ pub(crate) fn page(shared: &Shared, which: Which<'_>, after: u64, most: usize) -
     }
 }
 
-/// Whether [`Which::Named`] lists everything. Soon after a start that is not known yet.
+/// Whether [`WhichMessages::Named`] lists everything. Soon after a start that is not known yet.
 pub(crate) fn knows_names(shared: &Shared) -> bool {
     shared.cold().is_none_or(|cold| cold.knows_names())
 }
@@ -136,12 +136,12 @@ fn count(shared: &Shared, looked_at: u64) {
     shared.counters.listed.fetch_add(looked_at, Ordering::Relaxed);
 }
 
-fn item(key: u128, entry: Entry, id: Option<&str>) -> Item {
-    Item { key, entry, id: id.and_then(|id| MessageId::new(id).ok()) }
+fn item(key: u128, entry: Entry, id: Option<&str>) -> ListedMessage {
+    ListedMessage { key, entry, id: id.and_then(|id| MessageId::new(id).ok()) }
 }
 
-fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> Page {
-    let Some(first) = after.checked_add(1) else { return Page { messages: Vec::new(), next: None } };
+fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> ListedPage {
+    let Some(first) = after.checked_add(1) else { return ListedPage { messages: Vec::new(), next: None } };
     let (found, next) = {
         let state = lock(&shared.state);
         let of = |sender: &u16| {
@@ -151,17 +151,17 @@ fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> Page 
         first_of(merged(senders.iter().map(of).collect()), most)
     };
     count(shared, found.len() as u64);
-    Page { messages: there(shared, &found), next }
+    ListedPage { messages: there(shared, &found), next }
 }
 
 /// The messages among `found` that are still in memory.
-fn there(shared: &Shared, found: &[(u64, u128)]) -> Vec<Item> {
+fn there(shared: &Shared, found: &[(u64, u128)]) -> Vec<ListedMessage> {
     let mut messages = Vec::with_capacity(found.len());
     for some in found.chunks(CHUNK) {
         let state = lock(&shared.state);
         messages.extend(some.iter().filter_map(|(sequence, key)| {
             let entry = *state.live.get(key).filter(|entry| entry.sequence == *sequence)?;
-            Some(Item { key: *key, entry, id: state.names.id(*sequence).and_then(MessageId::kept) })
+            Some(ListedMessage { key: *key, entry, id: state.names.id(*sequence).and_then(MessageId::kept) })
         }));
     }
     messages
@@ -172,7 +172,7 @@ fn named_in_memory(
     meant: (Class, &[u16], &str),
     after: u64,
     (nearest, most): (usize, usize),
-) -> Page {
+) -> ListedPage {
     let (class, parties, prefix) = meant;
     let near = {
         let state = lock(&shared.state);
@@ -187,7 +187,7 @@ fn named_in_memory(
         let Ok(near) = near(shared, &mut merged(parties.iter().map(of).collect()), (nearest, most), is_meant);
         near
     };
-    let search = |search: &mut Search<'_>| {
+    let search = |search: &mut NameSearch<'_>| {
         let mut at = Some(search.start());
         while let Some(from) = at {
             at = lock(&shared.state).names.search(search, from, CHUNK);
@@ -196,21 +196,21 @@ fn named_in_memory(
     };
     let Ok((found, next)) = searched(shared, meant, near, most, search);
     let found: Vec<_> = found.into_iter().map(|(sequence, key, _)| (sequence, key)).collect();
-    Page { messages: there(shared, &found), next }
+    ListedPage { messages: there(shared, &found), next }
 }
 
 /// The near messages and, if they are fewer than `most`, what a search of the names finds after them.
 fn searched<E>(
     shared: &Shared,
     (class, parties, prefix): (Class, &[u16], &str),
-    (near, mut next): Near<(u128, u16)>,
+    (near, mut next): NearMessages<(u128, u16)>,
     most: usize,
-    search_names: impl FnOnce(&mut Search<'_>) -> std::result::Result<(), E>,
-) -> std::result::Result<(Vec<Match>, Option<u64>), E> {
-    let mut found: Vec<Match> =
+    search_names: impl FnOnce(&mut NameSearch<'_>) -> std::result::Result<(), E>,
+) -> std::result::Result<(Vec<NameMatch>, Option<u64>), E> {
+    let mut found: Vec<NameMatch> =
         near.into_iter().map(|(sequence, (key, party))| (sequence, key, party)).collect();
     if let Some(after) = next.filter(|_| found.len() < most)
-        && let Some(mut search) = Search::new(class, parties, prefix, after)
+        && let Some(mut search) = NameSearch::new(class, parties, prefix, after)
     {
         search_names(&mut search)?;
         count(shared, search.seen);
@@ -222,7 +222,7 @@ fn searched<E>(
 }
 
 /// Messages by their sequences, and the sequence after which there may be more.
-type Near<T> = (Vec<(u64, T)>, Option<u64>);
+type NearMessages<T> = (Vec<(u64, T)>, Option<u64>);
 
 /// Those of the next `nearest` messages that are meant, `most` at most; and after what there may be more.
 fn near<T, E>(
@@ -230,7 +230,7 @@ fn near<T, E>(
     all: &mut dyn Iterator<Item = (u64, T)>,
     (nearest, most): (usize, usize),
     mut is_meant: impl FnMut(u64, &T) -> std::result::Result<bool, E>,
-) -> std::result::Result<Near<T>, E> {
+) -> std::result::Result<NearMessages<T>, E> {
     let (mut found, mut seen, mut next) = (Vec::new(), 0, None);
     for (sequence, one) in all {
         seen += 1;
@@ -252,7 +252,7 @@ fn on_disk(
     senders: &[u16],
     after: u64,
     most: usize,
-) -> std::result::Result<Page, ColdError> {
+) -> std::result::Result<ListedPage, ColdError> {
     let of = |sender: &u16| cold.arrivals_after(*sender, after);
     let (found, next) = going_well(senders.iter().map(of).collect(), |all| first_of(all, most))?;
     count(shared, found.len() as u64);
@@ -260,7 +260,7 @@ fn on_disk(
     for (sequence, (key, ..)) in found {
         messages.extend(mail(cold, sequence, key)?);
     }
-    Ok(Page { messages, next })
+    Ok(ListedPage { messages, next })
 }
 
 /// The result of `look` on all items of these iterators, in the order of their sequences; or the first failure of one.
@@ -280,7 +280,7 @@ fn going_well<T: Ord, R>(
 }
 
 /// A mailbox message; `None` if another one is under the key, because it was replaced.
-fn mail(cold: &Cold, sequence: u64, key: u128) -> std::result::Result<Option<Item>, ColdError> {
+fn mail(cold: &Cold, sequence: u64, key: u128) -> std::result::Result<Option<ListedMessage>, ColdError> {
     let found = cold.mail_with_id(key)?.filter(|(entry, _)| entry.sequence == sequence);
     Ok(found.map(|(entry, id)| item(key, entry, id.as_deref())))
 }
@@ -291,9 +291,9 @@ fn named_on_disk(
     meant: (Class, &[u16], &str),
     after: u64,
     (nearest, most): (usize, usize),
-) -> std::result::Result<Page, ColdError> {
+) -> std::result::Result<ListedPage, ColdError> {
     let (class, parties, prefix) = meant;
-    let is_meant = |sequence: u64, (key, _, id): &Listed| -> std::result::Result<_, ColdError> {
+    let is_meant = |sequence: u64, (key, _, id): &DiskListItem| -> std::result::Result<_, ColdError> {
         match id {
             None if class != Class::Outgoing => {
                 let found = mail(cold, sequence, *key)?.and_then(|item| item.id);
@@ -320,7 +320,7 @@ fn named_on_disk(
             messages.extend(mail(cold, sequence, key)?);
         }
     }
-    Ok(Page { messages, next })
+    Ok(ListedPage { messages, next })
 }
 
 /// Merges iterators that are each ordered by sequence into one in that order.
@@ -344,7 +344,7 @@ fn first_of<T>(all: impl Iterator<Item = (u64, T)>, most: usize) -> (Vec<(u64, T
 }
 
 /// Joins both pages into one, as far as both reach.
-fn joined(shared: &Shared, memory: Page, disk: &Page) -> Page {
+fn joined(shared: &Shared, memory: ListedPage, disk: &ListedPage) -> ListedPage {
     let next = match (memory.next, disk.next) {
         (Some(memory), Some(disk)) => Some(memory.min(disk)),
         (memory, disk) => memory.or(disk),
@@ -359,7 +359,7 @@ fn joined(shared: &Shared, memory: Page, disk: &Page) -> Page {
                 None if state.is_current_cold(&item.entry) => state.with_mark(item.key, item.entry),
                 Some(_) | None => return None,
             };
-            Some(Item { entry, ..item.clone() })
+            Some(ListedMessage { entry, ..item.clone() })
         }));
     }
     if let Some(next) = next {
@@ -367,5 +367,5 @@ fn joined(shared: &Shared, memory: Page, disk: &Page) -> Page {
     }
     messages.sort_by_key(|item| item.entry.sequence);
     messages.dedup_by_key(|item| item.entry.sequence);
-    Page { messages, next }
+    ListedPage { messages, next }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::core::shared::{Shared, blocking};
-use crate::core::slices_written::Streamed;
+use crate::core::slices_written::StreamedMessage;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
@@ -19,7 +19,7 @@ use crate::index::entry::Entry;
 use crate::log::files::ReadError;
 use crate::log::frame::{Kind, SLICE_BYTES, Slices};
 use crate::log::segment::Lane;
-use crate::read::frames::{Loaded, Reader};
+use crate::read::frames::{LoadedMessage, Reader};
 
 /// The content of a large message in the log, or of an upload.
 #[derive(Debug)]
@@ -27,12 +27,12 @@ pub(crate) struct StoredPieces {
     shared: Arc<Shared>,
     id: MessageId,
     len: u64,
-    at: Mutex<Arc<Located>>,
+    at: Mutex<Arc<LocatedContent>>,
 }
 
 /// Where the content is in the log.
 #[derive(Debug)]
-struct Located {
+struct LocatedContent {
     /// The message's key and entry; `None` for an upload that is not a message yet.
     entry: Option<(u128, Entry)>,
     lane: Lane,
@@ -57,13 +57,13 @@ impl StoredPieces {
         }
         let lane = (Reader { shared: &shared }).lane(entry.place);
         let sequence = slices.sequence(entry.sequence);
-        let located = Located { entry: Some((key, entry)), lane, sequence, slices };
+        let located = LocatedContent { entry: Some((key, entry)), lane, sequence, slices };
         Ok(Self { shared, id: id.clone(), len: entry.len, at: Mutex::new(Arc::new(located)) })
     }
 
     /// What an upload has written so far.
-    pub(crate) fn of_upload(shared: Arc<Shared>, id: &MessageId, streamed: &Streamed) -> Self {
-        let located = Located {
+    pub(crate) fn of_upload(shared: Arc<Shared>, id: &MessageId, streamed: &StreamedMessage) -> Self {
+        let located = LocatedContent {
             entry: None,
             lane: Lane::Bulk,
             sequence: streamed.written.sequence,
@@ -73,7 +73,11 @@ impl StoredPieces {
     }
 
     /// Finds out where the message is now. Blocks.
-    fn locate_again(shared: &Arc<Shared>, id: &MessageId, (key, entry): (u128, Entry)) -> Result<Located> {
+    fn locate_again(
+        shared: &Arc<Shared>,
+        id: &MessageId,
+        (key, entry): (u128, Entry),
+    ) -> Result<LocatedContent> {
         let reader = Reader { shared };
         let gone = || StoreError::Gone { id: id.to_string() };
         let found = if entry.class == Class::Outgoing {
@@ -84,7 +88,7 @@ impl StoredPieces {
         let (_, found) = found.filter(|(_, e)| e.sequence == entry.sequence).ok_or_else(gone)?;
         let (_, slices) = reader.slices(&found)?;
         let sequence = slices.sequence(found.sequence);
-        Ok(Located { entry: Some((key, found)), lane: reader.lane(found.place), sequence, slices })
+        Ok(LocatedContent { entry: Some((key, found)), lane: reader.lane(found.place), sequence, slices })
     }
 }
 
@@ -97,7 +101,7 @@ impl Reader<'_> {
         entry: &Entry,
         expected: Option<&MessageId>,
     ) -> Result<(MessageId, Payload)> {
-        if let Some(Loaded { id, payload }) = self.cached(entry) {
+        if let Some(LoadedMessage { id, payload }) = self.cached(entry) {
             return Ok((id, Payload::Whole(payload)));
         }
         let frame = self.frame(entry)?;
@@ -130,7 +134,7 @@ impl Reader<'_> {
     }
 }
 
-impl Located {
+impl LocatedContent {
     /// Reads one slice. Blocks.
     fn read(&self, shared: &Shared, n: usize) -> std::result::Result<Bytes, ReadError> {
         let extent = self.slices.extents.get(n).ok_or_else(|| ReadError::Damaged("no such slice".into()))?;
@@ -147,9 +151,9 @@ impl Located {
 fn read(
     shared: &Arc<Shared>,
     id: &MessageId,
-    located: &Arc<Located>,
+    located: &Arc<LocatedContent>,
     n: usize,
-) -> Result<(Bytes, Option<Arc<Located>>)> {
+) -> Result<(Bytes, Option<Arc<LocatedContent>>)> {
     let wrong = match located.read(shared, n) {
         Ok(bytes) => return Ok((bytes, None)),
         Err(wrong) => wrong,

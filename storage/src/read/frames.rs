@@ -17,7 +17,7 @@ use crate::log::segment::{Lane, LogFile};
 
 /// A message's id and content, as read from the log.
 #[derive(Debug, Clone)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedMessage {
     pub(crate) id: MessageId,
     pub(crate) payload: Bytes,
 }
@@ -55,9 +55,9 @@ impl Reader<'_> {
     }
 
     /// A message's id and payload if they are in the cache. Does not block.
-    pub(crate) fn cached(self, entry: &Entry) -> Option<Loaded> {
+    pub(crate) fn cached(self, entry: &Entry) -> Option<LoadedMessage> {
         let cached = lock(&self.shared.state).cache.get(entry.sequence)?;
-        Some(Loaded { id: cached.id, payload: cached.payload })
+        Some(LoadedMessage { id: cached.id, payload: cached.payload })
     }
 
     /// A message's id, from the fields of its frame alone. `None` if they are damaged or permanently unreadable, which is
@@ -84,7 +84,7 @@ impl Reader<'_> {
     }
 
     /// A message's id and payload, verified. Blocks.
-    pub(crate) fn load(self, entry: &Entry) -> Result<Loaded> {
+    pub(crate) fn load(self, entry: &Entry) -> Result<LoadedMessage> {
         if let Some(loaded) = self.cached(entry) {
             return Ok(loaded);
         }
@@ -94,7 +94,7 @@ impl Reader<'_> {
             Kind::Commit => self.read_slices(entry, &id, &frame)?,
             _ => frame.payload(),
         };
-        Ok(Loaded { id, payload })
+        Ok(LoadedMessage { id, payload })
     }
 
     pub(crate) fn lane(self, place: Place) -> Lane {

@@ -8,7 +8,7 @@ use crate::face::error::Result;
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Pending, Sequence};
 use crate::index::entry::DeadEntry;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::read::find::pending;
 use crate::read::frames::Reader;
 
@@ -54,7 +54,7 @@ pub(crate) fn received(shared: &Arc<Shared>, keys: &[u128]) -> Result<Tracked> {
         return Ok(Tracked::Held { sender: message.party.clone(), sequence, len: message.entry.len });
     }
     let past = keys.iter().filter_map(|key| state.past.last(*key));
-    let expired = expired.map(|entry| (entry.sequence, End::Expired));
+    let expired = expired.map(|entry| (entry.sequence, MessageEnd::Expired));
     let past = past.chain(expired).max_by_key(|(sequence, _)| *sequence);
     drop(state);
     Ok(match letter {
@@ -63,13 +63,13 @@ pub(crate) fn received(shared: &Arc<Shared>, keys: &[u128]) -> Result<Tracked> {
     })
 }
 
-fn of_past(past: Option<(u64, End)>) -> Tracked {
+fn of_past(past: Option<(u64, MessageEnd)>) -> Tracked {
     match past {
         None => Tracked::Unknown,
-        Some((sequence, End::Delivered)) => Tracked::Delivered { sequence: Sequence(sequence) },
-        Some((sequence, End::Dropped)) => Tracked::Dropped { sequence: Sequence(sequence) },
-        Some((sequence, End::Released)) => Tracked::Released { sequence: Sequence(sequence) },
-        Some((sequence, End::Expired)) => Tracked::Expired { sequence: Sequence(sequence) },
+        Some((sequence, MessageEnd::Delivered)) => Tracked::Delivered { sequence: Sequence(sequence) },
+        Some((sequence, MessageEnd::Dropped)) => Tracked::Dropped { sequence: Sequence(sequence) },
+        Some((sequence, MessageEnd::Released)) => Tracked::Released { sequence: Sequence(sequence) },
+        Some((sequence, MessageEnd::Expired)) => Tracked::Expired { sequence: Sequence(sequence) },
     }
 }
 

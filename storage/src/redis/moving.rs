@@ -19,7 +19,7 @@ use crate::redis::connection::options::RedisOptions;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::{Purpose, Session, Way};
 use crate::redis::leases::SILENCE;
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 use crate::redis::upkeep::news;
 
 /// How long the lock lasts if it is not renewed.
@@ -29,18 +29,18 @@ const AGAIN: Duration = Duration::from_secs(3);
 
 /// A party's store in Redis that is locked for a migration.
 #[derive(Debug)]
-pub(crate) struct Locked {
-    pub(crate) inner: Arc<Inner>,
+pub(crate) struct LockedStore {
+    pub(crate) inner: Arc<RedisShared>,
     pub(crate) name: String,
 }
 
-impl Locked {
+impl LockedStore {
     /// Connects and locks the store.
     pub(crate) async fn open(options: RedisOptions) -> Result<Arc<Self>> {
         let url = options.url.to_string();
         let refused = |why: String| TransferError::Open(OpenError::Redis { url: url.clone(), why });
         let connector = Connector::new(&options);
-        let inner = Inner::new(options, Arc::new(NoObserver))?;
+        let inner = RedisShared::new(options, Arc::new(NoObserver))?;
         let service = inner.service.clone();
         let (pushes, _) = news::ear();
         let purpose = Purpose::Move { name: &inner.name, lock: LOCK, silence: SILENCE };
@@ -64,7 +64,7 @@ impl Locked {
     }
 }
 
-impl Locked {
+impl LockedStore {
     /// Lets gateways in again, unless the move is unfinished. Otherwise they would have to wait until the lock expires.
     async fn leave(&self) {
         if let Err(why) = self.end(false).await {
@@ -73,14 +73,14 @@ impl Locked {
     }
 }
 
-impl Drop for Locked {
+impl Drop for LockedStore {
     fn drop(&mut self) {
         self.inner.stop.cancel();
     }
 }
 
 /// Holds the lock until the end. The lock ends with the session, and then nothing more may be written.
-async fn keep(inner: Arc<Inner>, session: Arc<Session>) {
+async fn keep(inner: Arc<RedisShared>, session: Arc<Session>) {
     let lock = async {
         loop {
             tokio::time::sleep(AGAIN).await;

@@ -1,7 +1,7 @@
 //! Which messages were handed to readers: noted here, and written to Redis some at a time.
 //!
 //! A note costs its reader nothing. The first one wakes the task that writes (`read_writer.rs`). What is noted but not yet
-//! written counts at this gateway at once ([`Reads::of`]).
+//! written counts at this gateway at once ([`NotedReads::of`]).
 //!
 //! Invariant: a note that is lost (with the process, with Redis, for lack of room) makes its message live longer, never shorter.
 
@@ -20,23 +20,23 @@ const WAITING: usize = 65_536;
 
 /// A message was handed to a reader, at this second of service time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Read {
+pub(crate) struct NotedRead {
     id: MessageId,
     pub(crate) sequence: u64,
     pub(crate) time: u64,
 }
 
 #[derive(Debug, Default)]
-struct Notes {
+struct WaitingNotes {
     /// The notes in the order of the reads.
-    waiting: VecDeque<Read>,
+    waiting: VecDeque<NotedRead>,
     /// Their sequences by id, the last read at the end.
     by_id: HashMap<MessageId, Vec<u64>>,
 }
 
-impl Notes {
+impl WaitingNotes {
     /// Adds a note. Returns false if there was nothing to note.
-    fn add(&mut self, read: Read) -> bool {
+    fn add(&mut self, read: NotedRead) -> bool {
         let of_id = self.by_id.get(&read.id);
         if self.waiting.len() >= WAITING || of_id.is_some_and(|all| all.last() == Some(&read.sequence)) {
             return false;
@@ -63,17 +63,17 @@ impl Notes {
 
 /// Reads that are noted but not yet written.
 #[derive(Debug, Default)]
-pub(crate) struct Reads {
-    notes: Mutex<Notes>,
+pub(crate) struct NotedReads {
+    notes: Mutex<WaitingNotes>,
     pub(crate) wake: Notify,
     /// Ensures that only one task writes at a time.
     pub(crate) writing: tokio::sync::Mutex<()>,
 }
 
-impl Reads {
+impl NotedReads {
     /// A message was handed to a reader, at this second of service time.
     pub(crate) fn note(&self, id: &MessageId, sequence: Sequence, time: u64) {
-        let read = Read { id: id.clone(), sequence: sequence.0, time };
+        let read = NotedRead { id: id.clone(), sequence: sequence.0, time };
         if lock(&self.notes).add(read) {
             self.wake.notify_one();
         }
@@ -90,7 +90,7 @@ impl Reads {
     }
 
     /// The oldest notes, as many as one script writes.
-    pub(crate) fn first(&self) -> Vec<Read> {
+    pub(crate) fn first(&self) -> Vec<NotedRead> {
         lock(&self.notes).waiting.iter().take(BATCH).cloned().collect()
     }
 
@@ -108,13 +108,13 @@ mod tests {
         MessageId::new(text).unwrap()
     }
 
-    fn waiting(reads: &Reads) -> Vec<u64> {
+    fn waiting(reads: &NotedReads) -> Vec<u64> {
         reads.first().into_iter().map(|read| read.sequence).collect()
     }
 
     #[test]
     fn notes_are_kept_in_the_order_of_the_reads_until_they_are_written() {
-        let reads = Reads::default();
+        let reads = NotedReads::default();
         for (name, sequence) in [("a", 1), ("b", 2), ("a", 3), ("a", 3), ("a", 1), ("b", 2)] {
             reads.note(&id(name), Sequence(sequence), 7);
         }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn notes_are_bounded_while_redis_is_away() {
-        let reads = Reads::default();
+        let reads = NotedReads::default();
         for sequence in 0..WAITING as u64 + 10 {
             reads.note(&id(&sequence.to_string()), Sequence(sequence), 7);
         }

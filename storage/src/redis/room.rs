@@ -12,13 +12,13 @@ const GOES_ON: &str = "Receiving, delivering and releasing go on; room comes bac
 
 /// What the quota has no room for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lack {
+pub(crate) struct LackOfRoom {
     pub(crate) what: &'static str,
     used: u64,
     limit: u64,
 }
 
-impl Lack {
+impl LackOfRoom {
     /// The lack of room, if any; `None` if there is room. `limit`: in bytes; 0 is no limit.
     pub(crate) fn of(used: u64, limit: u64) -> Option<Self> {
         let has_room = |content: u64| limit == 0 || used.saturating_add(content + OVERHEAD) <= limit;
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_told_from_what_does() {
-        let what = |used, limit| Lack::of(used, limit).map(|lack| lack.what);
+        let what = |used, limit| LackOfRoom::of(used, limit).map(|lack| lack.what);
         assert_eq!(what(u64::MAX, 0), None, "no limit");
         assert_eq!(what(0, 1 << 20), None);
         assert_eq!(what((1 << 20) - LARGE - OVERHEAD, 1 << 20), None);
@@ -62,7 +62,7 @@ mod tests {
         assert!(what((1 << 20) - OVERHEAD, 1 << 20).unwrap().contains("64 KiB"));
         assert_eq!(what((1 << 20) - OVERHEAD + 1, 1 << 20), Some("new messages are refused"));
         assert_eq!(what(u64::MAX, 1), Some("new messages are refused"));
-        assert!(Lack::of(7, 8).unwrap().text().contains("7 bytes are used of 8"));
+        assert!(LackOfRoom::of(7, 8).unwrap().text().contains("7 bytes are used of 8"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Rules([u64; NAMES.len()]);
 
 /// A setting that has another value at the other gateways.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Differing {
+pub(crate) struct DifferingRule {
     pub(crate) name: &'static str,
     pub(crate) ours: String,
     pub(crate) theirs: String,
@@ -89,7 +89,7 @@ impl Rules {
     }
 
     /// The settings in which the others differ.
-    pub(crate) fn differing(&self, theirs: &Self) -> Vec<Differing> {
+    pub(crate) fn differing(&self, theirs: &Self) -> Vec<DifferingRule> {
         let all = NAMES.iter().zip(self.0.into_iter().zip(theirs.0));
         let differing = all.filter(|(_, (ours, theirs))| ours != theirs);
         let shown = |name: &str, unit: &str, value: u64| match (name, value) {
@@ -98,7 +98,7 @@ impl Rules {
             (_, value) => format!("{value} {unit}"),
         };
         differing
-            .map(|((name, unit), (ours, theirs))| Differing {
+            .map(|((name, unit), (ours, theirs))| DifferingRule {
                 name,
                 ours: shown(name, unit, ours),
                 theirs: shown(name, unit, theirs),
@@ -108,8 +108,8 @@ impl Rules {
 }
 
 /// The text that refuses a gateway whose settings differ from those in force, and says what to do.
-pub(crate) fn refusal(differing: &[Differing], others: &str) -> String {
-    let one = |d: &Differing| format!("{} is {} here and {} there", d.name, d.ours, d.theirs);
+pub(crate) fn refusal(differing: &[DifferingRule], others: &str) -> String {
+    let one = |d: &DifferingRule| format!("{} is {} here and {} there", d.name, d.ours, d.theirs);
     let all: Vec<_> = differing.iter().map(one).collect();
     format!(
         "other gateways of this party run with other settings ({others}): {}. Give this one the same; or stop the others \

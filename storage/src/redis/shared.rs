@@ -16,7 +16,7 @@ use crate::face::error::{OpenError, Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId};
 use crate::index::key;
-use crate::index::memory::recent_ends::Past;
+use crate::index::memory::recent_ends::RecentEnds;
 use crate::log::data_folder::random_u64;
 use crate::redis::connection::current_session::Sessions;
 use crate::redis::connection::fault::Fault;
@@ -25,31 +25,31 @@ use crate::redis::connection::scripts::Script;
 use crate::redis::connection::service_clock::ServiceClock;
 use crate::redis::connection::session::{Session, Way};
 use crate::redis::leases::{Leases, since_boot};
-use crate::redis::reads::Reads;
-use crate::redis::rules::{Differing, Rules};
+use crate::redis::reads::NotedReads;
+use crate::redis::rules::{DifferingRule, Rules};
 
 /// The state that all parts of the Redis engine share.
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct RedisShared {
     pub(crate) options: RedisOptions,
     /// Beginning of all keys.
     pub(crate) prefix: String,
     /// Name of this gateway, drawn at random when it starts.
     pub(crate) name: String,
     pub(crate) sessions: Sessions,
-    pub(crate) observer: Shown,
+    pub(crate) observer: ShownObserver,
     pub(crate) leases: Mutex<Leases>,
     /// The highest sequence heard of so far.
     pub(crate) newest: AtomicU64,
     /// How messages ended lately.
-    pub(crate) past: Mutex<Past>,
+    pub(crate) past: Mutex<RecentEnds>,
     /// Figures as of the last heartbeat.
     pub(crate) stats: Mutex<StoreStats>,
     /// Repeated deliveries that changed nothing.
     pub(crate) repeated: AtomicU64,
     pub(crate) service: Arc<ServiceClock>,
     /// Messages that were handed to readers.
-    pub(crate) reads: Reads,
+    pub(crate) reads: NotedReads,
     /// News for peers to which nobody delivered yet when they came: peer, sequence and length.
     pub(crate) early: Mutex<Vec<(PartyId, u64, u64)>>,
     /// Bytes of messages that are being uploaded.
@@ -72,15 +72,15 @@ pub(crate) struct Inner {
 }
 
 /// Wraps an observer so that `Debug` can be derived.
-pub(crate) struct Shown(pub(crate) Arc<dyn Observer>);
+pub(crate) struct ShownObserver(pub(crate) Arc<dyn Observer>);
 
-impl std::fmt::Debug for Shown {
+impl std::fmt::Debug for ShownObserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an observer")
     }
 }
 
-impl Inner {
+impl RedisShared {
     /// Nothing is connected yet. Fails if there are no random numbers.
     pub(crate) fn new(
         options: RedisOptions,
@@ -93,13 +93,13 @@ impl Inner {
             prefix: options.prefix(),
             name: format!("{:016x}", random()?),
             sessions: Sessions::new(options.timeout),
-            observer: Shown(observer),
+            observer: ShownObserver(observer),
             leases: Mutex::default(),
             newest: AtomicU64::new(0),
             past: Mutex::default(),
             stats: Mutex::default(),
             repeated: AtomicU64::new(0),
-            reads: Reads::default(),
+            reads: NotedReads::default(),
             service: Arc::new(ServiceClock::new(options.clock.clone())),
             early: Mutex::default(),
             upload_bytes: AtomicU64::new(0),
@@ -131,7 +131,7 @@ impl Inner {
         let mut rules = lock(&self.rules);
         let theirs = rules.following(kept);
         for differing in rules.differing(&theirs) {
-            let Differing { name, ours, theirs } = differing;
+            let DifferingRule { name, ours, theirs } = differing;
             tracing::warn!(
                 setting = name,
                 was = ours,

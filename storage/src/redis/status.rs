@@ -91,8 +91,8 @@ impl RedisStatus {
     }
 
     fn of(node: String, durability: Durability, answer: Vec<Value>) -> redis::RedisResult<Self> {
-        type Peer = (String, String, u64, u64, String);
-        type Answer = (Vec<Peer>, HashMap<String, String>, u64, u64, u64, u64, u64, String);
+        type PeerRow = (String, String, u64, u64, String);
+        type Answer = (Vec<PeerRow>, HashMap<String, String>, u64, u64, u64, u64, u64, String);
         let (peers, gateways, now, mailbox, dead_letters, used_bytes, dead_letter_bytes, migration): Answer =
             FromRedisValue::from_redis_value(Value::Array(answer))?;
         let label = |name: &str| gateways.get(name).and_then(|told| told.lines().nth(1)).map(str::to_owned);

@@ -18,14 +18,14 @@ use crate::store::plain_receive::{Candidate, Choice, choose};
 
 /// The message found under a key.
 #[derive(Debug, Clone)]
-pub(crate) enum There {
+pub(crate) enum FoundUnderKey {
     /// In the log.
     Logged(u128, Entry),
     /// On its way into the log.
     Queued(Box<QueuedMessage>),
 }
 
-impl There {
+impl FoundUnderKey {
     fn entry(&self) -> &Entry {
         match self {
             Self::Logged(_, entry) => entry,
@@ -57,14 +57,14 @@ pub(crate) fn held(shared: &Shared, message: QueuedMessage) -> Held {
 
 impl Reader<'_> {
     /// Chooses, as far as memory can tell; `None` if the index on disk must be asked. Does not block.
-    pub(crate) fn choose_in_memory(self, keys: &[u128]) -> Option<Choice<There>> {
+    pub(crate) fn choose_in_memory(self, keys: &[u128]) -> Option<Choice<FoundUnderKey>> {
         let state = lock(&self.shared.state);
         let (now, ttl) = (self.shared.now(), self.shared.message_ttl());
         let mut there = Vec::with_capacity(keys.len());
         for key in keys {
             match state.live.get(key) {
                 Some(entry) if entry.is_over(now, ttl) => {}
-                Some(entry) => there.push(There::Logged(*key, *entry)),
+                Some(entry) => there.push(FoundUnderKey::Logged(*key, *entry)),
                 None if state.cold_mail > 0 => return None,
                 None => there.extend(queued(&state, *key)),
             }
@@ -74,13 +74,13 @@ impl Reader<'_> {
     }
 
     /// Chooses. Blocks.
-    pub(crate) fn choose(self, keys: &[u128]) -> Result<Choice<There>> {
+    pub(crate) fn choose(self, keys: &[u128]) -> Result<Choice<FoundUnderKey>> {
         let mut there = Vec::with_capacity(keys.len());
         for key in keys {
             // The queued message first: it may enter the log between the two looks.
             let queued = queued(&lock(&self.shared.state), *key);
             match self.find(&[*key])? {
-                Some((key, entry)) => there.push(There::Logged(key, entry)),
+                Some((key, entry)) => there.push(FoundUnderKey::Logged(key, entry)),
                 None => there.extend(queued),
             }
         }
@@ -90,8 +90,8 @@ impl Reader<'_> {
     }
 }
 
-fn queued(state: &State, key: u128) -> Option<There> {
-    state.queued.newest(key).map(|message| There::Queued(Box::new(message.clone())))
+fn queued(state: &State, key: u128) -> Option<FoundUnderKey> {
+    state.queued.newest(key).map(|message| FoundUnderKey::Queued(Box::new(message.clone())))
 }
 
 impl Store {
@@ -109,10 +109,10 @@ impl Store {
             };
             let (key, entry) = match choice {
                 Choice::None => return Ok(None),
-                Choice::One(There::Queued(message)) => {
+                Choice::One(FoundUnderKey::Queued(message)) => {
                     return Ok(Some(held(&self.shared, *message)).filter(|m| m.id == *id));
                 }
-                Choice::One(There::Logged(key, entry)) => (key, entry),
+                Choice::One(FoundUnderKey::Logged(key, entry)) => (key, entry),
                 Choice::Ambiguous(all) => {
                     let senders = all.iter().map(|one| self.reader().party(one.entry().party));
                     return Err(StoreError::ambiguous(id, senders));

@@ -19,9 +19,9 @@ use crate::index::segment_account::Account;
 use crate::intake::accept::{Intake, PERMIT_BYTES};
 use crate::log::data_folder::FolderLock;
 use crate::log::segment::{LANES, PAGE};
-use crate::opening::recovery::{Recovered, recover};
+use crate::opening::recovery::{RecoveredStore, recover};
 use crate::upkeep::checkpoints::Checkpoints;
-use crate::upkeep::keeper::Keeper;
+use crate::upkeep::keeper::Housekeeper;
 use crate::write::lane_writer::LaneWriter;
 
 /// The embedded store of one data folder.
@@ -57,7 +57,7 @@ impl Store {
     pub(crate) fn start(
         options: StoreOptions,
         observer: Arc<dyn Observer>,
-        recovered: Recovered,
+        recovered: RecoveredStore,
     ) -> std::result::Result<Self, OpenError> {
         let permits = u32::try_from((options.queue_bytes / PERMIT_BYTES).max(1)).unwrap_or(u32::MAX >> 3);
         let permits = permits.min(u32::MAX >> 3);
@@ -79,7 +79,7 @@ impl Store {
 fn share(
     options: StoreOptions,
     observer: Arc<dyn Observer>,
-    recovered: Recovered,
+    recovered: RecoveredStore,
 ) -> (Arc<Shared>, [LogEnd; 2], Arc<FolderLock>) {
     let service_base = (u64::from(recovered.service_seconds), options.clock.elapsed());
     let long_ids = recovered.state.names.long();
@@ -124,7 +124,7 @@ fn start_threads(
     ends: [LogEnd; 2],
     folder_lock: Arc<FolderLock>,
 ) -> std::result::Result<Threads, OpenError> {
-    let keeper = Keeper::new(shared.clone(), checkpoints);
+    let keeper = Housekeeper::new(shared.clone(), checkpoints);
     let data_dir = &shared.options.data_dir;
     shared.count_space().map_err(crate::log::data_folder::open_io("find the room of", data_dir))?;
     let mut threads = Threads { folder_lock: Some(folder_lock), ..Threads::default() };
@@ -201,7 +201,7 @@ impl Drop for PoisonOnPanic {
     }
 }
 
-fn report(recovered: &Recovered) -> OpenReport {
+fn report(recovered: &RecoveredStore) -> OpenReport {
     let state: &State = &recovered.state;
     OpenReport {
         incarnation: recovered.incarnation,

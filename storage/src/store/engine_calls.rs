@@ -19,11 +19,11 @@ use crate::face::message::{
 };
 use crate::face::payload::{Found, Handed, Held, Outgoing, Payload, Upload};
 use crate::index::entry::{DeadEntry, Entry};
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::intake::upload::StreamUpload;
-use crate::read::frames::{Loaded, Reader};
+use crate::read::frames::{LoadedMessage, Reader};
 use crate::read::track;
-use crate::store::choosing::{self, There};
+use crate::store::choosing::{self, FoundUnderKey};
 use crate::store::embedded::Store;
 use crate::store::plain_receive::Choice;
 use crate::store::stats::stats;
@@ -66,13 +66,13 @@ impl Store {
     }
 
     /// A pending message that is on its way into the log. It then counts as given out for delivery.
-    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), Loaded)> {
+    fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), LoadedMessage)> {
         let mut state = lock(&self.shared.state);
         let party = state.parties.find(peer)?;
         let message = state.queued.deliverable(party, sequence.0)?;
         let payload = message.payload.clone()?;
         message.exposed = true;
-        Some(((message.key, message.entry), Loaded { id: message.id.clone(), payload }))
+        Some(((message.key, message.entry), LoadedMessage { id: message.id.clone(), payload }))
     }
 
     /// Settles a message that is on its way into the log. Returns false if it is not.
@@ -83,7 +83,8 @@ impl Store {
             let Some(key) = state.queued.pending(party, sequence.0).map(|m| m.key) else { return Ok(false) };
             if !matches!(outcome, Outcome::Dead(_)) {
                 state.queued.end(sequence.0);
-                let end = if *outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
+                let end =
+                    if *outcome == Outcome::Dropped { MessageEnd::Dropped } else { MessageEnd::Delivered };
                 state.past.note(key, sequence.0, end);
                 return Ok(true);
             }
@@ -186,7 +187,7 @@ impl Engine for Store {
         }
         // The cache may keep a message for longer than it is held.
         let here = match self.reader().choose_in_memory(&keys) {
-            Some(Choice::One(There::Logged(_, entry))) => {
+            Some(Choice::One(FoundUnderKey::Logged(_, entry))) => {
                 Some(entry).filter(|e| e.sequence == found.sequence.0)
             }
             _ => None,
@@ -345,7 +346,7 @@ impl Engine for Store {
             buried.map_err(|_| StoreError::Closed)??;
             return Ok(true);
         }
-        let end = if outcome == Outcome::Dropped { End::Dropped } else { End::Delivered };
+        let end = if outcome == Outcome::Dropped { MessageEnd::Dropped } else { MessageEnd::Delivered };
         let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
         if !on_disk && settle::in_memory(&self.shared, key, sequence.0, end).is_some() {
             return Ok(true);

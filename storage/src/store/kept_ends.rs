@@ -17,7 +17,7 @@ use crate::face::engine::StoreState;
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::FromSender;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::intake::accept::Intake;
 use crate::log::segment::Lane;
 use crate::read::frames::Reader;
@@ -48,7 +48,7 @@ impl Intake {
                     released = true;
                     is_large |= reader.lane(entry.place) == Lane::Bulk;
                     settle::older_in_cold(shared, key, &entry)?;
-                    end_mail(shared, key, entry, End::Released)?;
+                    end_mail(shared, key, entry, MessageEnd::Released)?;
                 }
             }
             Ok((released, is_large))

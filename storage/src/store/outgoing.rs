@@ -12,7 +12,7 @@ use crate::face::message::{DeliveryIdentity, Incarnation, MessageId, PartyId, Se
 use crate::face::payload::{Outgoing, Payload};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::log::frame::Place;
 use crate::log::segment::Lane;
 use crate::read::frames::Reader;
@@ -20,19 +20,19 @@ use crate::write::settle;
 use crate::write::settle::end_pending;
 
 /// A pending message found in memory, with its content if that is there.
-struct Found {
+struct PendingInMemory {
     key: u128,
     entry: Entry,
     content: Option<(MessageId, Payload)>,
 }
 
 /// Messages to load.
-struct Loading {
+struct MessagesToLoad {
     peer: PartyId,
     party: u16,
     /// Whether some are in the index on disk.
     on_disk: bool,
-    messages: Vec<(Sequence, Option<Found>)>,
+    messages: Vec<(Sequence, Option<PendingInMemory>)>,
     /// Identities and low-water marks by incarnation, for all of them.
     marks: HashMap<u32, (Incarnation, u64)>,
 }
@@ -51,7 +51,7 @@ pub(crate) async fn load(
         let messages = sequences.iter().map(|sequence| (*sequence, find(&mut state, party, *sequence)));
         let messages = messages.collect();
         let on_disk = state.parties.count(party).cold_pending > 0;
-        Loading { peer: peer.clone(), party, on_disk, messages, marks: HashMap::new() }
+        MessagesToLoad { peer: peer.clone(), party, on_disk, messages, marks: HashMap::new() }
     };
     if !loading.on_disk && loading.messages.iter().flat_map(|(_, f)| f).all(|f| f.content.is_some()) {
         return loading.load(shared);
@@ -62,14 +62,14 @@ pub(crate) async fn load(
     }
 }
 
-fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<Found> {
+fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<PendingInMemory> {
     if let Some(message) = state.queued.deliverable(party, sequence.0)
         && let Some(payload) = message.payload.clone()
     {
         // It counts as given out for delivery.
         message.exposed = true;
         let content = Some((message.id.clone(), Payload::Whole(payload)));
-        return Some(Found { key: message.key, entry: message.entry, content });
+        return Some(PendingInMemory { key: message.key, entry: message.entry, content });
     }
     if state.unsynced_sends.contains(&sequence.0) {
         return None;
@@ -77,10 +77,14 @@ fn find(state: &mut State, party: u16, sequence: Sequence) -> Option<Found> {
     let key = *state.pending.get(&(party, sequence.0))?;
     let entry = *state.live.get(&key)?;
     let cached = state.cache.get(entry.sequence);
-    Some(Found { key, entry, content: cached.map(|cached| (cached.id, Payload::Whole(cached.payload))) })
+    Some(PendingInMemory {
+        key,
+        entry,
+        content: cached.map(|cached| (cached.id, Payload::Whole(cached.payload))),
+    })
 }
 
-impl Loading {
+impl MessagesToLoad {
     /// Blocks if something is not in memory.
     fn load(&mut self, shared: &Arc<Shared>) -> Vec<Result<Option<Outgoing>>> {
         let messages = std::mem::take(&mut self.messages);
@@ -91,11 +95,11 @@ impl Loading {
         &mut self,
         shared: &Arc<Shared>,
         sequence: Sequence,
-        found: Option<Found>,
+        found: Option<PendingInMemory>,
     ) -> Result<Option<Outgoing>> {
         let reader = Reader { shared };
         let (key, entry, content) = match found {
-            Some(Found { key, entry, content }) => (key, entry, content),
+            Some(PendingInMemory { key, entry, content }) => (key, entry, content),
             None if self.on_disk => match reader.pending_entry(self.party, sequence)? {
                 Some((key, entry)) => (key, entry, None),
                 None => return Ok(None),
@@ -128,7 +132,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
         (party, ended, others)
     };
     let mut records = Vec::with_capacity(ended.len());
-    for Ended { key, sequence, place, lane } in ended {
+    for EndToRecord { key, sequence, place, lane } in ended {
         if lane == Lane::Small {
             records.push(Job::Append(settle::append(shared, key, sequence, place, false)));
         } else {
@@ -147,7 +151,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
             let Some((key, entry)) = reader.pending_entry(party, sequence)? else { continue };
             // First the message that it replaced: a checkpoint that knows of one end must know of both.
             settle::older_in_cold(shared, key, &entry)?;
-            end_pending(shared, key, entry, End::Delivered)?;
+            end_pending(shared, key, entry, MessageEnd::Delivered)?;
         }
         Ok(())
     })
@@ -155,7 +159,7 @@ pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Se
 }
 
 /// A message whose end is to be recorded.
-struct Ended {
+struct EndToRecord {
     key: u128,
     sequence: u64,
     place: Place,
@@ -163,22 +167,22 @@ struct Ended {
 }
 
 /// Ends the messages that can be ended without a look at the index on disk; returns the others.
-fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<Ended>, Vec<Sequence>) {
+fn end_in_memory(state: &mut State, party: u16, sequences: &[Sequence]) -> (Vec<EndToRecord>, Vec<Sequence>) {
     // What a message replaced may be in the index on disk.
     let on_disk = state.parties.count(party).cold_pending > 0;
     let (mut ended, mut others) = (Vec::with_capacity(sequences.len()), Vec::new());
     for sequence in sequences {
         if let Some(key) = state.queued.pending(party, sequence.0).map(|message| message.key) {
             state.queued.end(sequence.0);
-            state.past.note(key, sequence.0, End::Delivered);
+            state.past.note(key, sequence.0, MessageEnd::Delivered);
         } else if on_disk {
             others.push(*sequence);
         } else if let Some(key) = state.pending.get(&(party, sequence.0)).copied()
             && let Some(entry) = state.remove(key, sequence.0)
         {
-            state.past.note(key, sequence.0, End::Delivered);
+            state.past.note(key, sequence.0, MessageEnd::Delivered);
             let lane = state.accounts.get(&entry.place.segment).map_or(Lane::Small, |a| a.lane);
-            ended.push(Ended { key, sequence: sequence.0, place: entry.place, lane });
+            ended.push(EndToRecord { key, sequence: sequence.0, place: entry.place, lane });
         }
     }
     (ended, others)

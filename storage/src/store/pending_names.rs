@@ -9,7 +9,7 @@ use crate::face::error::Result;
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Pending, Sequence};
 use crate::index::entry::Entry;
-use crate::read::arrivals::{self, Item, NEAR, NEAR_AGAIN, Which};
+use crate::read::arrivals::{self, ListedMessage, NEAR, NEAR_AGAIN, WhichMessages};
 use crate::read::frames::Reader;
 
 /// A pending message as callers see it.
@@ -58,10 +58,10 @@ pub(crate) fn pending(
     };
     let (mut from, mut is_end, mut near) = (after.0, false, NEAR);
     while !is_end && found.len() < limit {
-        let which = Which::Named(Class::Outgoing, party, prefix, near);
+        let which = WhichMessages::Named(Class::Outgoing, party, prefix, near);
         near = NEAR_AGAIN;
         let page = arrivals::page(shared, which, from, limit - found.len())?;
-        let named = |Item { key, entry, id }| id.map(|id| (entry.sequence, (key, entry, id)));
+        let named = |ListedMessage { key, entry, id }| id.map(|id| (entry.sequence, (key, entry, id)));
         found.extend(page.messages.into_iter().filter_map(named));
         match page.next {
             Some(next) => from = next,

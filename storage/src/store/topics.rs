@@ -14,8 +14,8 @@ use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId, Sequence};
 use crate::face::payload::{Found, Held};
 use crate::index::entry::Entry;
-use crate::index::memory::recent_ends::End;
-use crate::read::arrivals::{self, CHUNK, Item, NEAR, NEAR_AGAIN, Which};
+use crate::index::memory::recent_ends::MessageEnd;
+use crate::read::arrivals::{self, CHUNK, ListedMessage, NEAR, NEAR_AGAIN, WhichMessages};
 use crate::read::frames::Reader;
 use crate::write::settle;
 use crate::write::settle::end_mail;
@@ -28,14 +28,14 @@ const MOVES: usize = 16;
 const RELEASES: u64 = 4096;
 
 /// A search for the messages of a topic.
-struct Topic<'a> {
+struct TopicSearch<'a> {
     shared: &'a Arc<Shared>,
     prefix: &'a str,
     party: Option<u16>,
     from: &'a FromSender,
 }
 
-impl Topic<'_> {
+impl TopicSearch<'_> {
     fn admits(&self, entry: &Entry) -> bool {
         let sender = match (self.from, entry.class) {
             (_, Class::Outgoing) => false,
@@ -57,8 +57,8 @@ impl Topic<'_> {
     }
 
     /// A message with its id, at its current place; `None` if it has ended or cannot be read.
-    fn named(&self, item: Item) -> Result<Option<(Entry, MessageId)>> {
-        let Item { key, mut entry, id } = item;
+    fn named(&self, item: ListedMessage) -> Result<Option<(Entry, MessageId)>> {
+        let ListedMessage { key, mut entry, id } = item;
         if let Some(id) = id {
             return Ok(Some((entry, id)));
         }
@@ -84,7 +84,7 @@ impl Topic<'_> {
         most: usize,
         mut each: impl FnMut(u128, Entry, MessageId) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let all = Which::Mail(self.from);
+        let all = WhichMessages::Mail(self.from);
         let named = match self.from {
             FromSender::Any => Some(None),
             FromSender::Unnamed => Some(Some(0)),
@@ -94,7 +94,7 @@ impl Topic<'_> {
         let mut near = NEAR;
         let by_name = || arrivals::knows_names(self.shared) && !self.prefix.is_empty();
         loop {
-            let named = named.map(|party| Which::Named(Class::Incoming, party, self.prefix, near));
+            let named = named.map(|party| WhichMessages::Named(Class::Incoming, party, self.prefix, near));
             near = NEAR_AGAIN;
             let (which, chunk) = match named.filter(|_| by_name()) {
                 // Large pages if no early end is expected: a bucket is searched for each page.
@@ -121,12 +121,12 @@ impl Topic<'_> {
     }
 }
 
-fn topic<'a>(shared: &'a Arc<Shared>, from: &'a FromSender, prefix: &'a str) -> Topic<'a> {
+fn topic<'a>(shared: &'a Arc<Shared>, from: &'a FromSender, prefix: &'a str) -> TopicSearch<'a> {
     let party = match from {
         FromSender::Party(party) => lock(&shared.state).parties.find(party),
         FromSender::Any | FromSender::Unnamed => None,
     };
-    Topic { shared, prefix, party, from }
+    TopicSearch { shared, prefix, party, from }
 }
 
 /// The messages with an id, by the keys of their senders; newest first. Blocks.
@@ -211,7 +211,7 @@ pub(crate) fn release(shared: &Arc<Shared>, from: &FromSender, prefix: &str) -> 
     let mut released = 0;
     topic(shared, from, prefix).each(0, usize::MAX, |key, entry, _| {
         settle::older_in_cold(shared, key, &entry)?;
-        released += u64::from(end_mail(shared, key, entry, End::Released)?);
+        released += u64::from(end_mail(shared, key, entry, MessageEnd::Released)?);
         if released % RELEASES == 0 {
             // The records of these ends wait in memory to be written.
             let (reply, synced) = Reply::new(None);

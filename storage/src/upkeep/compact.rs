@@ -2,14 +2,14 @@
 
 use crate::core::reply::Reply;
 use crate::core::shared::Shared;
-use crate::core::write_queue::{Append, Effect, Job, Large, Urgency};
+use crate::core::write_queue::{Append, Effect, Job, LargeMessage, Urgency};
 use crate::face::error::{StoreError, io_error};
 use crate::face::lock::lock;
 use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
 use crate::log::frame::{Kind, MessageFields, Place};
-use crate::log::scan::{Found, scan};
+use crate::log::scan::{ScanFinding, scan};
 use crate::log::segment::{Lane, PAGE};
 use crate::read::frames::Reader;
 
@@ -48,7 +48,7 @@ fn candidate(state: &State) -> Option<(Lane, u32)> {
 }
 
 /// A live frame of the segment that is being emptied.
-struct Live {
+struct LiveFrame {
     key: u128,
     id: Box<str>,
     entry: Entry,
@@ -63,7 +63,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
     let file = shared.log.file(lane, id).map_err(|e| io_error("read", &path, e))?;
     let mut live = Vec::new();
     scan(&*file, id, PAGE, |found| {
-        if let Found::Frame(place, header, body) = found
+        if let ScanFinding::Frame(place, header, body) = found
             && matches!(header.kind, Kind::Message | Kind::Commit)
             && let (fields, payload) = body.split_at(usize::from(header.fields_len))
             && let Ok(f) = MessageFields::decode(fields)
@@ -71,7 +71,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
         {
             let key = key::key(shared.key_secret, f.class, f.party, f.id);
             if let Some(entry) = indexed(shared, key, place, header.sequence) {
-                live.push(Live {
+                live.push(LiveFrame {
                     key,
                     id: f.id.into(),
                     entry,
@@ -130,7 +130,7 @@ fn indexed(shared: &Shared, key: u128, place: Place, sequence: u64) -> Option<En
 fn queue(
     shared: &Shared,
     lane: Lane,
-    live: Live,
+    live: LiveFrame,
 ) -> Result<tokio::sync::oneshot::Receiver<Result<(), StoreError>>, StoreError> {
     let (reply, synced) = Reply::new(None);
     let append = Append {
@@ -148,7 +148,7 @@ fn queue(
         let payload = Reader { shared }.load(&live.entry)?.payload;
         let slice_crcs = crate::log::frame::slice_crcs(&payload);
         let len = payload.len() as u64;
-        Job::Large(Box::new(Large { commit: append, payload, slice_crcs, uploaded: None, len }))
+        Job::Large(Box::new(LargeMessage { commit: append, payload, slice_crcs, uploaded: None, len }))
     } else {
         Job::Append(append)
     };

@@ -7,7 +7,7 @@ use crate::core::shared::Shared;
 use crate::face::error::StoreError;
 use crate::face::lock::lock;
 use crate::index::entry::Entry;
-use crate::index::on_disk::{Completing, Later};
+use crate::index::on_disk::{IdUnreadableNow, NamesCompletion};
 use crate::read::frames::Reader;
 
 /// Mail whose age is listed in one round after a start.
@@ -23,12 +23,12 @@ pub(crate) struct Completion {
     /// Key in the mailbox at which to continue; `None` once the list of ages is complete.
     ages: Option<u128>,
     /// Where to continue with the list of names; `None` once that is complete.
-    names: Option<Completing>,
+    names: Option<NamesCompletion>,
 }
 
 impl Default for Completion {
     fn default() -> Self {
-        Self { ages: Some(0), names: Some(Completing::default()) }
+        Self { ages: Some(0), names: Some(NamesCompletion::default()) }
     }
 }
 
@@ -56,9 +56,9 @@ impl Completion {
         let started = Instant::now();
         let read = |key, entry: &Entry| {
             if started.elapsed() > ROUND || shared.stopping.load(Ordering::Acquire) {
-                return Err(Later);
+                return Err(IdUnreadableNow);
             }
-            Reader { shared }.id_of(key, entry).map_err(|_| Later)
+            Reader { shared }.id_of(key, entry).map_err(|_| IdUnreadableNow)
         };
         match cold.complete_names(from, NAMES, read) {
             Ok(next) => self.names = next,

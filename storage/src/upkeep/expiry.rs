@@ -14,7 +14,7 @@ use crate::face::message::{DeadReason, Sequence};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
 use crate::index::memory::aging::current;
-use crate::index::on_disk::mail::{Age, age};
+use crate::index::on_disk::mail::{AgeKey, age};
 use crate::index::on_disk::{Cold, ColdError};
 use crate::read::frames::Reader;
 use crate::write::settle::bury;
@@ -32,7 +32,7 @@ const MAIL_BATCH: usize = 4096;
 
 /// How far the list of ages was searched, for unread and for read mail, while nothing could be removed from it.
 #[derive(Debug, Default)]
-pub(crate) struct Expiry([Option<Age>; 2]);
+pub(crate) struct Expiry([Option<AgeKey>; 2]);
 
 impl Expiry {
     /// Turns mail that has expired unread into dead letters. A message that is read at the very moment when its record is on its

@@ -9,7 +9,7 @@ use crate::core::shared::Shared;
 use crate::face::error::StoreError;
 use crate::face::lock::lock;
 use crate::index::on_disk::{Cold, ColdError};
-use crate::log::spare_segments::Trouble;
+use crate::log::spare_segments::SegmentTrouble;
 
 /// The pause between attempts to open a missing index on disk is that between checkpoints. It doubles each time the index has to
 /// be given up, at most this often: to five minutes.
@@ -93,7 +93,7 @@ impl IndexCare {
 
 /// Frees the room of the index on disk if the log needs it: the index can be rebuilt, the log cannot wait.
 pub(crate) fn make_room_for_the_log(shared: &Shared) -> Result<(), StoreError> {
-    let Some(Trouble::NoRoom(why)) = shared.spares.trouble() else { return Ok(()) };
+    let Some(SegmentTrouble::NoRoom(why)) = shared.spares.trouble() else { return Ok(()) };
     if let Some(path) = shared.options.disk.index_dir(&shared.options.data_dir) {
         crate::index::on_disk::remove_aside(&*shared.options.disk, &path);
     }

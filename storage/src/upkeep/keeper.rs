@@ -24,7 +24,7 @@ const NICENESS: i32 = 10;
 
 /// The housekeeping thread.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Housekeeper {
     shared: Arc<Shared>,
     checkpoints: Checkpoints,
     spill: Spill,
@@ -35,7 +35,7 @@ pub(crate) struct Keeper {
     trouble: Option<String>,
 }
 
-impl Keeper {
+impl Housekeeper {
     /// The housekeeping of a store that has just been opened.
     pub(crate) fn new(shared: Arc<Shared>, checkpoints: Checkpoints) -> Self {
         Self {

@@ -68,7 +68,7 @@ impl Spill {
 
     /// The oldest entries that should move: how many of each lane's list, and those of them that are valid. Before them: there
     /// is more than memory is meant for.
-    fn pick(shared: &Shared) -> (bool, Batch) {
+    fn pick(shared: &Shared) -> (bool, SpillBatch) {
         let now = shared.now();
         let rested = shared.options.spill_after;
         // Who wants all of it in memory has it there.
@@ -105,7 +105,7 @@ impl Spill {
         (crowded, (taken, entries, dead))
     }
 
-    fn enter(shared: &Shared, cold: &Cold, (taken, entries, dead): &Batch) -> Result<(), ColdError> {
+    fn enter(shared: &Shared, cold: &Cold, (taken, entries, dead): &SpillBatch) -> Result<(), ColdError> {
         let older = Self::end_older(shared, cold, entries, dead)?;
         for ((key, entry, id), older) in entries.iter().zip(&older) {
             cold.put(*key, entry, older.as_ref(), id.as_deref())?;
@@ -192,7 +192,7 @@ pub(crate) fn drop_all_stale(shared: &Shared) {
 }
 
 /// How many items of each lane's list move, and the messages and dead letters among them.
-type Batch = ([usize; 2], Vec<Moving>, Vec<DeadEntry>);
+type SpillBatch = ([usize; 2], Vec<Moving>, Vec<DeadEntry>);
 
 /// An entry that moves to the index on disk: key, entry, id.
 type Moving = (u128, Entry, Option<Arc<str>>);

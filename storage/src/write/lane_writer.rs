@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::core::reply::Reply;
 use crate::core::shared::{BEGUN, Shared};
-use crate::core::write_queue::{Append, Effect, Job, Large, Take};
+use crate::core::write_queue::{Append, Effect, Job, LargeMessage, WaitForJobs};
 use crate::face::error::{StoreError, io_error};
 use crate::face::lock::lock;
 use crate::index::segment_account::Account;
@@ -23,8 +23,8 @@ use crate::log::frame::{
 };
 use crate::log::lane_end::LogEnd;
 use crate::log::segment::Lane;
-use crate::log::spare_segments::{MORE_FILES, Ready, Trouble};
-use crate::write::publish::{AfterSync, Entered, Written, publish};
+use crate::log::spare_segments::{MORE_FILES, ReadySegment, SegmentTrouble};
+use crate::write::publish::{AfterSync, FramePlace, WrittenFrame, publish};
 
 /// Largest write of the bulk lane, in bytes, while small messages flow: limits how long their sync waits behind it.
 const BULK_BATCH_BESIDE_SMALL: u64 = 512 << 10;
@@ -36,9 +36,9 @@ const MAX_KEPT: usize = 65_536;
 
 /// A large message that is being written.
 #[derive(Debug)]
-struct Active {
+struct LargeInProgress {
     ticket: u64,
-    large: Box<Large>,
+    large: Box<LargeMessage>,
     slices: Slices,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct LaneWriter {
     at: LogEnd,
     staged: Vec<u8>,
     backlog: VecDeque<Job>,
-    actives: VecDeque<Active>,
+    actives: VecDeque<LargeInProgress>,
     barriers: VecDeque<(u64, Reply)>,
     tickets: u64,
     full: bool,
@@ -82,9 +82,9 @@ impl LaneWriter {
     pub(crate) fn run(mut self) {
         loop {
             let how = match (self.stalled, self.is_idle()) {
-                (true, _) => Take::WaitBriefly,
-                (false, true) => Take::Wait,
-                (false, false) => Take::AtOnce,
+                (true, _) => WaitForJobs::WaitBriefly,
+                (false, true) => WaitForJobs::Wait,
+                (false, false) => WaitForJobs::AtOnce,
             };
             let open = self.shared.queues[self.lane.index()].take(how, &mut self.backlog).is_some();
             self.stalled = false;
@@ -137,7 +137,7 @@ impl LaneWriter {
     }
 
     /// Takes frames until the batch or the segment is full, or no work is left.
-    fn fill(&mut self, batch: &mut Batch, written: &mut Vec<Written>) {
+    fn fill(&mut self, batch: &mut Batch, written: &mut Vec<WrittenFrame>) {
         let limit = self.batch_limit();
         // Slices of uploads come one by one; messages that are here in full take turns with them.
         let share = if self.actives.is_empty() { limit } else { limit / 2 };
@@ -161,7 +161,7 @@ impl LaneWriter {
                         continue;
                     }
                     self.tickets += 1;
-                    self.actives.push_back(Active { ticket: self.tickets, large, slices });
+                    self.actives.push_back(LargeInProgress { ticket: self.tickets, large, slices });
                 }
                 Job::Barrier(reply) => self.barriers.push_back((self.tickets, reply)),
                 Job::Leave(segment) => self.leaves = Some(segment),
@@ -222,7 +222,12 @@ impl LaneWriter {
     }
 
     #[expect(clippy::result_large_err, reason = "hands the job back")]
-    fn push(&mut self, batch: &mut Batch, append: Append, written: &mut Vec<Written>) -> Result<(), Append> {
+    fn push(
+        &mut self,
+        batch: &mut Batch,
+        append: Append,
+        written: &mut Vec<WrittenFrame>,
+    ) -> Result<(), Append> {
         let header = Header {
             kind: append.kind,
             fields_len: append.fields.len() as u16,
@@ -239,11 +244,11 @@ impl LaneWriter {
             upload.add(Extent { place, len: header.body_len });
         }
         let frame_len = (HEADER_BYTES as u32) + header.body_len;
-        written.push(Written { at: Entered { place, frame_len, first_segment: 0 }, append });
+        written.push(WrittenFrame { at: FramePlace { place, frame_len, first_segment: 0 }, append });
         Ok(())
     }
 
-    fn push_slice(&mut self, batch: &mut Batch, active: &mut Active) {
+    fn push_slice(&mut self, batch: &mut Batch, active: &mut LargeInProgress) {
         let at = active.slices.extents.len() * SLICE_BYTES;
         let payload = &active.large.payload;
         let slice = payload.slice(at..payload.len().min(at + SLICE_BYTES));
@@ -264,9 +269,9 @@ impl LaneWriter {
     fn push_commit(
         &mut self,
         batch: &mut Batch,
-        mut active: Active,
-        written: &mut Vec<Written>,
-    ) -> Result<(), Active> {
+        mut active: LargeInProgress,
+        written: &mut Vec<WrittenFrame>,
+    ) -> Result<(), LargeInProgress> {
         let commit = &mut active.large.commit;
         let first = active.slices.extents.first().map_or(self.at.segment, |e| e.place.segment);
         // We encoded these fields, so they have one.
@@ -292,7 +297,7 @@ impl LaneWriter {
         Ok(())
     }
 
-    fn write(&mut self, mut batch: Batch, written: Vec<Written>) -> Result<(), StoreError> {
+    fn write(&mut self, mut batch: Batch, written: Vec<WrittenFrame>) -> Result<(), StoreError> {
         batch.finish(self.at.size.into());
         let result = self.at.file.write_at(&mut batch.slices(), batch.start());
         if let Err(e) = result {
@@ -336,7 +341,7 @@ impl LaneWriter {
         StoreError::Poisoned(why.into())
     }
 
-    fn broken(&self, action: &'static str, error: std::io::Error, written: Vec<Written>) -> StoreError {
+    fn broken(&self, action: &'static str, error: std::io::Error, written: Vec<WrittenFrame>) -> StoreError {
         let error = self.poison(action, error);
         for item in written {
             item.append.reply.send(Err(error.clone()));
@@ -379,7 +384,7 @@ impl LaneWriter {
         Ok(())
     }
 
-    fn go_on_in(&mut self, ready: Ready) {
+    fn go_on_in(&mut self, ready: ReadySegment) {
         {
             let mut state = lock(&self.shared.state);
             if let Some(old) = state.accounts.get_mut(&self.at.segment) {
@@ -405,7 +410,7 @@ impl LaneWriter {
     }
 
     fn full_error(&self) -> StoreError {
-        if let Some(Trouble::Other(why)) = self.shared.spares.trouble() {
+        if let Some(SegmentTrouble::Other(why)) = self.shared.spares.trouble() {
             return StoreError::NoSegment { why, remedy: MORE_FILES };
         }
         let (used, limit) = self.shared.space.used();

@@ -14,7 +14,7 @@ use crate::face::payload::Handed;
 use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
-use crate::index::memory::reads::{NOTES, Note};
+use crate::index::memory::reads::{NOTES, ReadNote};
 use crate::index::on_disk::{Cold, ColdError};
 use crate::log::frame::Kind;
 use crate::log::segment::{LANES, Lane};
@@ -73,9 +73,9 @@ pub(crate) fn write_all(shared: &Shared) {
     queue(shared, Lane::Small, &notes);
 }
 
-fn queue(shared: &Shared, lane: Lane, notes: &[Note]) {
+fn queue(shared: &Shared, lane: Lane, notes: &[ReadNote]) {
     for notes in notes.chunks(NOTES) {
-        let fields = Note::encode(notes);
+        let fields = ReadNote::encode(notes);
         let record = Append {
             kind: Kind::Read,
             // The newest one: sequences are never given twice, whatever is left of the log.
@@ -117,8 +117,12 @@ pub(crate) fn write_some(shared: &Shared) -> Result<()> {
 
 /// Marks messages in the index on disk; returns the notes of those that were not marked before, by the lane of their
 /// messages.
-fn mark(shared: &Shared, cold: &Cold, notes: &[Note]) -> std::result::Result<[Vec<Note>; 2], ColdError> {
-    let mut marked: [Vec<Note>; 2] = Default::default();
+fn mark(
+    shared: &Shared,
+    cold: &Cold,
+    notes: &[ReadNote],
+) -> std::result::Result<[Vec<ReadNote>; 2], ColdError> {
+    let mut marked: [Vec<ReadNote>; 2] = Default::default();
     for note in notes {
         if let Some(entry) = cold.mark_read(note)? {
             let lane = lock(&shared.state).lane_of(entry.place);

@@ -15,17 +15,17 @@ use crate::face::message::Sequence;
 use crate::face::payload::{Held, Payload};
 use crate::index::entry::{DeadEntry, EndedNumber, Entry};
 use crate::index::memory::State;
-use crate::index::memory::payload_cache::Cached;
+use crate::index::memory::payload_cache::CachedMessage;
 use crate::index::memory::unwritten::QueuedMessage;
-use crate::index::sends::{Print, Sent};
-use crate::log::frame::{Keyed, Place, Slices};
+use crate::index::sends::{KnownSend, SendFingerprint};
+use crate::log::frame::{KeyedContent, Place, Slices};
 use crate::log::segment::Lane;
 use crate::read::content::StoredPieces;
 use crate::write::settle;
 
 /// Where a frame was written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entered {
+pub(crate) struct FramePlace {
     pub(crate) place: Place,
     /// Length of the frame without padding.
     pub(crate) frame_len: u32,
@@ -35,8 +35,8 @@ pub(crate) struct Entered {
 
 /// A frame that is written to its file.
 #[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) at: Entered,
+pub(crate) struct WrittenFrame {
+    pub(crate) at: FramePlace,
     pub(crate) append: Append,
 }
 
@@ -70,7 +70,12 @@ impl AfterSync {
 }
 
 /// Enters what a batch wrote.
-pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Vec<Written>) -> AfterSync {
+pub(crate) fn publish(
+    shared: &Arc<Shared>,
+    lane: Lane,
+    tail: Place,
+    written: Vec<WrittenFrame>,
+) -> AfterSync {
     let now = shared.now();
     let mut replies = Vec::with_capacity(written.len());
     let mut over = Vec::new();
@@ -88,13 +93,13 @@ pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Ve
             match effect {
                 Effect::None | Effect::Slice(_) => {}
                 Effect::Message => match enter(&mut state, sequence, at, &payload, now) {
-                    Some(Fate::Send(send)) => sends.push(send),
-                    Some(Fate::Over(key, place)) => over.push((key, sequence, place)),
-                    Some(Fate::Shown(message, entry)) => shown.push((message, entry, payload)),
+                    Some(AfterIndexing::Send(send)) => sends.push(send),
+                    Some(AfterIndexing::Over(key, place)) => over.push((key, sequence, place)),
+                    Some(AfterIndexing::Shown(message, entry)) => shown.push((message, entry, payload)),
                     None => {}
                 },
                 Effect::Moved { key, entry, id } => {
-                    let Entered { place, frame_len, first_segment } = at;
+                    let FramePlace { place, frame_len, first_segment } = at;
                     let moved = Entry { place, frame_len, first_segment, ..entry };
                     relocate(&mut state, (key, &id), &entry, moved, now);
                 }
@@ -133,7 +138,7 @@ pub(crate) fn publish(shared: &Arc<Shared>, lane: Lane, tail: Place, written: Ve
 }
 
 /// Notes the segments of a large message that came slowly: it lies in only some of the segments since its beginning.
-fn note_spread(state: &mut State, sequence: u64, at: Entered, list: &Bytes) {
+fn note_spread(state: &mut State, sequence: u64, at: FramePlace, list: &Bytes) {
     if at.first_segment == 0 || at.first_segment + 1 >= at.place.segment {
         return;
     }
@@ -145,7 +150,7 @@ fn note_spread(state: &mut State, sequence: u64, at: Entered, list: &Bytes) {
 }
 
 /// What is left to do for a message that was entered into the index.
-enum Fate {
+enum AfterIndexing {
     /// It ended in the meantime: its key and place, for the record of that.
     Over(u128, Place),
     /// It was not shown before; the entry has its place.
@@ -155,15 +160,21 @@ enum Fate {
 }
 
 /// Enters a queued message into the index.
-fn enter(state: &mut State, sequence: u64, place: Entered, payload: &Bytes, now: u32) -> Option<Fate> {
+fn enter(
+    state: &mut State,
+    sequence: u64,
+    place: FramePlace,
+    payload: &Bytes,
+    now: u32,
+) -> Option<AfterIndexing> {
     let mut message = state.queued.take(sequence)?;
     note_spread(state, sequence, place, payload);
     let QueuedMessage { key, entry, identity, keyed, ended, .. } = message;
-    if let Some(Keyed { key: send, content_crc }) = keyed {
-        let print = Print::new(key, entry.len, content_crc);
-        state.sends.remember(send, Sent { sequence, print });
+    if let Some(KeyedContent { key: send, content_crc }) = keyed {
+        let print = SendFingerprint::new(key, entry.len, content_crc);
+        state.sends.remember(send, KnownSend { sequence, print });
     }
-    let Entered { place, frame_len, first_segment } = place;
+    let FramePlace { place, frame_len, first_segment } = place;
     let entry = Entry { place, frame_len, first_segment, ..entry };
     if entry.class == Class::Outgoing {
         state.parties.count(entry.party).held.remove(&(entry.incarnation, entry.number));
@@ -189,17 +200,17 @@ fn enter(state: &mut State, sequence: u64, place: Entered, payload: &Bytes, now:
     }
     if ended {
         state.remove(key, sequence);
-        return Some(Fate::Over(key, place));
+        return Some(AfterIndexing::Over(key, place));
     }
     let send = message.party.clone().filter(|_| message.waits_for_its_sync());
     let send = send.map(|party| {
         state.unsynced_sends.insert(sequence);
-        Fate::Send(News::Pending(party, Sequence(sequence), entry.len))
+        AfterIndexing::Send(News::Pending(party, Sequence(sequence), entry.len))
     });
     let Some(payload) = message.payload.take() else {
-        return send.or_else(|| Some(Fate::Shown(Box::new(message), entry)));
+        return send.or_else(|| Some(AfterIndexing::Shown(Box::new(message), entry)));
     };
-    state.cache.put(sequence, Cached { id: message.id, payload });
+    state.cache.put(sequence, CachedMessage { id: message.id, payload });
     send
 }
 

@@ -13,7 +13,7 @@ use crate::face::lock::lock;
 use crate::face::message::{DeadReason, Sequence};
 use crate::index::entry::{DeadEntry, Death, Entry};
 use crate::index::memory::State;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::log::frame::{DeadFields, Kind, Place, SettleFields};
 use crate::log::segment::Lane;
 use crate::read::find::told;
@@ -67,7 +67,7 @@ pub(crate) fn push(shared: &Shared, record: Append) {
 }
 
 /// Ends a message that is indexed in memory. `None` if it is not.
-pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64, end: End) -> Option<Entry> {
+pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64, end: MessageEnd) -> Option<Entry> {
     let mut state = lock(&shared.state);
     let entry = state.remove(key, sequence)?;
     state.past.note(key, sequence, end);
@@ -191,7 +191,7 @@ fn finish(shared: &Shared, key: u128, entry: Entry, reason: DeadReason) -> Resul
 }
 
 /// Ends a mailbox message, wherever it is by now, as [`end_pending`] does. Blocks. False if it was gone.
-pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: End) -> Result<bool> {
+pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: MessageEnd) -> Result<bool> {
     while in_memory(shared, key, at.sequence, end).is_none() {
         if in_cold(shared, key, &at)? {
             lock(&shared.state).past.note(key, at.sequence, end);
@@ -207,7 +207,7 @@ pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: End) -> R
 
 /// Ends a pending message, wherever it is by now: it may move in the log, and to memory, at any time. Blocks. False if it
 /// was gone.
-pub(crate) fn end_pending(shared: &Shared, key: u128, entry: Entry, end: End) -> Result<bool> {
+pub(crate) fn end_pending(shared: &Shared, key: u128, entry: Entry, end: MessageEnd) -> Result<bool> {
     let mut at = entry;
     loop {
         if in_memory(shared, key, entry.sequence, end).is_some() {

@@ -1,11 +1,11 @@
 //! The lists of what is in the log but not in the index on disk: which of their items are still current.
 
-use crate::index::entry::{Entry, Recent};
+use crate::index::entry::{Entry, RecentEntry};
 use crate::index::maps::Map;
 use crate::index::memory::State;
 
 /// The entry that a list item stands for, unless the message has ended or moved.
-pub(crate) fn current(live: &Map<u128, Entry>, recent: &Recent) -> Option<Entry> {
+pub(crate) fn current(live: &Map<u128, Entry>, recent: &RecentEntry) -> Option<Entry> {
     live.get(&recent.key).copied().filter(|e| e.sequence == recent.sequence && e.place == recent.place)
 }
 

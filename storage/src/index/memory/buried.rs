@@ -1,7 +1,7 @@
 //! The index in memory: dead letters.
 
 use crate::face::direction::Class;
-use crate::index::entry::{DeadEntry, Death, Entry, Recent};
+use crate::index::entry::{DeadEntry, Death, Entry, RecentEntry};
 use crate::index::memory::State;
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
             self.parties.count(letter.entry.party).is_sender = true;
         }
         let lane = self.lane_of(place);
-        self.fifo[lane.index()].push_back(Recent {
+        self.fifo[lane.index()].push_back(RecentEntry {
             sequence: letter.entry.sequence,
             key: letter.key,
             place,

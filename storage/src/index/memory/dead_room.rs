@@ -12,7 +12,7 @@ use crate::index::entry::DeadEntry;
 use crate::log::frame::Place;
 
 /// What tells which letter is newest: service time, and the place of its record in the log.
-type Came = (u32, Place);
+type LetterOrder = (u32, Place);
 
 /// Accounts for the payload bytes of dead letters and says which of them have to be dropped.
 #[derive(Debug, Default)]
@@ -22,9 +22,9 @@ pub(crate) struct DeadRoom {
     /// Payload bytes of the letters that share the limit.
     bytes: u64,
     /// Letters that are each larger than the limit, by sequence.
-    large: BTreeMap<u64, Came>,
+    large: BTreeMap<u64, LetterOrder>,
     /// The newest letter and its sequence, while it is there.
-    last: Option<(Came, u64)>,
+    last: Option<(LetterOrder, u64)>,
 }
 
 impl DeadRoom {

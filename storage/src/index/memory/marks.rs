@@ -4,7 +4,7 @@
 use crate::face::direction::Class;
 use crate::index::entry::Entry;
 use crate::index::memory::State;
-use crate::index::memory::reads::{Note, THIS_LIFE};
+use crate::index::memory::reads::{ReadNote, THIS_LIFE};
 
 impl State {
     /// A message was handed to a reader.
@@ -22,7 +22,7 @@ impl State {
                 message.entry.first_read = mark;
             }
         } else if self.cold_mail > 0 && !self.live.contains_key(&key) {
-            self.reads.tell_disk(Note { key, sequence, time: now });
+            self.reads.tell_disk(ReadNote { key, sequence, time: now });
         } else {
             return;
         }
@@ -38,14 +38,14 @@ impl State {
     /// An entry that has a mark was entered in memory at a place where the log does not have the mark yet.
     pub(crate) fn mark_entered(&mut self, key: u128, entry: &Entry) {
         let Some(time) = entry.read_at() else { return };
-        let note = Note { key, sequence: entry.sequence, time };
+        let note = ReadNote { key, sequence: entry.sequence, time };
         let lane = self.lane_of(entry.place);
         self.reads.unwritten[lane.index()].push(note);
         self.reads.in_order(note);
     }
 
     /// A start found the record of a read. Sets the mark if the message is in memory; returns false if it is not.
-    pub(crate) fn mark_again(&mut self, note: &Note) -> bool {
+    pub(crate) fn mark_again(&mut self, note: &ReadNote) -> bool {
         let Some(entry) = self.live.get_mut(&note.key).filter(|entry| entry.sequence == note.sequence) else {
             return false;
         };
@@ -57,14 +57,14 @@ impl State {
     }
 
     /// A start found the record of a read whose message may be in the index on disk.
-    pub(crate) fn mark_on_disk(&mut self, note: Note) {
+    pub(crate) fn mark_on_disk(&mut self, note: ReadNote) {
         self.reads.tell_disk(note);
     }
 
     /// The index on disk has taken over an entry that was read in the meantime.
     pub(crate) fn handed_over_unread(&mut self, key: u128, entry: &Entry) {
         if let Some(time) = entry.read_at() {
-            self.reads.tell_disk(Note { key, sequence: entry.sequence, time });
+            self.reads.tell_disk(ReadNote { key, sequence: entry.sequence, time });
         }
     }
 
@@ -105,7 +105,7 @@ impl State {
         // The item at the front may stay for long where nothing moves to disk.
         if self.reads.order.len() > 4096 + 2 * self.live.len() {
             let live = &self.live;
-            let is_here = |n: &Note| live.get(&n.key).is_some_and(|entry| entry.sequence == n.sequence);
+            let is_here = |n: &ReadNote| live.get(&n.key).is_some_and(|entry| entry.sequence == n.sequence);
             self.reads.order.retain(is_here);
         }
         over
@@ -142,7 +142,7 @@ mod tests {
         state.note_read(7, 99, 20);
         state.note_read(8, 1, 20);
         assert_eq!(state.live[&7].read_at(), Some(10));
-        let note = Note { key: 7, sequence: 1, time: 10 };
+        let note = ReadNote { key: 7, sequence: 1, time: 10 };
         assert_eq!(state.reads.take_unwritten(), [vec![note], vec![]]);
         assert!(state.reads.for_disk(9).is_empty(), "nothing is on the disk");
         assert_eq!(state.read_until(9, 9), []);
@@ -160,14 +160,14 @@ mod tests {
         state.reads.take_unwritten();
         state.relocate(7, &old, moved, None, 20);
         assert_eq!(state.live[&7].read_at(), Some(10));
-        assert_eq!(state.reads.take_unwritten()[0], [Note { key: 7, sequence: 1, time: 10 }]);
+        assert_eq!(state.reads.take_unwritten()[0], [ReadNote { key: 7, sequence: 1, time: 10 }]);
         // This one was in the index on disk, which does not have the mark yet.
         state.cold_mail = 1;
         state.note_read(8, 2, 11);
         let moved = Entry { place: Place { segment: 2, offset: 8192 }, ..entry(2) };
         state.relocate(8, &entry(2), moved, Some("m"), 20);
         assert_eq!(state.live[&8].read_at(), Some(11));
-        assert_eq!(state.reads.take_unwritten()[0], [Note { key: 8, sequence: 2, time: 11 }]);
+        assert_eq!(state.reads.take_unwritten()[0], [ReadNote { key: 8, sequence: 2, time: 11 }]);
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(state.with_mark(7, entry(4)).read_at(), Some(10));
         assert!(state.with_mark(7, entry(5)).is_unread(), "another message under the id");
         let notes = state.reads.for_disk(9);
-        assert_eq!(notes, [Note { key: 7, sequence: 4, time: 10 }]);
+        assert_eq!(notes, [ReadNote { key: 7, sequence: 4, time: 10 }]);
         state.reads.told_disk(&notes[0]);
         assert!(state.with_mark(7, entry(4)).is_unread() && state.reads.for_disk(9).is_empty());
     }

@@ -23,18 +23,18 @@ use std::sync::Arc;
 
 use crate::face::direction::Class;
 use crate::face::message::{DeliveryIdentity, Incarnation};
-use crate::index::entry::{DeadEntry, EndedNumber, Entry, Recent};
+use crate::index::entry::{DeadEntry, EndedNumber, Entry, RecentEntry};
 use crate::index::maps::Map;
 use crate::index::memory::dead_room::DeadRoom;
 use crate::index::memory::names::Names;
 use crate::index::memory::parties::Parties;
-use crate::index::memory::payload_cache::Cache;
-use crate::index::memory::reads::Reads;
-use crate::index::memory::recent_ends::{End, Past};
-use crate::index::memory::unwritten::{Queued, QueuedMessage};
-use crate::index::seen_deliveries::Delivered;
+use crate::index::memory::payload_cache::PayloadCache;
+use crate::index::memory::reads::ReadMarks;
+use crate::index::memory::recent_ends::{MessageEnd, RecentEnds};
+use crate::index::memory::unwritten::{QueuedMessage, UnwrittenMessages};
+use crate::index::seen_deliveries::DeliveryMemory;
 use crate::index::segment_account::Account;
-use crate::index::sends::Sends;
+use crate::index::sends::KnownSends;
 use crate::log::frame::Place;
 use crate::log::segment::Lane;
 
@@ -42,7 +42,7 @@ use crate::log::segment::Lane;
 #[derive(Debug)]
 pub(crate) struct State {
     /// Messages on their way into the log.
-    pub(crate) queued: Queued,
+    pub(crate) queued: UnwrittenMessages,
     pub(crate) live: Map<u128, Entry>,
     pub(crate) pending: BTreeMap<(u16, u64), u128>,
     /// Mailbox messages in `live`, by sender and sequence.
@@ -50,19 +50,19 @@ pub(crate) struct State {
     /// Names of all messages in `live`.
     pub(crate) names: Names,
     pub(crate) dead: BTreeMap<u64, DeadEntry>,
-    pub(crate) fifo: [VecDeque<Recent>; 2],
+    pub(crate) fifo: [VecDeque<RecentEntry>; 2],
     pub(crate) accounts: BTreeMap<u32, Account>,
     pub(crate) parties: Parties,
     pub(crate) incarnations: Vec<Incarnation>,
-    pub(crate) delivered: Delivered,
+    pub(crate) delivered: DeliveryMemory,
     /// Deliveries that are queued and not yet in the log.
     pub(crate) in_progress: HashSet<(u16, Incarnation, u64)>,
     /// The newest of those deliveries by key: ordinal of its incarnation, number.
     pub(crate) newest_in_progress: Map<u128, (u32, u64)>,
-    pub(crate) cache: Cache,
-    pub(crate) past: Past,
-    pub(crate) reads: Reads,
-    pub(crate) sends: Sends,
+    pub(crate) cache: PayloadCache,
+    pub(crate) past: RecentEnds,
+    pub(crate) reads: ReadMarks,
+    pub(crate) sends: KnownSends,
     /// Pending sends with keys that are in the log but not synced yet: they are not delivered before the sync.
     pub(crate) unsynced_sends: HashSet<u64>,
     /// Segments of large messages that occupy only some of those between their first and last, by sequence.
@@ -95,7 +95,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(cache_bytes: u64) -> Self {
         Self {
-            queued: Queued::default(),
+            queued: UnwrittenMessages::default(),
             live: Map::default(),
             pending: BTreeMap::new(),
             arrivals: BTreeMap::new(),
@@ -105,13 +105,13 @@ impl State {
             accounts: BTreeMap::new(),
             parties: Parties::default(),
             incarnations: Vec::new(),
-            delivered: Delivered::default(),
+            delivered: DeliveryMemory::default(),
             in_progress: HashSet::new(),
             newest_in_progress: Map::default(),
-            cache: Cache::new(cache_bytes),
-            past: Past::default(),
-            reads: Reads::default(),
-            sends: Sends::default(),
+            cache: PayloadCache::new(cache_bytes),
+            past: RecentEnds::default(),
+            reads: ReadMarks::default(),
+            sends: KnownSends::default(),
             unsynced_sends: HashSet::new(),
             spread: Map::default(),
             last_sequence: 0,
@@ -207,7 +207,7 @@ impl State {
             }
         }
         let lane = self.lane_of(entry.place);
-        self.fifo[lane.index()].push_back(Recent {
+        self.fifo[lane.index()].push_back(RecentEntry {
             sequence: entry.sequence,
             key,
             place: entry.place,
@@ -251,7 +251,7 @@ impl State {
             self.arrivals.insert((new.party, new.sequence), key);
         }
         let lane = self.lane_of(new.place);
-        self.fifo[lane.index()].push_back(Recent {
+        self.fifo[lane.index()].push_back(RecentEntry {
             sequence: new.sequence,
             key,
             place: new.place,
@@ -364,7 +364,7 @@ impl State {
     pub(crate) fn expire(&mut self, key: u128, sequence: u64) {
         if self.remove(key, sequence).is_some() {
             self.expired += 1;
-            self.past.note(key, sequence, End::Expired);
+            self.past.note(key, sequence, MessageEnd::Expired);
         }
     }
 
@@ -372,7 +372,7 @@ impl State {
     pub(crate) fn expire_cold(&mut self, key: u128, entry: &Entry) {
         if self.is_current_cold(entry) {
             self.expired += 1;
-            self.past.note(key, entry.sequence, End::Expired);
+            self.past.note(key, entry.sequence, MessageEnd::Expired);
         }
         self.remove_cold(entry);
     }

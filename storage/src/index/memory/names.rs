@@ -52,7 +52,7 @@ fn kind(class: Class) -> u8 {
 }
 
 /// Whether a name is in the bucket of its sequence; names of earlier versions are in smaller buckets.
-pub(crate) fn is_in_its_bucket(name: &Parts<'_>) -> bool {
+pub(crate) fn is_in_its_bucket(name: &NameParts<'_>) -> bool {
     name.bucket == name.sequence / BUCKET
 }
 
@@ -68,7 +68,7 @@ fn target(kind: u8, bucket: u64, party: u16, prefix: &str) -> Vec<u8> {
 
 /// A name, split into its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct NameParts<'a> {
     pub(crate) kind: u8,
     bucket: u64,
     pub(crate) party: u16,
@@ -77,12 +77,12 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Splits a name into its parts; `None` if it is not a name.
-pub(crate) fn parts(name: &[u8]) -> Option<Parts<'_>> {
+pub(crate) fn parts(name: &[u8]) -> Option<NameParts<'_>> {
     let (kind, rest) = name.split_first()?;
     let (bucket, rest) = rest.split_first_chunk()?;
     let (party, rest) = rest.split_first_chunk()?;
     let (id, sequence) = rest.split_last_chunk()?;
-    Some(Parts {
+    Some(NameParts {
         kind: *kind,
         bucket: u64::from_be_bytes(*bucket),
         party: u16::from_be_bytes(*party),
@@ -95,7 +95,7 @@ pub(crate) fn parts(name: &[u8]) -> Option<Parts<'_>> {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// In the order in which they mostly come and are removed, so that the newest lie together.
-    by_sequence: BTreeMap<u64, Known>,
+    by_sequence: BTreeMap<u64, IndexedName>,
     sorted: BTreeMap<Box<[u8]>, u128>,
     /// Sequences of those that are not in `sorted`, in order of arrival; some have been removed since.
     fresh: VecDeque<u64>,
@@ -106,7 +106,7 @@ pub(crate) struct Names {
 
 /// What a name is made of, and the message's key.
 #[derive(Debug)]
-struct Known {
+struct IndexedName {
     id: Arc<str>,
     key: u128,
     party: u16,
@@ -114,7 +114,7 @@ struct Known {
     is_sorted: bool,
 }
 
-impl Known {
+impl IndexedName {
     fn name(&self, sequence: u64) -> Vec<u8> {
         full_name(self.kind, self.party, &self.id, sequence)
     }
@@ -128,7 +128,7 @@ impl Known {
 impl Names {
     pub(crate) fn add(&mut self, key: u128, entry: &Entry, id: impl Into<Arc<str>>) {
         let known =
-            Known { id: id.into(), key, party: entry.party, kind: kind(entry.class), is_sorted: false };
+            IndexedName { id: id.into(), key, party: entry.party, kind: kind(entry.class), is_sorted: false };
         let long = known.long_part();
         if let Some(before) = self.by_sequence.insert(entry.sequence, known) {
             self.went(&before, entry.sequence);
@@ -150,7 +150,7 @@ impl Names {
     }
 
     /// It has been removed from the table.
-    fn went(&mut self, known: &Known, sequence: u64) {
+    fn went(&mut self, known: &IndexedName, sequence: u64) {
         if known.is_sorted {
             self.sorted.remove(&known.name(sequence)[..]);
         }
@@ -186,7 +186,7 @@ impl Names {
     /// has ended.
     pub(crate) fn search(
         &mut self,
-        search: &mut Search<'_>,
+        search: &mut NameSearch<'_>,
         mut at: Vec<u8>,
         most: usize,
     ) -> Option<Vec<u8>> {
@@ -204,12 +204,12 @@ impl Names {
                 }
                 left -= 1;
                 match search.see(name, *key) {
-                    Step::Next => {}
-                    Step::Jump(to) => {
+                    SearchStep::Next => {}
+                    SearchStep::Jump(to) => {
                         next = Some(to);
                         break;
                     }
-                    Step::End => return None,
+                    SearchStep::End => return None,
                 }
             }
             at = next?;
@@ -226,7 +226,7 @@ impl Names {
 
 /// What to do after looking at a name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum SearchStep {
     /// Look at the next one.
     Next,
     /// Continue at this position, which is further on.
@@ -235,12 +235,12 @@ pub(crate) enum Step {
 }
 
 /// A match: its sequence, key and party.
-pub(crate) type Match = (u64, u128, u16);
+pub(crate) type NameMatch = (u64, u128, u16);
 
 /// A search for the first bucket after a sequence that has messages whose ids begin with a prefix. Pure: it is given the names
 /// that exist, in order, and says where to continue.
 #[derive(Debug)]
-pub(crate) struct Search<'a> {
+pub(crate) struct NameSearch<'a> {
     kind: u8,
     /// The parties whose messages are wanted, in order; at least one.
     parties: Vec<u16>,
@@ -248,12 +248,12 @@ pub(crate) struct Search<'a> {
     after: u64,
     /// The bucket in which it has found a match.
     bucket: Option<u64>,
-    found: Vec<Match>,
+    found: Vec<NameMatch>,
     /// Number of names it has seen.
     pub(crate) seen: u64,
 }
 
-impl<'a> Search<'a> {
+impl<'a> NameSearch<'a> {
     /// Searches messages of a class to or from these parties, which are in order. `None` if there are no parties.
     pub(crate) fn new(class: Class, parties: &[u16], prefix: &'a str, after: u64) -> Option<Self> {
         let (kind, parties) = (kind(class), Some(parties.to_vec()).filter(|parties| !parties.is_empty())?);
@@ -275,11 +275,13 @@ impl<'a> Search<'a> {
     }
 
     /// Takes into account a name at or after the position that it asked for.
-    pub(crate) fn see(&mut self, name: &[u8], key: u128) -> Step {
+    pub(crate) fn see(&mut self, name: &[u8], key: u128) -> SearchStep {
         self.seen += 1;
-        let Some(Parts { kind, bucket, party, id, sequence }) = parts(name) else { return Step::Next };
+        let Some(NameParts { kind, bucket, party, id, sequence }) = parts(name) else {
+            return SearchStep::Next;
+        };
         if kind != self.kind || self.bucket.is_some_and(|found| bucket > found) {
-            return Step::End;
+            return SearchStep::End;
         }
         let of = |at: usize| match self.parties.get(at) {
             Some(party) => target(kind, bucket, *party, self.prefix),
@@ -292,17 +294,17 @@ impl<'a> Search<'a> {
                     self.bucket = Some(bucket);
                     self.found.push((sequence, key, party));
                 }
-                return Step::Next;
+                return SearchStep::Next;
             }
             Ok(at) if id < self.prefix.as_bytes() => of(at),
             Ok(at) => of(at + 1),
         };
         // Short ids with zeros in the prefix: what follows an id is a number, and may sort after the position of the prefix.
-        if to.as_slice() > name { Step::Jump(to) } else { Step::Next }
+        if to.as_slice() > name { SearchStep::Jump(to) } else { SearchStep::Next }
     }
 
     /// The first matches, in order; and the sequence after which there may be more.
-    pub(crate) fn end(mut self, most: usize) -> (Vec<Match>, Option<u64>) {
+    pub(crate) fn end(mut self, most: usize) -> (Vec<NameMatch>, Option<u64>) {
         let Some(bucket) = self.bucket else { return (Vec::new(), None) };
         self.found.sort_unstable();
         if self.found.len() > most {
@@ -348,7 +350,7 @@ mod tests {
         let (mut all, mut after, mut seen) = (Vec::new(), 0, 0);
         loop {
             let parties = party.map_or_else(|| PARTIES.to_vec(), |party| vec![party]);
-            let mut search = Search::new(class, &parties, prefix, after).expect("there are some");
+            let mut search = NameSearch::new(class, &parties, prefix, after).expect("there are some");
             let mut at = Some(search.start());
             while let Some(from) = at {
                 at = names.search(&mut search, from, 3);

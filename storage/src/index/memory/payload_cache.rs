@@ -12,12 +12,12 @@ const OVERHEAD: u64 = 160;
 
 /// A cached message: the parts that an index entry does not hold.
 #[derive(Debug, Clone)]
-pub(crate) struct Cached {
+pub(crate) struct CachedMessage {
     pub(crate) id: MessageId,
     pub(crate) payload: Bytes,
 }
 
-impl Cached {
+impl CachedMessage {
     fn cost(&self) -> u64 {
         self.payload.len() as u64 + self.id.as_str().len() as u64 + OVERHEAD
     }
@@ -25,19 +25,19 @@ impl Cached {
 
 /// The cache: first in, first out, within a limit of bytes.
 #[derive(Debug)]
-pub(crate) struct Cache {
+pub(crate) struct PayloadCache {
     limit: u64,
     used: u64,
-    messages: Map<u64, Cached>,
+    messages: Map<u64, CachedMessage>,
     order: VecDeque<u64>,
 }
 
-impl Cache {
+impl PayloadCache {
     pub(crate) fn new(limit: u64) -> Self {
         Self { limit, used: 0, messages: Map::default(), order: VecDeque::new() }
     }
 
-    pub(crate) fn get(&self, sequence: u64) -> Option<Cached> {
+    pub(crate) fn get(&self, sequence: u64) -> Option<CachedMessage> {
         self.messages.get(&sequence).cloned()
     }
 
@@ -46,7 +46,7 @@ impl Cache {
         self.messages.get(&sequence).map(|message| message.id.clone())
     }
 
-    pub(crate) fn put(&mut self, sequence: u64, message: Cached) {
+    pub(crate) fn put(&mut self, sequence: u64, message: CachedMessage) {
         let cost = message.cost();
         if cost > self.limit / 2 {
             return;
@@ -79,13 +79,13 @@ impl Cache {
 mod tests {
     use super::*;
 
-    fn message(len: usize) -> Cached {
-        Cached { id: MessageId::new("m").expect("valid"), payload: Bytes::from(vec![0; len]) }
+    fn message(len: usize) -> CachedMessage {
+        CachedMessage { id: MessageId::new("m").expect("valid"), payload: Bytes::from(vec![0; len]) }
     }
 
     #[test]
     fn the_cache_stays_within_its_bound_and_drops_the_oldest() {
-        let mut cache = Cache::new(10_000);
+        let mut cache = PayloadCache::new(10_000);
         for sequence in 0..1000 {
             cache.put(sequence, message(1000));
             assert!(cache.used <= 10_000 && cache.order.len() <= 64 + 2 * cache.messages.len());

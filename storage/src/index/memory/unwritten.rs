@@ -12,7 +12,7 @@ use crate::face::direction::Class;
 use crate::face::message::{DeliveryIdentity, MessageId, PartyId};
 use crate::index::entry::Entry;
 use crate::index::maps::Map;
-use crate::log::frame::Keyed;
+use crate::log::frame::KeyedContent;
 
 /// A message on its way into the log; its entry has no place yet.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct QueuedMessage {
     /// Delivery identity of an arrival.
     pub(crate) identity: Option<DeliveryIdentity>,
     /// The client's key for the send.
-    pub(crate) keyed: Option<Keyed>,
+    pub(crate) keyed: Option<KeyedContent>,
     /// Whether it has been given out for delivery.
     pub(crate) exposed: bool,
     /// It was delivered and settled, or a newer one is in the index: it has no further use once it is in the log.
@@ -43,13 +43,13 @@ impl QueuedMessage {
 
 /// All messages that are queued but not yet in the log.
 #[derive(Debug, Default)]
-pub(crate) struct Queued {
+pub(crate) struct UnwrittenMessages {
     messages: Map<u64, QueuedMessage>,
     by_key: BTreeSet<(u128, u64)>,
     outgoing: BTreeSet<(u16, u64)>,
 }
 
-impl Queued {
+impl UnwrittenMessages {
     pub(crate) fn push(&mut self, message: QueuedMessage) {
         let Entry { sequence, party, class, .. } = message.entry;
         self.by_key.insert((message.key, sequence));
@@ -189,11 +189,11 @@ mod tests {
 
     #[test]
     fn the_newest_under_a_key_falls_back_when_it_is_taken_out() {
-        let mut queued = Queued::default();
+        let mut queued = UnwrittenMessages::default();
         queued.push(message(7, 1, Class::Incoming));
         queued.push(message(7, 2, Class::Incoming));
         queued.push(message(8, 3, Class::Incoming));
-        let newest = |queued: &Queued| queued.newest(7).map(|m| m.entry.sequence);
+        let newest = |queued: &UnwrittenMessages| queued.newest(7).map(|m| m.entry.sequence);
         assert_eq!(newest(&queued), Some(2));
         assert!(queued.take(2).is_some() && queued.take(2).is_none());
         assert_eq!(newest(&queued), Some(1));
@@ -204,12 +204,12 @@ mod tests {
 
     #[test]
     fn pending_ones_are_listed_in_order_until_they_end() {
-        let mut queued = Queued::default();
+        let mut queued = UnwrittenMessages::default();
         for sequence in [5, 2, 9] {
             queued.push(message(u128::from(sequence), sequence, Class::Outgoing));
         }
         queued.push(message(1, 1, Class::Incoming));
-        let listed = |queued: &Queued, after| -> Vec<u64> {
+        let listed = |queued: &UnwrittenMessages, after| -> Vec<u64> {
             queued.pending_after(3, after).map(|m| m.entry.sequence).collect()
         };
         assert_eq!(listed(&queued, 0), [2, 5, 9]);

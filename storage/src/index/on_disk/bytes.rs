@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::Result;
 use crate::face::direction::Class;
 use crate::index::entry::{DeadEntry, Death, Entry};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 use crate::log::frame::Place;
 
 pub(crate) fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {

@@ -9,21 +9,21 @@
 use sled::IVec;
 
 use crate::index::entry::Entry;
-use crate::index::memory::reads::Note;
+use crate::index::memory::reads::ReadNote;
 use crate::index::on_disk::bytes::{decode_mail, decode_mail_with_id, encode_mail};
 use crate::index::on_disk::{Cold, Result};
 use crate::log::codec::Short;
 
 /// A key of the list.
-pub(crate) type Age = [u8; 13];
+pub(crate) type AgeKey = [u8; 13];
 
 /// The key of an entry in the list.
-pub(crate) fn age(entry: &Entry) -> Age {
+pub(crate) fn age(entry: &Entry) -> AgeKey {
     let (kind, time) = entry.read_at().map_or((0, entry.time), |read| (1, read));
     at(kind, time, entry.sequence)
 }
 
-fn at(kind: u8, time: u32, sequence: u64) -> Age {
+fn at(kind: u8, time: u32, sequence: u64) -> AgeKey {
     let mut age = [kind; 13];
     age[1..5].copy_from_slice(&time.to_be_bytes());
     age[5..].copy_from_slice(&sequence.to_be_bytes());
@@ -68,7 +68,7 @@ impl Cold {
     }
 
     /// Marks a mailbox message as read. `None` if it is not there or was read before.
-    pub(crate) fn mark_read(&self, note: &Note) -> Result<Option<Entry>> {
+    pub(crate) fn mark_read(&self, note: &ReadNote) -> Result<Option<Entry>> {
         while let Some(value) = self.mail.get(note.key.to_be_bytes())? {
             let (held, id) = decode_mail_with_id(&value)?;
             if held.sequence != note.sequence || !held.is_unread() {
@@ -89,9 +89,9 @@ impl Cold {
     pub(crate) fn aged(
         &self,
         read: bool,
-        after: Option<Age>,
+        after: Option<AgeKey>,
         until: u32,
-    ) -> impl Iterator<Item = Result<(Age, u128)>> + use<> {
+    ) -> impl Iterator<Item = Result<(AgeKey, u128)>> + use<> {
         use std::ops::Bound::{Excluded, Included};
         let from = after.map_or(Included(at(read.into(), 0, 0)), Excluded);
         self.ages.range((from, Included(at(read.into(), until, u64::MAX)))).map(|item| {
@@ -101,7 +101,7 @@ impl Cold {
     }
 
     /// Removes an item from the list whose message is not there or has another age.
-    pub(crate) fn forget_age(&self, age: &Age) -> Result<()> {
+    pub(crate) fn forget_age(&self, age: &AgeKey) -> Result<()> {
         self.ages.remove(age)?;
         Ok(())
     }
@@ -162,12 +162,12 @@ mod tests {
             cold.put(key, &entry(key as u64, time), None, None).expect("puts");
         }
         assert_eq!((listed(&cold, false, 20), listed(&cold, true, 1000)), (vec![7, 8], vec![]));
-        let note = Note { key: 7, sequence: 7, time: 500 };
+        let note = ReadNote { key: 7, sequence: 7, time: 500 };
         let marked = cold.mark_read(&note).expect("marks").expect("was unread");
         assert_eq!(cold.mail(7).expect("reads"), Some(marked));
         assert_eq!(marked.read_at(), Some(500));
         assert_eq!(
-            cold.mark_read(&Note { time: 900, ..note }).expect("marks"),
+            cold.mark_read(&ReadNote { time: 900, ..note }).expect("marks"),
             None,
             "the first read counts"
         );

@@ -33,14 +33,14 @@ use crate::index::entry::{DeadEntry, Entry};
 use crate::index::memory::names::dead_name;
 use crate::index::on_disk::bytes::decode_mail;
 use crate::index::on_disk::fence::{Fenced, fenced};
-use crate::index::on_disk::shelf::{Health, Shelf};
-use crate::log::codec::{Put, Short};
+use crate::index::on_disk::shelf::{IndexHealth, Shelf};
+use crate::log::codec::{PutFields, Short};
 use crate::log::disk::{Disk, DiskFile, OpenMode};
 
 pub(crate) use self::bytes::{decode_entry, encode_entry};
 pub(crate) use self::error::{ColdError, Result};
-pub(crate) use self::names::{Completing, Later};
-pub(crate) use self::order::Listed;
+pub(crate) use self::names::{IdUnreadableNow, NamesCompletion};
+pub(crate) use self::order::DiskListItem;
 
 const CACHE_BYTES: u64 = 16 << 20;
 /// How long to wait for a lock that a dying process may still hold.
@@ -53,7 +53,7 @@ const STORE_KEY: &[u8] = b"store";
 #[derive(Debug)]
 pub(crate) struct Cold {
     db: Fenced<Db>,
-    health: Health,
+    health: IndexHealth,
     pub(crate) mail: Shelf,
     /// Mailbox messages by age: see `mail.rs`.
     pub(crate) ages: Shelf,
@@ -127,7 +127,7 @@ impl Cold {
         };
         // sled creates its files with the umask. Those that it adds later are in a folder that is private by then.
         disk.make_private(path).map_err(|e| ColdError(e.to_string()))?;
-        let health = Health::default();
+        let health = IndexHealth::default();
         let tree = |name: &str| -> Result<Shelf> {
             Ok(Shelf::new(health.call(&db, |db| db.open_tree(name))?, &health))
         };

@@ -9,28 +9,28 @@ use std::sync::atomic::Ordering;
 
 use sled::IVec;
 
-use super::{Cold, Listed, Result, decode_dead, keys_after, pending_key};
+use super::{Cold, DiskListItem, Result, decode_dead, keys_after, pending_key};
 use crate::index::entry::{DeadEntry, Entry};
 use crate::index::memory::names::{
-    DEAD, PENDING, Parts, Search, Step, dead_name, is_in_its_bucket, name, parts,
+    DEAD, NameParts, NameSearch, PENDING, SearchStep, dead_name, is_in_its_bucket, name, parts,
 };
 use crate::index::on_disk::bytes::{decode_mail, decode_mail_with_id, encode_mail};
-use crate::log::codec::{Fields, Put, Short};
+use crate::log::codec::{Fields, PutFields, Short};
 
 /// How far the list has been checked since the start.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Completing {
-    part: Part,
+pub(crate) struct NamesCompletion {
+    part: CompletionStage,
     at: Vec<u8>,
 }
 
 /// The id cannot be read now: the disk has passing trouble, or others have waited long enough.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Later;
+pub(crate) struct IdUnreadableNow;
 
 /// What is being checked: first what must be listed, then the list itself.
 #[derive(Debug, Clone, Copy, Default)]
-enum Part {
+enum CompletionStage {
     #[default]
     Mail,
     Pending,
@@ -39,7 +39,7 @@ enum Part {
 }
 
 /// Key, entry and id.
-pub(crate) type Named = (u128, Entry, Option<Box<str>>);
+pub(crate) type EntryWithId = (u128, Entry, Option<Box<str>>);
 
 /// Encodes a pending message's value. Earlier versions wrote no id.
 pub(super) fn encode_pending(key: u128, entry: &Entry, id: Option<&str>) -> Vec<u8> {
@@ -52,7 +52,7 @@ pub(super) fn encode_pending(key: u128, entry: &Entry, id: Option<&str>) -> Vec<
     value
 }
 
-fn decode_pending(value: &[u8]) -> Result<Named> {
+fn decode_pending(value: &[u8]) -> Result<EntryWithId> {
     let mut f = Fields(value);
     let (key, entry) = (f.u128()?, super::decode_entry(&mut f)?);
     Ok((key, entry, f.text().ok().map(Into::into)))
@@ -87,7 +87,7 @@ impl Cold {
     }
 
     /// A pending message, with its id if the entry has one.
-    pub(crate) fn pending_with_id(&self, party: u16, sequence: u64) -> Result<Option<Named>> {
+    pub(crate) fn pending_with_id(&self, party: u16, sequence: u64) -> Result<Option<EntryWithId>> {
         self.pending.get(pending_key(party, sequence))?.map(|value| decode_pending(&value)).transpose()
     }
 
@@ -96,7 +96,7 @@ impl Cold {
         &self,
         party: u16,
         after: u64,
-    ) -> impl Iterator<Item = Result<(u64, Listed)>> + use<> {
+    ) -> impl Iterator<Item = Result<(u64, DiskListItem)>> + use<> {
         self.pending.range(keys_after(party, after)).map(move |item| {
             let (key, entry, id) = decode_pending(&item?.1)?;
             Ok((entry.sequence, (key, party, id)))
@@ -110,7 +110,7 @@ impl Cold {
         after: u64,
         most: usize,
     ) -> Result<(Vec<DeadEntry>, Option<u64>)> {
-        let mut search = Search::dead(party, after);
+        let mut search = NameSearch::dead(party, after);
         self.search(&mut search)?;
         let (found, next) = search.end(most);
         let mut letters = Vec::with_capacity(found.len());
@@ -121,18 +121,18 @@ impl Cold {
     }
 
     /// Runs a search from beginning to end.
-    pub(crate) fn search(&self, search: &mut Search<'_>) -> Result<()> {
+    pub(crate) fn search(&self, search: &mut NameSearch<'_>) -> Result<()> {
         let mut at = Some(search.start());
         while let Some(from) = at.take() {
             for item in self.names.range(from..) {
                 let (name, key) = item?;
                 match search.see(&name, number(&key)?) {
-                    Step::Next => {}
-                    Step::Jump(to) => {
+                    SearchStep::Next => {}
+                    SearchStep::Jump(to) => {
                         at = Some(to);
                         break;
                     }
-                    Step::End => return Ok(()),
+                    SearchStep::End => return Ok(()),
                 }
             }
         }
@@ -153,31 +153,31 @@ impl Cold {
     /// Called from the one thread that enters messages. Returns where to continue; `None` after the last one.
     pub(crate) fn complete_names(
         &self,
-        from: Completing,
+        from: NamesCompletion,
         most: usize,
-        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, Later>,
-    ) -> Result<Option<Completing>> {
-        let Completing { part, at } = from;
+        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, IdUnreadableNow>,
+    ) -> Result<Option<NamesCompletion>> {
+        let NamesCompletion { part, at } = from;
         let tree = match part {
-            Part::Mail => &self.mail,
-            Part::Pending => &self.pending,
-            Part::Dead => &self.dead,
-            Part::Names => &self.names,
+            CompletionStage::Mail => &self.mail,
+            CompletionStage::Pending => &self.pending,
+            CompletionStage::Dead => &self.dead,
+            CompletionStage::Names => &self.names,
         };
         for (n, item) in tree.range(at..).enumerate() {
             let (at, value) = item?;
             if n == most {
-                return Ok(Some(Completing { part, at: at.to_vec() }));
+                return Ok(Some(NamesCompletion { part, at: at.to_vec() }));
             }
             let done = match part {
-                Part::Mail => self.complete_mail(number(&at)?, &value, &read)?,
-                Part::Pending => self.complete_pending(&at, &value, &read)?,
-                Part::Dead => {
+                CompletionStage::Mail => self.complete_mail(number(&at)?, &value, &read)?,
+                CompletionStage::Pending => self.complete_pending(&at, &value, &read)?,
+                CompletionStage::Dead => {
                     let letter = decode_dead(&value)?;
                     self.complete_name(&letter.in_names(), letter.key)?;
                     Ok(())
                 }
-                Part::Names => {
+                CompletionStage::Names => {
                     if !self.is_meant(&at, number(&value)?)? {
                         self.names.remove(&at)?;
                     }
@@ -185,19 +185,19 @@ impl Cold {
                 }
             };
             if done.is_err() {
-                return Ok(Some(Completing { part, at: at.to_vec() }));
+                return Ok(Some(NamesCompletion { part, at: at.to_vec() }));
             }
         }
         let part = match part {
-            Part::Mail => Part::Pending,
-            Part::Pending => Part::Dead,
-            Part::Dead => {
+            CompletionStage::Mail => CompletionStage::Pending,
+            CompletionStage::Pending => CompletionStage::Dead,
+            CompletionStage::Dead => {
                 self.names_are_known();
-                Part::Names
+                CompletionStage::Names
             }
-            Part::Names => return Ok(None),
+            CompletionStage::Names => return Ok(None),
         };
-        Ok(Some(Completing { part, at: Vec::new() }))
+        Ok(Some(NamesCompletion { part, at: Vec::new() }))
     }
 
     fn complete_name(&self, name: &[u8], key: u128) -> Result<()> {
@@ -211,8 +211,8 @@ impl Cold {
         &self,
         key: u128,
         value: &[u8],
-        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, Later>,
-    ) -> Result<std::result::Result<(), Later>> {
+        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, IdUnreadableNow>,
+    ) -> Result<std::result::Result<(), IdUnreadableNow>> {
         let (entry, id) = decode_mail_with_id(value)?;
         if let Some(id) = id {
             return self.complete_name(&name(&entry, id), key).map(Ok);
@@ -240,8 +240,8 @@ impl Cold {
         &self,
         at: &[u8],
         value: &[u8],
-        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, Later>,
-    ) -> Result<std::result::Result<(), Later>> {
+        read: impl Fn(u128, &Entry) -> std::result::Result<Option<Box<str>>, IdUnreadableNow>,
+    ) -> Result<std::result::Result<(), IdUnreadableNow>> {
         let (key, entry, id) = decode_pending(value)?;
         if let Some(id) = id {
             return self.complete_name(&name(&entry, &id), key).map(Ok);
@@ -260,7 +260,7 @@ impl Cold {
     /// Whether the message that a name leads to is there.
     fn is_meant(&self, name: &[u8], key: u128) -> Result<bool> {
         let Some(name) = parts(name).filter(is_in_its_bucket) else { return Ok(false) };
-        let Parts { kind, party, sequence, .. } = name;
+        let NameParts { kind, party, sequence, .. } = name;
         Ok(match kind {
             DEAD => self.dead(sequence)?.is_some(),
             PENDING => self.pending(party, sequence)?.is_some(),
@@ -315,13 +315,13 @@ mod tests {
 
     /// Checks all of it, three items at a time.
     fn complete(cold: &Cold) {
-        let mut from = Some(Completing::default());
+        let mut from = Some(NamesCompletion::default());
         while let Some(at) = from {
             // In each round every read but the first is put off, and done in the next one.
             let reads = std::cell::Cell::new(0);
             let read = |key: u128, _: &Entry| {
                 reads.set(reads.get() + 1);
-                if reads.get() > 1 { Err(Later) } else { Ok(Some(format!("{key}").into())) }
+                if reads.get() > 1 { Err(IdUnreadableNow) } else { Ok(Some(format!("{key}").into())) }
             };
             from = cold.complete_names(at, 3, read).expect("completes");
         }
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(names(&cold), whole);
         // These were replaced and read.
         cold.put(1, &entry(50, Class::Incoming), Some(&mail[0]), Some("1")).expect("puts");
-        let note = crate::index::memory::reads::Note { key: 2, sequence: 2, time: 5 };
+        let note = crate::index::memory::reads::ReadNote { key: 2, sequence: 2, time: 5 };
         assert!(cold.mark_read(&note).expect("marks").is_some());
         let id = cold.mail_with_id(2).expect("reads").and_then(|(_, id)| id);
         assert_eq!(id.as_deref(), Some("2"), "it keeps its id");

@@ -15,7 +15,7 @@ use crate::log::codec::Short;
 const KEY: usize = 16;
 
 /// Key, party and id of a message. There is no id if the entry has none.
-pub(crate) type Listed = (u128, u16, Option<Box<str>>);
+pub(crate) type DiskListItem = (u128, u16, Option<Box<str>>);
 
 impl Cold {
     /// Mailbox messages of a sender after a sequence, in order, each with its sequence.
@@ -23,7 +23,7 @@ impl Cold {
         &self,
         sender: u16,
         after: u64,
-    ) -> impl Iterator<Item = Result<(u64, Listed)>> + use<> {
+    ) -> impl Iterator<Item = Result<(u64, DiskListItem)>> + use<> {
         self.arrivals.range(keys_after(sender, after)).map(move |item| {
             let item = item?;
             let (_, sequence, key) = arrival(&item)?;

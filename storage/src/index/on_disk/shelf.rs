@@ -16,9 +16,9 @@ type Result<T> = std::result::Result<T, ColdError>;
 
 /// Whether the index has panicked. Shared by all of its parts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Health(Arc<AtomicBool>);
+pub(crate) struct IndexHealth(Arc<AtomicBool>);
 
-impl Health {
+impl IndexHealth {
     /// Calls into a part of the index.
     pub(crate) fn call<T, R>(&self, part: &Fenced<T>, work: impl FnOnce(&T) -> sled::Result<R>) -> Result<R> {
         self.check()?;
@@ -80,11 +80,11 @@ fn io_words(error: &io::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct Shelf {
     tree: Fenced<Tree>,
-    health: Health,
+    health: IndexHealth,
 }
 
 impl Shelf {
-    pub(crate) fn new(tree: Tree, health: &Health) -> Self {
+    pub(crate) fn new(tree: Tree, health: &IndexHealth) -> Self {
         Self { tree: Fenced::new(tree), health: health.clone() }
     }
 
@@ -128,27 +128,27 @@ impl Shelf {
         self.call(Tree::clear)
     }
 
-    pub(crate) fn iter(&self) -> Entries {
+    pub(crate) fn iter(&self) -> ShelfEntries {
         self.range::<[u8; 0]>(..)
     }
 
-    pub(crate) fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Entries {
+    pub(crate) fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> ShelfEntries {
         let (range, health) = (self.call(|tree| Ok(tree.range::<K, _>(range))), self.health.clone());
         match range {
-            Ok(range) => Entries { range: Some(Fenced::new(range)), failed: None, health },
-            Err(failed) => Entries { range: None, failed: Some(failed), health },
+            Ok(range) => ShelfEntries { range: Some(Fenced::new(range)), failed: None, health },
+            Err(failed) => ShelfEntries { range: None, failed: Some(failed), health },
         }
     }
 }
 
 /// Keys and values in order. Ends after an error.
-pub(crate) struct Entries {
+pub(crate) struct ShelfEntries {
     range: Option<Fenced<sled::Iter>>,
     failed: Option<ColdError>,
-    health: Health,
+    health: IndexHealth,
 }
 
-impl Entries {
+impl ShelfEntries {
     fn step(
         &mut self,
         step: impl FnOnce(&mut sled::Iter) -> Option<sled::Result<(IVec, IVec)>>,
@@ -172,7 +172,7 @@ impl Entries {
     }
 }
 
-impl Iterator for Entries {
+impl Iterator for ShelfEntries {
     type Item = Result<(IVec, IVec)>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -180,7 +180,7 @@ impl Iterator for Entries {
     }
 }
 
-impl DoubleEndedIterator for Entries {
+impl DoubleEndedIterator for ShelfEntries {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.step(DoubleEndedIterator::next_back)
     }

@@ -13,11 +13,11 @@ use crate::log::files::Log;
 use crate::log::frame::{Extent, Kind, MessageFields, Place, Slices, frame_len};
 use crate::log::segment::LogFile;
 use crate::opening::recovery::{ReadBack, read_back};
-use crate::opening::replay::Failure;
+use crate::opening::replay::ReplayFailure;
 
 /// What live messages need from a segment.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Needs {
+pub(super) struct SegmentNeeds {
     /// Messages whose (last) frame is here.
     pub(super) messages: u64,
     pub(super) bytes: u64,
@@ -25,7 +25,7 @@ pub(super) struct Needs {
 
 /// A live message that lacks slices.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(super) struct BrokenMessage {
     /// 0 for a message that a start takes for never accepted.
     pub(super) key: u128,
     pub(super) sequence: u64,
@@ -43,9 +43,9 @@ pub(super) struct Contents {
     pub(super) mailbox: u64,
     pub(super) mailbox_bytes: u64,
     pub(super) dead_letters: u64,
-    pub(super) needs: BTreeMap<u32, Needs>,
+    pub(super) needs: BTreeMap<u32, SegmentNeeds>,
     pub(super) given_back: BTreeSet<u32>,
-    pub(super) broken: Vec<Broken>,
+    pub(super) broken: Vec<BrokenMessage>,
     /// Names of segments whose files are gone, and how many messages the index had in them.
     pub(super) lost_segments: Vec<(String, u32)>,
 }
@@ -103,7 +103,7 @@ impl Contents {
         let named = frame.map(|frame| named(frame.fields())).unwrap_or_default();
         let what = format!("the large message{named} lacks {missing} of its {} slices", extents.len());
         let file = segment.name.clone();
-        self.broken.push(Broken { key, sequence: entry.sequence, place: entry.place, file, what });
+        self.broken.push(BrokenMessage { key, sequence: entry.sequence, place: entry.place, file, what });
     }
 
     /// Finds large messages that the start took for never accepted, since slices are missing near the end of the log.
@@ -124,7 +124,13 @@ impl Contents {
                 named(&frame.payload()),
                 extents.len()
             );
-            self.broken.push(Broken { key: 0, sequence, place: *place, file: segment.name.clone(), what });
+            self.broken.push(BrokenMessage {
+                key: 0,
+                sequence,
+                place: *place,
+                file: segment.name.clone(),
+                what,
+            });
         }
     }
 }
@@ -141,10 +147,10 @@ fn named(fields: &[u8]) -> String {
 }
 
 /// An error of the index cannot happen here, where there is no index.
-pub(super) fn opened(failure: Failure) -> OpenError {
+pub(super) fn opened(failure: ReplayFailure) -> OpenError {
     match failure {
-        Failure::Open(error) => error,
-        Failure::Index(error) => OpenError::Io {
+        ReplayFailure::Open(error) => error,
+        ReplayFailure::Index(error) => OpenError::Io {
             action: "read",
             path: "the index".into(),
             source: io::Error::other(error.to_string()),

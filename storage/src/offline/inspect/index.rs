@@ -14,7 +14,7 @@ use crate::log::disk::Disk;
 use crate::log::frame::Place;
 use crate::offline::inspect::copy::{copy_tree, tree_bytes};
 use crate::opening::recovery::{ReadBack, read_back};
-use crate::opening::replay::Failure;
+use crate::opening::replay::ReplayFailure;
 
 /// Free bytes that must remain after copying.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -52,8 +52,8 @@ pub(super) fn compare(
 ) -> Result<(IndexFinding, u64), OpenError> {
     let found = match read_back(options, format) {
         Ok(found) => found,
-        Err(Failure::Index(error)) => return Ok((IndexFinding::Unreadable(error.to_string()), 0)),
-        Err(failure @ Failure::Open(_)) => return Err(opened(failure)),
+        Err(ReplayFailure::Index(error)) => return Ok((IndexFinding::Unreadable(error.to_string()), 0)),
+        Err(failure @ ReplayFailure::Open(_)) => return Err(opened(failure)),
     };
     let Some(cold) = found.cold.as_deref().filter(|_| found.trusted) else {
         let why = if found.checkpoint.generation == 0 {

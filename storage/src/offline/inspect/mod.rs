@@ -26,12 +26,12 @@ pub use report::{
 };
 
 use crate::core::options::StoreOptions;
-use crate::index::checkpoint::{FILES, Slot};
+use crate::index::checkpoint::{CheckpointSlot, FILES};
 use crate::log::data_folder::text::Format;
 use crate::log::data_folder::{FolderLock, lock_folder_as_it_is, open_io, read};
 use crate::log::disk::{Disk, OpenMode, RealDisk};
 use crate::log::files::Log;
-use crate::offline::inspect::overlay::{Counts, Overlay};
+use crate::offline::inspect::overlay::{Overlay, ReadCounts};
 use crate::opening::move_mark;
 use crate::opening::recovery::ReadBack;
 use contents::Contents;
@@ -43,11 +43,11 @@ pub struct Inspector {
     data_dir: PathBuf,
     scratch: Option<PathBuf>,
     disk: Arc<dyn Disk>,
-    counts: Arc<Counts>,
+    counts: Arc<ReadCounts>,
 }
 
 /// An inspection and what it is based on.
-struct Looked {
+struct InspectedFolder {
     inspection: Inspection,
     survey: Survey,
     contents: Contents,
@@ -63,7 +63,7 @@ impl Inspector {
             data_dir: data_dir.into(),
             scratch: None,
             disk: Arc::new(RealDisk),
-            counts: Arc::new(Counts::default()),
+            counts: Arc::new(ReadCounts::default()),
         }
     }
 
@@ -117,11 +117,11 @@ impl Inspector {
 
     /// The findings of an inspection, and the log read back, on a view that keeps its changes to itself. Does not lock. Blocks.
     pub(crate) fn read_back(&self) -> Result<(Inspection, Format, ReadBack), InspectError> {
-        let Looked { inspection, found, format, .. } = self.look()?;
+        let InspectedFolder { inspection, found, format, .. } = self.look()?;
         Ok((inspection, format, found))
     }
 
-    fn look(&self) -> Result<Looked, InspectError> {
+    fn look(&self) -> Result<InspectedFolder, InspectError> {
         let dir = self.data_dir.as_path();
         let format = read(&*self.disk, dir)?.ok_or_else(|| InspectError::NoStore {
             path: dir.into(),
@@ -144,9 +144,9 @@ impl Inspector {
         let (index, missing) = self.index(&mended, format, &survey)?;
         let mut inspection = report::inspection(&survey, &contents, dir);
         inspection.checkpoints = slots.map(|slot| match slot {
-            Slot::Checkpoint(found) => CheckpointFound::Whole { generation: found.generation },
-            Slot::Empty => CheckpointFound::Empty,
-            Slot::Damaged => CheckpointFound::Damaged,
+            CheckpointSlot::Checkpoint(found) => CheckpointFound::Whole { generation: found.generation },
+            CheckpointSlot::Empty => CheckpointFound::Empty,
+            CheckpointSlot::Damaged => CheckpointFound::Damaged,
         });
         if inspection.checkpoints == [CheckpointFound::Damaged; 2] {
             for name in FILES {
@@ -158,7 +158,7 @@ impl Inspector {
         inspection.index = index;
         inspection.missing_messages = missing;
         inspection.unreadable_bytes = self.counts.unreadable.load(Ordering::Relaxed);
-        Ok(Looked { inspection, survey, contents, format, found })
+        Ok(InspectedFolder { inspection, survey, contents, format, found })
     }
 
     /// Checks the index on disk against the log: the finding, and how many of its messages the log lacks.

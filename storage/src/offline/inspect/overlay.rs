@@ -17,7 +17,7 @@ use crate::log::disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
 const PAGE: usize = 4096;
 
 /// The names that changed: `None` if the file no longer exists.
-type Names = BTreeMap<PathBuf, Option<Arc<OverlayFile>>>;
+type ChangedNames = BTreeMap<PathBuf, Option<Arc<OverlayFile>>>;
 
 /// A disk that keeps its changes in memory.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ pub(crate) struct Overlay {
     below: Arc<dyn Disk>,
     /// Where the index may be: on a real file system, where it may be changed.
     index: Option<PathBuf>,
-    names: Mutex<Names>,
-    counts: Arc<Counts>,
+    names: Mutex<ChangedNames>,
+    counts: Arc<ReadCounts>,
 }
 
 /// What was read from the disk below.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct ReadCounts {
     /// Bytes read so far.
     pub(crate) read: AtomicU64,
     /// Bytes that could not be read.
@@ -39,7 +39,7 @@ pub(crate) struct Counts {
 }
 
 impl Overlay {
-    pub(crate) fn new(below: Arc<dyn Disk>, index: Option<PathBuf>, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(below: Arc<dyn Disk>, index: Option<PathBuf>, counts: Arc<ReadCounts>) -> Self {
         Self { below, index, names: Mutex::default(), counts }
     }
 
@@ -137,12 +137,12 @@ impl Disk for Overlay {
 struct OverlayFile {
     /// Opened for each read, so that a folder with many segments does not need as many descriptors.
     below: Option<(Arc<dyn Disk>, PathBuf)>,
-    changed: Mutex<Changed>,
-    counts: Arc<Counts>,
+    changed: Mutex<ChangedContent>,
+    counts: Arc<ReadCounts>,
 }
 
 #[derive(Debug)]
-struct Changed {
+struct ChangedContent {
     len: u64,
     /// Bytes at the start of the file that still come from below.
     shown: u64,
@@ -150,8 +150,8 @@ struct Changed {
 }
 
 impl OverlayFile {
-    fn new(below: Option<(Arc<dyn Disk>, PathBuf)>, len: u64, counts: Arc<Counts>) -> Self {
-        Self { below, changed: Mutex::new(Changed { len, shown: len, pages: HashMap::new() }), counts }
+    fn new(below: Option<(Arc<dyn Disk>, PathBuf)>, len: u64, counts: Arc<ReadCounts>) -> Self {
+        Self { below, changed: Mutex::new(ChangedContent { len, shown: len, pages: HashMap::new() }), counts }
     }
 
     /// Fills `buf` from below, with zeros where there is nothing or it cannot be read.

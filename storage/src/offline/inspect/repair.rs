@@ -9,17 +9,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::contents::Broken;
+use super::contents::BrokenMessage;
 use super::mend::Mend;
 use super::report::{IndexFinding, InspectError, Inspection, Repaired};
 use super::survey::Survey;
-use super::{Inspector, Looked, options};
+use super::{InspectedFolder, Inspector, options};
 use crate::core::options::StoreOptions;
 use crate::core::shared::Shared;
 use crate::face::engine::NoObserver;
 use crate::face::error::OpenError;
 use crate::face::lock::lock;
-use crate::index::checkpoint::{FILES, PREFIX_BYTES, Slot};
+use crate::index::checkpoint::{CheckpointSlot, FILES, PREFIX_BYTES};
 use crate::log::data_folder::{self, FolderLock, open_io};
 use crate::log::disk::{Disk, DiskFile, OpenMode, read_exact_at, write_all_at};
 use crate::log::files::Log;
@@ -35,14 +35,14 @@ pub(super) fn repair(inspector: &Inspector) -> Result<Repaired, InspectError> {
     let (disk, dir) = (&inspector.disk, inspector.data_dir.as_path());
     let folder_lock = inspector.lock()?;
     let format_mended = mend_format(&**disk, dir)?;
-    let Looked { inspection: before, survey, contents, format, .. } = inspector.look()?;
+    let InspectedFolder { inspection: before, survey, contents, format, .. } = inspector.look()?;
     if before.is_well() {
         return Ok(Repaired { before, after: None, copies: Vec::new(), format_mended });
     }
     if before.unreadable_bytes > 0 {
         return Err(InspectError::Unreadable { path: dir.into(), bytes: before.unreadable_bytes });
     }
-    let mut aside = Aside::open(&**disk, dir, &before)?;
+    let mut aside = CorruptFolder::open(&**disk, dir, &before)?;
     let log = Log::new(disk.clone(), dir.join("log"));
     // Foreign files are moved to corrupt/, misnamed ones get their own names.
     inventory::take(&log, dir, format.store_id)?;
@@ -58,7 +58,7 @@ pub(super) fn repair(inspector: &Inspector) -> Result<Repaired, InspectError> {
     }
     let slots = crate::index::checkpoint::Checkpoint::slots(&**disk, dir, format.store_id)
         .map_err(open_io("read the checkpoint in", dir))?;
-    let damaged = FILES.iter().zip(&slots).filter(|(_, slot)| matches!(slot, Slot::Damaged));
+    let damaged = FILES.iter().zip(&slots).filter(|(_, slot)| matches!(slot, CheckpointSlot::Damaged));
     let damaged: Vec<PathBuf> = damaged.map(|(name, _)| dir.join(name)).collect();
     for path in &damaged {
         let file = disk.open(path, OpenMode::Existing).map_err(open_io("open", path))?;
@@ -130,7 +130,7 @@ fn clear(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 fn make_index(
     options: &StoreOptions,
     folder_lock: &Arc<FolderLock>,
-    broken: &[Broken],
+    broken: &[BrokenMessage],
 ) -> Result<(), InspectError> {
     // Everything stays in memory for the short time that it is open; the gateway moves it to the index.
     let options = StoreOptions {
@@ -142,7 +142,7 @@ fn make_index(
     // So that a checkpoint is written that knows nothing of what was there.
     recovered.state.dirty = true;
     let store = Store::start(options, Arc::new(NoObserver), recovered)?;
-    for Broken { key, sequence, .. } in broken {
+    for BrokenMessage { key, sequence, .. } in broken {
         end(&store.shared, *key, *sequence);
     }
     Ok(store.stop_now()?)
@@ -165,7 +165,7 @@ fn end(shared: &Shared, key: u128, sequence: u64) {
 }
 
 /// The folder `corrupt/`, while it is being written to.
-struct Aside<'a> {
+struct CorruptFolder<'a> {
     disk: &'a dyn Disk,
     dir: PathBuf,
     names: Vec<String>,
@@ -173,7 +173,7 @@ struct Aside<'a> {
     made: Vec<String>,
 }
 
-impl<'a> Aside<'a> {
+impl<'a> CorruptFolder<'a> {
     fn open(disk: &'a dyn Disk, data_dir: &Path, found: &Inspection) -> Result<Self, OpenError> {
         let dir = data_dir.join("corrupt");
         disk.create_dir(&dir).map_err(open_io("create", &dir))?;
@@ -223,7 +223,7 @@ impl<'a> Aside<'a> {
     }
 
     /// Saves the remains of a large message: its payload, with zeros where slices are missing.
-    fn save_rest(&mut self, log: &Log, survey: &Survey, broken: &Broken) -> Result<(), OpenError> {
+    fn save_rest(&mut self, log: &Log, survey: &Survey, broken: &BrokenMessage) -> Result<(), OpenError> {
         let name = format!("{}-{:010}.partial", broken.file, broken.place.offset);
         let (Some(slices), Some(segment)) =
             (survey.messages.get(&broken.place), survey.segments.get(&broken.place.segment))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::contents::Contents;
-use super::survey::{Scanned, Survey};
+use super::survey::{ScannedSegment, Survey};
 use crate::face::error::{OpenError, StoreError};
 use crate::log::segment::{Lane, PAGE};
 
@@ -234,7 +234,7 @@ pub(super) fn inspection(survey: &Survey, contents: &Contents, dir: &Path) -> In
     report
 }
 
-fn segment_report(id: u32, segment: &Scanned, contents: &Contents) -> SegmentReport {
+fn segment_report(id: u32, segment: &ScannedSegment, contents: &Contents) -> SegmentReport {
     let needs = contents.needs.get(&id).copied().unwrap_or_default();
     let used_for = match () {
         () if contents.given_back.contains(&id) => SegmentUse::GivenBack,

@@ -6,19 +6,19 @@ use std::io;
 use super::mend::Mend;
 use crate::face::error::OpenError;
 use crate::face::message::PartyId;
-use crate::index::memory::reads::Note;
-use crate::index::sends::Named;
+use crate::index::memory::reads::ReadNote;
+use crate::index::sends::AnotherSendKey;
 use crate::log::data_folder::open_io;
 use crate::log::disk::{DiskFile, OpenMode};
 use crate::log::files::Log;
 use crate::log::frame::{DeadFields, HEADER_BYTES, Header, Kind, MessageFields, Place, SettleFields, Slices};
 use crate::log::inventory::MISNAMED;
-use crate::log::scan::{End, Found, scan};
+use crate::log::scan::{ScanFinding, SegmentEnd, scan};
 use crate::log::segment::{FORMAT_VERSION, LANES, Lane, LogFile, NotASegment, PAGE, SegmentHeader};
 
 /// A damaged place of a file in the log folder.
 #[derive(Debug, Clone)]
-pub(super) struct Bad {
+pub(super) struct DamagedRange {
     pub(super) offset: u64,
     pub(super) len: u64,
     pub(super) what: String,
@@ -26,16 +26,16 @@ pub(super) struct Bad {
 
 /// One segment, read from its first byte to its last.
 #[derive(Debug)]
-pub(super) struct Scanned {
+pub(super) struct ScannedSegment {
     pub(super) lane: Lane,
     /// The current name of its file; a misnamed one has another id in its header.
     pub(super) name: String,
     pub(super) size: u64,
-    pub(super) end: End,
+    pub(super) end: SegmentEnd,
     pub(super) records: u64,
     /// Bytes that an earlier repair covered.
     pub(super) covered: u64,
-    pub(super) bad: Vec<Bad>,
+    pub(super) bad: Vec<DamagedRange>,
     /// Whether a later segment of its lane has frames, so that nothing can be unfinished here.
     pub(super) sealed: bool,
 }
@@ -43,7 +43,7 @@ pub(super) struct Scanned {
 /// What the log folder holds.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    pub(super) segments: BTreeMap<u32, Scanned>,
+    pub(super) segments: BTreeMap<u32, ScannedSegment>,
     /// Files that do not belong here, by name, each with the reason.
     pub(super) strangers: Vec<(String, String)>,
     pub(super) free_files: u64,
@@ -80,7 +80,7 @@ impl Survey {
             }
             survey.read(log, &name, lane, id)?;
             let what = format!("is segment {id} under another one's name");
-            survey.note(id, Bad { offset: 0, len: 0, what });
+            survey.note(id, DamagedRange { offset: 0, len: 0, what });
         }
         survey.seal(log)?;
         Ok(survey)
@@ -116,7 +116,7 @@ impl Survey {
                     file.allocate(header.size).map_err(open_io("read", &path))?;
                     let what = format!("the file is cut short: it ends here and not at {}", header.size);
                     self.mends.push(Mend::Lengthen { lane: header.lane, id: header.id, bytes: header.size });
-                    self.enter(header.id, header.lane, name, header.size).bad.push(Bad {
+                    self.enter(header.id, header.lane, name, header.size).bad.push(DamagedRange {
                         offset: len,
                         len: header.size - len,
                         what,
@@ -136,19 +136,23 @@ impl Survey {
             }
             Err(NotASegment::Garbage) => {
                 let what = "the header of the segment does not match its checksum".into();
-                self.enter(id, lane, name, len).bad.push(Bad { offset: 0, len: PAGE.min(len), what });
+                self.enter(id, lane, name, len).bad.push(DamagedRange {
+                    offset: 0,
+                    len: PAGE.min(len),
+                    what,
+                });
                 self.mends.push(Mend::Header { lane, id, size: len.max(PAGE) });
                 Ok(Some((id, lane, true)))
             }
         }
     }
 
-    fn enter(&mut self, id: u32, lane: Lane, name: &str, size: u64) -> &mut Scanned {
-        self.segments.entry(id).or_insert_with(|| Scanned {
+    fn enter(&mut self, id: u32, lane: Lane, name: &str, size: u64) -> &mut ScannedSegment {
+        self.segments.entry(id).or_insert_with(|| ScannedSegment {
             lane,
             name: name.into(),
             size,
-            end: End { offset: PAGE, torn: 0 },
+            end: SegmentEnd { offset: PAGE, torn: 0 },
             records: 0,
             covered: 0,
             bad: Vec::new(),
@@ -156,7 +160,7 @@ impl Survey {
         })
     }
 
-    fn note(&mut self, id: u32, bad: Bad) {
+    fn note(&mut self, id: u32, bad: DamagedRange) {
         if let Some(segment) = self.segments.get_mut(&id) {
             segment.bad.push(bad);
         }
@@ -173,17 +177,17 @@ impl Survey {
         let mut unknown = None;
         let end = scan(&*file, id, PAGE, |found| {
             match found {
-                Found::Frame(place, header, body) => {
+                ScanFinding::Frame(place, header, body) => {
                     records += 1;
                     if header.kind == Kind::Part && header.sequence == 0 {
                         covered += header.frame_len();
                     } else if let Err(what) = self.frame(place, &header, body) {
-                        bad.push(Bad { offset: place.offset.into(), len: header.frame_len(), what });
+                        bad.push(DamagedRange { offset: place.offset.into(), len: header.frame_len(), what });
                     }
                 }
-                Found::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
-                Found::Damaged(offset, len) => {
-                    bad.push(Bad { offset, len, what: describe(&*file, id, offset)? });
+                ScanFinding::Unknown(place, kind) => unknown = unknown.or(Some((place, kind))),
+                ScanFinding::Damaged(offset, len) => {
+                    bad.push(DamagedRange { offset, len, what: describe(&*file, id, offset)? });
                 }
             }
             Ok(())
@@ -196,7 +200,7 @@ impl Survey {
             );
             return Err(OpenError::Format { path, what });
         }
-        for Bad { offset, len, .. } in &bad {
+        for DamagedRange { offset, len, .. } in &bad {
             self.mends.push(Mend::Cover { lane, id, offset: *offset, len: *len });
         }
         if let Some(segment) = self.segments.get_mut(&id) {
@@ -228,8 +232,8 @@ impl Survey {
             },
             Kind::Settle => SettleFields::decode(fields).is_ok(),
             Kind::Dead => DeadFields::decode(fields).is_ok(),
-            Kind::Read => Note::decode(fields).is_ok(),
-            Kind::Named => Named::decode(header.sequence, fields).is_ok(),
+            Kind::Read => ReadNote::decode(fields).is_ok(),
+            Kind::Named => AnotherSendKey::decode(header.sequence, fields).is_ok(),
         };
         if decodes { Ok(()) } else { Err("a frame that checks out and does not decode".into()) }
     }
@@ -237,7 +241,7 @@ impl Survey {
     /// Finds the last segment of each lane. An unfinished write in an earlier one is damage.
     fn seal(&mut self, log: &Log) -> Result<(), OpenError> {
         for lane in LANES {
-            let used = |s: &Scanned| s.lane == lane && s.records > 0;
+            let used = |s: &ScannedSegment| s.lane == lane && s.records > 0;
             let Some(last) = self.segments.iter().rfind(|(_, s)| used(s)).map(|(id, _)| *id) else {
                 continue;
             };
@@ -251,8 +255,8 @@ impl Survey {
                 let offset = segment.end.offset;
                 let len = garbage_len(&*file, offset, segment.end.torn).map_err(open_io("read", &path))?;
                 let what = describe(&*file, *id, offset).map_err(open_io("read", &path))?;
-                segment.end = End { offset: offset + len, torn: 0 };
-                segment.bad.push(Bad { offset, len, what });
+                segment.end = SegmentEnd { offset: offset + len, torn: 0 };
+                segment.bad.push(DamagedRange { offset, len, what });
                 self.mends.push(Mend::Cover { lane, id: *id, offset, len });
             }
         }

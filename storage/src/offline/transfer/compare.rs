@@ -25,7 +25,7 @@ impl fmt::Display for Difference {
 
 /// What a comparison found.
 #[derive(Debug, Default)]
-pub(super) struct Compared {
+pub(super) struct Comparison {
     pub(super) source: Tallies,
     pub(super) target: Tallies,
     pub(super) unreadable: Vec<Unreadable>,
@@ -33,7 +33,7 @@ pub(super) struct Compared {
     pub(super) differing: u64,
 }
 
-impl Compared {
+impl Comparison {
     fn differs(&mut self, what: String) {
         self.differing += 1;
         if self.differences.len() < SHOWN {
@@ -42,21 +42,21 @@ impl Compared {
     }
 }
 
-type Item = std::result::Result<Moved, Unreadable>;
+type MovedOrUnreadable = std::result::Result<Moved, Unreadable>;
 
 /// Compares; `progress` is called with the payload bytes of each message of the source.
 pub(super) async fn compare(
     source: &dyn Source,
     target: &dyn Source,
     mut progress: impl FnMut(u64),
-) -> Result<Compared> {
-    let mut compared = Compared::default();
+) -> Result<Comparison> {
+    let mut compared = Comparison::default();
     let (ours, theirs) = (source.summary().await?, target.summary().await?);
     compare_counters(&mut compared, &ours, &theirs);
     compare_memory(&mut compared, source.memory().await?, target.memory().await?);
     let ages = ours.clock_stands && theirs.clock_stands;
-    let (mut sources, mut targets) = (Reading::new(source), Reading::new(target));
-    let mut order = Order::default();
+    let (mut sources, mut targets) = (OrderedReading::new(source), OrderedReading::new(target));
+    let mut order = NumberOrder::default();
     loop {
         let (here, there) = (sources.peek().await?, targets.peek().await?);
         let Some(first) = here.into_iter().chain(there).min() else { break };
@@ -74,9 +74,9 @@ pub(super) async fn compare(
 }
 
 async fn compare_one(
-    compared: &mut Compared,
-    ours: Option<Item>,
-    theirs: Option<Item>,
+    compared: &mut Comparison,
+    ours: Option<MovedOrUnreadable>,
+    theirs: Option<MovedOrUnreadable>,
     ages: bool,
 ) -> Result<()> {
     let ours = match ours {
@@ -117,7 +117,7 @@ async fn compare_one(
 }
 
 /// Reads the whole message.
-async fn examined(item: Item) -> Result<std::result::Result<(Moved, u64), Unreadable>> {
+async fn examined(item: MovedOrUnreadable) -> Result<std::result::Result<(Moved, u64), Unreadable>> {
     let message = match item {
         Ok(message) => message,
         Err(unreadable) => return Ok(Err(unreadable)),
@@ -169,7 +169,7 @@ fn differing(ours: &(Moved, u64), theirs: &(Moved, u64), ages: bool) -> Vec<Stri
     what
 }
 
-fn compare_counters(compared: &mut Compared, ours: &Summary, theirs: &Summary) {
+fn compare_counters(compared: &mut Comparison, ours: &Summary, theirs: &Summary) {
     if theirs.last_sequence < ours.last_sequence {
         let (ours, theirs) = (ours.last_sequence.0, theirs.last_sequence.0);
         compared.differs(format!("the target's last sequence is {theirs} and not at least {ours}"));
@@ -182,10 +182,10 @@ fn compare_counters(compared: &mut Compared, ours: &Summary, theirs: &Summary) {
 }
 
 /// What is remembered, by sender and incarnation, in a normal form: a mark, and disjoint ranges above it.
-type Memory = BTreeMap<(Option<PartyId>, Incarnation), (u64, Vec<(u64, u64)>)>;
+type RememberedRanges = BTreeMap<(Option<PartyId>, Incarnation), (u64, Vec<(u64, u64)>)>;
 
-fn normal(memory: Vec<Remembered>) -> Memory {
-    let mut all = Memory::new();
+fn normal(memory: Vec<Remembered>) -> RememberedRanges {
+    let mut all = RememberedRanges::new();
     for Remembered { sender, incarnation, low_water, mut ranges } in memory {
         ranges.sort_unstable();
         let mut low_water = low_water.max(1);
@@ -205,7 +205,7 @@ fn normal(memory: Vec<Remembered>) -> Memory {
     all
 }
 
-fn compare_memory(compared: &mut Compared, ours: Vec<Remembered>, theirs: Vec<Remembered>) {
+fn compare_memory(compared: &mut Comparison, ours: Vec<Remembered>, theirs: Vec<Remembered>) {
     let (ours, theirs) = (normal(ours), normal(theirs));
     let keys = ours.keys().chain(theirs.keys().filter(|key| !ours.contains_key(key)));
     for key @ (sender, incarnation) in keys {
@@ -220,9 +220,9 @@ fn compare_memory(compared: &mut Compared, ours: Vec<Remembered>, theirs: Vec<Re
 
 /// Numbers of pending messages must rise with their sequences: the low-water mark of deliveries depends on that.
 #[derive(Debug, Default)]
-struct Order(HashMap<(Option<PartyId>, Incarnation), u64>);
+struct NumberOrder(HashMap<(Option<PartyId>, Incarnation), u64>);
 
-impl Order {
+impl NumberOrder {
     fn wrong(&mut self, message: &Moved) -> Option<String> {
         let (incarnation, number) = message.identity.filter(|_| message.fate == Fate::Pending)?;
         let last = self.0.entry((message.party.clone(), incarnation)).or_default();
@@ -233,13 +233,13 @@ impl Order {
 }
 
 /// A store that is read in order.
-struct Reading<'a> {
+struct OrderedReading<'a> {
     store: &'a dyn Source,
     after: Sequence,
-    batch: VecDeque<Item>,
+    batch: VecDeque<MovedOrUnreadable>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> OrderedReading<'a> {
     fn new(store: &'a dyn Source) -> Self {
         Self { store, after: Sequence(0), batch: VecDeque::new() }
     }
@@ -252,14 +252,14 @@ impl<'a> Reading<'a> {
         Ok(self.batch.front().map(sequence_of))
     }
 
-    fn take(&mut self) -> Option<Item> {
+    fn take(&mut self) -> Option<MovedOrUnreadable> {
         let item = self.batch.pop_front()?;
         self.after = sequence_of(&item);
         Some(item)
     }
 }
 
-fn sequence_of(item: &Item) -> Sequence {
+fn sequence_of(item: &MovedOrUnreadable) -> Sequence {
     match item {
         Ok(message) => message.sequence,
         Err(unreadable) => unreadable.sequence,

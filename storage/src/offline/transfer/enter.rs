@@ -12,7 +12,7 @@ use super::digest::ends_early;
 use super::folder_target::Filling;
 use super::{Fate, Moved, Result, TransferError};
 use crate::core::reply::Reply;
-use crate::core::slices_written::Streamed;
+use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::StoreError;
@@ -33,14 +33,14 @@ use crate::write::settle;
 #[derive(Debug, Default)]
 struct OnTheirWay {
     synced: Vec<oneshot::Receiver<crate::face::error::Result<()>>>,
-    letters: Vec<(u128, Letter, DeadReason)>,
+    letters: Vec<(u128, FutureLetter, DeadReason)>,
     /// Index keys of those letters.
     buried: HashSet<u128>,
 }
 
 /// Where the message that is to become a dead letter is.
 #[derive(Debug)]
-enum Letter {
+enum FutureLetter {
     /// Pending for a receiver.
     Pending(PartyId, Sequence),
     /// In the mailbox.
@@ -67,8 +67,10 @@ impl Filling {
                 lock(&shared.state).note_read(key, message.sequence.0, at);
             }
             let (letter, reason) = match &message.fate {
-                Fate::Dead(reason) => (Letter::Pending(receiver(message)?.clone(), message.sequence), reason),
-                Fate::DeadMail(reason) => (Letter::Mail(message.sequence), reason),
+                Fate::Dead(reason) => {
+                    (FutureLetter::Pending(receiver(message)?.clone(), message.sequence), reason)
+                }
+                Fate::DeadMail(reason) => (FutureLetter::Mail(message.sequence), reason),
                 Fate::Pending | Fate::Mailbox => continue,
             };
             way.buried.insert(key);
@@ -87,11 +89,13 @@ impl Filling {
             let bury = move |shared: &std::sync::Arc<crate::core::shared::Shared>| {
                 let reader = Reader { shared };
                 let found = match letter {
-                    Letter::Pending(receiver, sequence) => {
+                    FutureLetter::Pending(receiver, sequence) => {
                         let party = lock(&shared.state).parties.find(&receiver);
                         party.map(|party| reader.pending_entry(party, sequence)).transpose()?.flatten()
                     }
-                    Letter::Mail(sequence) => reader.find(&[key])?.filter(|(_, e)| e.sequence == sequence.0),
+                    FutureLetter::Mail(sequence) => {
+                        reader.find(&[key])?.filter(|(_, e)| e.sequence == sequence.0)
+                    }
                 };
                 // It is already a dead letter.
                 let Some((key, entry)) = found else { return Ok(None) };
@@ -152,7 +156,7 @@ fn receiver(message: &Moved) -> Result<&PartyId> {
 
 impl StreamUpload {
     /// Takes a whole content. `None` if it is not a large message; [`rest`](Self::rest) then has it.
-    async fn take_all(&mut self, payload: &Payload) -> crate::face::error::Result<Option<Streamed>> {
+    async fn take_all(&mut self, payload: &Payload) -> crate::face::error::Result<Option<StreamedMessage>> {
         use crate::face::payload::Upload;
         while self.len() < payload.len() {
             let piece = payload.piece(self.len()).await?;

@@ -18,7 +18,7 @@ use crate::face::message::{DeadReason, MessageId, PartyId, Sequence};
 use crate::face::payload::{Payload, Pieces};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
-use crate::index::seen_deliveries::Known;
+use crate::index::seen_deliveries::KnownDeliveries;
 use crate::log::data_folder::FolderLock;
 use crate::log::data_folder::text::Format;
 use crate::log::files::{Frame, Log, ReadError};
@@ -33,7 +33,7 @@ pub struct FolderSource {
     _lock: Option<Arc<FolderLock>>,
     log: Arc<FolderLog>,
     /// In the order of their sequences.
-    messages: Arc<[Item]>,
+    messages: Arc<[FolderMessage]>,
     memory: Vec<Remembered>,
     summary: Summary,
     now: u32,
@@ -47,7 +47,7 @@ struct FolderLog {
 }
 
 #[derive(Debug)]
-struct Item {
+struct FolderMessage {
     entry: Entry,
     /// The reason of a dead letter.
     reason: Option<DeadReason>,
@@ -123,17 +123,20 @@ impl Source for FolderSource {
 }
 
 /// What is moved: everything that is neither replaced nor ended nor expired.
-fn live(state: &State, now: u32, ttl: Option<u32>) -> Vec<Item> {
+fn live(state: &State, now: u32, ttl: Option<u32>) -> Vec<FolderMessage> {
     let live = state.live.values().filter(|entry| !entry.is_over(now, ttl));
-    let live = live.map(|entry| Item { entry: *entry, reason: None });
-    let dead = state.dead.values().map(|letter| Item { entry: letter.entry, reason: Some(letter.reason()) });
+    let live = live.map(|entry| FolderMessage { entry: *entry, reason: None });
+    let dead = state
+        .dead
+        .values()
+        .map(|letter| FolderMessage { entry: letter.entry, reason: Some(letter.reason()) });
     let mut messages: Vec<_> = live.chain(dead).collect();
     messages.sort_unstable_by_key(|item| item.entry.sequence);
     messages
 }
 
 fn memory(state: &State) -> Vec<Remembered> {
-    let remembered = |Known { sender, incarnation, low_water, ranges }| Remembered {
+    let remembered = |KnownDeliveries { sender, incarnation, low_water, ranges }| Remembered {
         sender: state.parties.name(sender).cloned(),
         incarnation,
         low_water,
@@ -168,7 +171,11 @@ fn damage(inspection: &Inspection) -> Vec<String> {
 }
 
 /// Reads a message. Blocks.
-fn moved(log: &Arc<FolderLog>, item: &Item, now: u32) -> Result<std::result::Result<Moved, Unreadable>> {
+fn moved(
+    log: &Arc<FolderLog>,
+    item: &FolderMessage,
+    now: u32,
+) -> Result<std::result::Result<Moved, Unreadable>> {
     let sequence = Sequence(item.entry.sequence);
     match log.message(item) {
         Ok(message) => {
@@ -190,7 +197,7 @@ impl FolderLog {
     }
 
     /// A message, with its age not set.
-    fn message(self: &Arc<Self>, item: &Item) -> std::result::Result<Moved, StoreError> {
+    fn message(self: &Arc<Self>, item: &FolderMessage) -> std::result::Result<Moved, StoreError> {
         let entry = &item.entry;
         let lane = self.lane(entry.place);
         let read = self.log.read(lane, entry.place, entry.frame_len);
@@ -242,7 +249,8 @@ impl FolderLog {
             return Err(wrong("the slices are not as long as the message"));
         }
         let sequence = slices.sequence(entry.sequence);
-        let inner = Slicing { log: self.clone(), id: id.clone(), lane, sequence, slices, len: entry.len };
+        let inner =
+            SlicedContent { log: self.clone(), id: id.clone(), lane, sequence, slices, len: entry.len };
         Ok(Payload::Pieces(Arc::new(FolderPieces(Arc::new(inner)))))
     }
 
@@ -265,10 +273,10 @@ impl FolderLog {
 
 /// The content of a large message.
 #[derive(Debug)]
-struct FolderPieces(Arc<Slicing>);
+struct FolderPieces(Arc<SlicedContent>);
 
 #[derive(Debug)]
-struct Slicing {
+struct SlicedContent {
     log: Arc<FolderLog>,
     id: MessageId,
     lane: Lane,
@@ -278,7 +286,7 @@ struct Slicing {
     len: u64,
 }
 
-impl Slicing {
+impl SlicedContent {
     /// Reads one slice. Blocks.
     fn read(&self, n: usize) -> std::result::Result<Bytes, StoreError> {
         let Some(extent) = self.slices.extents.get(n) else { return Ok(Bytes::new()) };

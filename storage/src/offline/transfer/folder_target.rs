@@ -24,7 +24,7 @@ use crate::index::on_disk::Cold;
 use crate::log::data_folder::{FolderLock, lock_folder, open_io};
 use crate::log::disk::Disk;
 use crate::offline::inspect::Inspector;
-use crate::opening::move_mark::{self, Mark};
+use crate::opening::move_mark::{self, MoveMark};
 use crate::opening::recovery::recover_locked;
 use crate::store::embedded::Store;
 
@@ -35,11 +35,11 @@ const EMPTY: [&str; 3] = ["LOCK", "lost+found", move_mark::UNFINISHED];
 #[derive(Debug)]
 pub struct FolderTarget {
     options: StoreOptions,
-    phase: Mutex<Phase>,
+    phase: Mutex<TargetPhase>,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum TargetPhase {
     New,
     Filling(Filling),
     /// Nothing more is put. Holds the lock.
@@ -73,7 +73,7 @@ impl FolderTarget {
             clock: Arc::new(ManualClock::default()),
             ..options
         };
-        Self { options, phase: Mutex::new(Phase::New) }
+        Self { options, phase: Mutex::new(TargetPhase::New) }
     }
 }
 
@@ -112,15 +112,15 @@ impl Target for FolderTarget {
     async fn read_back(&self) -> Result<Arc<dyn Source>> {
         let mut phase = self.phase.lock().await;
         let folder_lock = match &*phase {
-            Phase::Filling(filling) => {
+            TargetPhase::Filling(filling) => {
                 filling.store.close_now().await?;
                 filling.folder_lock.clone()
             }
-            Phase::Filled(folder_lock) | Phase::Whole(folder_lock) => folder_lock.clone(),
-            Phase::New | Phase::Finished => return Err(StoreError::Closed.into()),
+            TargetPhase::Filled(folder_lock) | TargetPhase::Whole(folder_lock) => folder_lock.clone(),
+            TargetPhase::New | TargetPhase::Finished => return Err(StoreError::Closed.into()),
         };
-        if matches!(&*phase, Phase::Filling(_)) {
-            *phase = Phase::Filled(folder_lock.clone());
+        if matches!(&*phase, TargetPhase::Filling(_)) {
+            *phase = TargetPhase::Filled(folder_lock.clone());
         }
         let inspector = Inspector::new(self.options.data_dir.clone()).with_disk(self.options.disk.clone());
         let read = move || FolderSource::read(&inspector, Some(folder_lock), None);
@@ -131,19 +131,21 @@ impl Target for FolderTarget {
     async fn finish(&self) -> Result<()> {
         let mut phase = self.phase.lock().await;
         let end = match &*phase {
-            Phase::Filled(_) => Mark::end,
-            Phase::Whole(_) => Mark::stays_ended,
-            Phase::New | Phase::Filling(_) | Phase::Finished => return Err(StoreError::Closed.into()),
+            TargetPhase::Filled(_) => MoveMark::end,
+            TargetPhase::Whole(_) => MoveMark::stays_ended,
+            TargetPhase::New | TargetPhase::Filling(_) | TargetPhase::Finished => {
+                return Err(StoreError::Closed.into());
+            }
         };
         let (disk, dir) = (self.options.disk.clone(), self.options.data_dir.clone());
         let ended = tokio::task::spawn_blocking(move || end(&*disk, &dir)).await;
         ended.map_err(|_| StoreError::Closed)??;
-        *phase = Phase::Finished;
+        *phase = TargetPhase::Finished;
         Ok(())
     }
 }
 
-impl Phase {
+impl TargetPhase {
     fn filling(&self) -> Result<&Filling> {
         match self {
             Self::Filling(filling) => Ok(filling),
@@ -153,13 +155,13 @@ impl Phase {
 }
 
 /// Opens the folder for this source. Blocks.
-fn open(options: StoreOptions, source: &Summary) -> Result<(Phase, Resume)> {
+fn open(options: StoreOptions, source: &Summary) -> Result<(TargetPhase, Resume)> {
     let (disk, dir) = (options.disk.clone(), options.data_dir.clone());
     make_folder(&*disk, &dir)?;
     let folder_lock = lock_folder(&*disk, &dir)?;
-    if Mark::read_done(&*disk, &dir)?.is_some_and(|done| done.state == source.state) {
+    if MoveMark::read_done(&*disk, &dir)?.is_some_and(|done| done.state == source.state) {
         return Ok((
-            Phase::Whole(folder_lock),
+            TargetPhase::Whole(folder_lock),
             Resume { after: source.last_sequence, again: true, ended: true },
         ));
     }
@@ -181,7 +183,7 @@ fn open(options: StoreOptions, source: &Summary) -> Result<(Phase, Resume)> {
     let again_from = sequences.len().saturating_sub(BATCH);
     let there = sequences.split_off(again_from).into_iter().collect();
     let after = Sequence(sequences.last().copied().unwrap_or(0));
-    Ok((Phase::Filling(Filling { folder_lock, store, there }), Resume { after, again, ended: false }))
+    Ok((TargetPhase::Filling(Filling { folder_lock, store, there }), Resume { after, again, ended: false }))
 }
 
 fn make_folder(disk: &dyn Disk, dir: &Path) -> std::result::Result<(), OpenError> {
@@ -208,8 +210,8 @@ fn sync_parent(disk: &dyn Disk, dir: &Path) -> std::result::Result<(), OpenError
 /// Marks an empty folder; returns true if it is already marked for this source.
 fn claim(disk: &dyn Disk, dir: &Path, source: &Summary) -> Result<bool> {
     let refused = |why: String| TransferError::Refused { target: dir.display().to_string(), why };
-    let mark = Mark::new(&source.name, source.state);
-    match Mark::read(disk, dir)? {
+    let mark = MoveMark::new(&source.name, source.state);
+    match MoveMark::read(disk, dir)? {
         Some(found) if found.state == mark.state => return Ok(true),
         Some(found) => {
             return Err(refused(format!(

@@ -1,6 +1,6 @@
 //! The move itself: what has not been moved yet is put, both ends are compared, and the target is released for use.
 
-use super::compare::{Compared, compare};
+use super::compare::{Comparison, compare};
 use super::digest::read;
 use super::{BATCH, Difference, Result, Resume, Source, Tallies, Target, TransferError, Unreadable};
 use crate::face::error::StoreError;
@@ -109,7 +109,7 @@ async fn all(
         progress(at);
     })
     .await?;
-    let Compared { source, target: held, unreadable, differences, differing } = compared;
+    let Comparison { source, target: held, unreadable, differences, differing } = compared;
     let finished = differing == 0;
     if finished {
         target.finish().await?;

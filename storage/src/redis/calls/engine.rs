@@ -13,24 +13,24 @@ use crate::face::engine::{Accepting, Engine, IdReuse, Pauses, StoreState, StoreS
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 use crate::face::message::{
-    Arrival, DeadLetter, DeliveryIdentity, FromSender, MessageId, Outcome as End, PartyId, Pending, SendKey,
+    Arrival, DeadLetter, DeliveryIdentity, FromSender, MessageId, Outcome, PartyId, Pending, SendKey,
     Sending, Sequence, Stored,
 };
 use crate::face::payload::{Found, Handed, Held, Outgoing, Payload, Upload};
 use crate::redis::calls::sends;
 use crate::redis::calls::store::RedisStore;
-use crate::redis::calls::upload::{ChunkUpload, Token};
-use crate::redis::calls::write_lane::{Item, Outcome};
+use crate::redis::calls::upload::{ChunkToken, ChunkUpload};
+use crate::redis::calls::write_lane::{WriteOutcome, WriteRequest};
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
-use crate::redis::content::pieces::Kept;
+use crate::redis::content::pieces::RedisPieces;
 use crate::redis::content::record::{self, Content, FULL, WHOLE_BYTES};
 use crate::redis::content::words::from_text;
 
 impl RedisStore {
     /// The content of a message as it is queued; large ones are sent in chunks first. Also returns the checksum of what is in
     /// chunks.
-    async fn content(&self, payload: Bytes) -> Result<(Content, Option<Token>, u32)> {
+    async fn content(&self, payload: Bytes) -> Result<(Content, Option<ChunkToken>, u32)> {
         if payload.len() <= WHOLE_BYTES {
             return Ok((Content::Whole(payload), None, 0));
         }
@@ -45,9 +45,9 @@ impl RedisStore {
         (receiver, id): (&PartyId, &MessageId),
         content: &Content,
         send: &str,
-    ) -> Result<Queued> {
+    ) -> Result<WriteAnswer> {
         let made = record::make(Class::Outgoing, receiver.as_str(), id.as_str(), content);
-        self.lane.queue(Item::Message { made, identity: send.into() }).await
+        self.lane.queue(WriteRequest::Message { made, identity: send.into() }).await
     }
 
     /// Accepts what is kept in `content`. In its own task: if the caller goes away, the chunks must not be removed with it.
@@ -55,7 +55,7 @@ impl RedisStore {
         &self,
         (receiver, id): (&PartyId, &MessageId),
         content: Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
         send: String,
     ) -> Result<Sequence> {
         if token.is_none() {
@@ -72,13 +72,13 @@ impl RedisStore {
 
     async fn accepted(
         &self,
-        queued: Queued,
+        queued: WriteAnswer,
         (receiver, id): (&PartyId, &MessageId),
         (content, send): (&Content, &str),
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Sequence> {
         let mut outcome = self.outcome(queued, token).await?;
-        if let Outcome::Compare(held) = outcome {
+        if let WriteOutcome::Compare(held) = outcome {
             if self.is_held(held, content).await? {
                 return self.same_as(held, (receiver, id), content, send).await;
             }
@@ -89,18 +89,23 @@ impl RedisStore {
             }
         }
         match outcome {
-            Outcome::New(sequence) | Outcome::Same(sequence) => Ok(Sequence(sequence)),
+            WriteOutcome::New(sequence) | WriteOutcome::Same(sequence) => Ok(Sequence(sequence)),
             other => Err(self.refusal(other, id)),
         }
     }
 
     /// The result of what was queued; its chunks are kept if it may have been carried out.
-    pub(crate) async fn outcome(&self, queued: Queued, token: Option<Token>) -> Result<Outcome> {
+    pub(crate) async fn outcome(
+        &self,
+        queued: WriteAnswer,
+        token: Option<ChunkToken>,
+    ) -> Result<WriteOutcome> {
         let outcome = queued.await.unwrap_or(Err(StoreError::Closed));
         if let Some(token) = token
             && matches!(
                 outcome,
-                Ok(Outcome::New(_) | Outcome::Compare(_)) | Err(StoreError::InDoubt(_) | StoreError::Closed)
+                Ok(WriteOutcome::New(_) | WriteOutcome::Compare(_))
+                    | Err(StoreError::InDoubt(_) | StoreError::Closed)
             )
         {
             token.keep();
@@ -108,14 +113,14 @@ impl RedisStore {
         outcome
     }
 
-    pub(crate) fn refusal(&self, outcome: Outcome, id: &MessageId) -> StoreError {
+    pub(crate) fn refusal(&self, outcome: WriteOutcome, id: &MessageId) -> StoreError {
         let limit = self.inner.rules().max_bytes();
         match outcome {
-            Outcome::Full(used) => StoreError::Full { used, limit, remedy: FULL },
-            Outcome::OtherName => StoreError::OtherSend { what: "another receiver or message id" },
-            Outcome::OtherBytes => StoreError::OtherSend { what: "other bytes" },
-            Outcome::Conflict | Outcome::Compare(_) => StoreError::Conflict { id: id.to_string() },
-            Outcome::Crowded => {
+            WriteOutcome::Full(used) => StoreError::Full { used, limit, remedy: FULL },
+            WriteOutcome::OtherName => StoreError::OtherSend { what: "another receiver or message id" },
+            WriteOutcome::OtherBytes => StoreError::OtherSend { what: "other bytes" },
+            WriteOutcome::Conflict | WriteOutcome::Compare(_) => StoreError::Conflict { id: id.to_string() },
+            WriteOutcome::Crowded => {
                 let gaps = crate::index::seen_deliveries::MAX_RANGES as u64;
                 let remedy = "the sender has too many gaps in what it delivered and must fill some first";
                 StoreError::Full { used: gaps, limit: gaps, remedy }
@@ -133,35 +138,35 @@ impl RedisStore {
         let held = self.inner.record(held, &found.into())?;
         let mut mine = held.clone();
         mine.content = content.clone();
-        Kept::of(&self.inner, &held).is_same(&Kept::of(&self.inner, &mine)).await
+        RedisPieces::of(&self.inner, &held).is_same(&RedisPieces::of(&self.inner, &mine)).await
     }
 
     /// Queues what a peer delivers.
-    async fn queue_arrival(&self, arrival: &Arrival, content: &Content) -> Result<Queued> {
+    async fn queue_arrival(&self, arrival: &Arrival, content: &Content) -> Result<WriteAnswer> {
         let sender = arrival.sender.as_ref();
         let (class, name) = sender.map_or((Class::IncomingUnnamed, ""), |s| (Class::Incoming, s.as_str()));
         let made = record::make(class, name, arrival.id.as_str(), content);
-        self.lane.queue(Item::Message { made, identity: identity_text(arrival.identity) }).await
+        self.lane.queue(WriteRequest::Message { made, identity: identity_text(arrival.identity) }).await
     }
 
     async fn stored(
         &self,
-        queued: Queued,
+        queued: WriteAnswer,
         arrival: &Arrival,
         content: &Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Stored> {
         let outcome = self.outcome(queued, token).await?;
-        if outcome == Outcome::TooOld
+        if outcome == WriteOutcome::TooOld
             && let Some(DeliveryIdentity { incarnation, .. }) = arrival.identity
         {
             return Err(StoreError::TooOld { incarnation });
         }
         match outcome {
-            Outcome::New(sequence) => Ok(Stored::New(Sequence(sequence))),
-            Outcome::Repeated | Outcome::Same(_) => Ok(Stored::Repeated),
-            Outcome::Stale => Ok(Stored::Stale),
-            Outcome::Compare(held) if self.is_held(held, content).await? => Ok(Stored::Repeated),
+            WriteOutcome::New(sequence) => Ok(Stored::New(Sequence(sequence))),
+            WriteOutcome::Repeated | WriteOutcome::Same(_) => Ok(Stored::Repeated),
+            WriteOutcome::Stale => Ok(Stored::Stale),
+            WriteOutcome::Compare(held) if self.is_held(held, content).await? => Ok(Stored::Repeated),
             other => Err(self.refusal(other, &arrival.id)),
         }
     }
@@ -171,7 +176,7 @@ impl RedisStore {
         &self,
         arrival: Arrival,
         content: Content,
-        token: Option<Token>,
+        token: Option<ChunkToken>,
     ) -> Result<Stored> {
         let store = self.clone();
         let has_chunks = token.is_some();
@@ -188,7 +193,7 @@ impl RedisStore {
 }
 
 /// Resolves with the result of what was queued.
-type Queued = oneshot::Receiver<Result<Outcome>>;
+type WriteAnswer = oneshot::Receiver<Result<WriteOutcome>>;
 
 /// Incarnation, number, the next number and low-water mark, as the scripts compare them; empty if there is no identity.
 fn identity_text(identity: Option<DeliveryIdentity>) -> String {
@@ -409,11 +414,11 @@ impl Engine for RedisStore {
         self.end(peer, 'd', sequences).await.map(drop)
     }
 
-    async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: End) -> Result<bool> {
+    async fn settle(&self, peer: &PartyId, sequence: Sequence, outcome: Outcome) -> Result<bool> {
         match outcome {
-            End::Delivered => self.end(peer, 'd', &[sequence]).await,
-            End::Dropped => self.end(peer, 'o', &[sequence]).await,
-            End::Dead(reason) => self.bury(peer, sequence, reason).await,
+            Outcome::Delivered => self.end(peer, 'd', &[sequence]).await,
+            Outcome::Dropped => self.end(peer, 'o', &[sequence]).await,
+            Outcome::Dead(reason) => self.bury(peer, sequence, reason).await,
         }
     }
 
@@ -431,9 +436,9 @@ impl Engine for RedisStore {
 
     async fn retry_dead_letter(&self, sequence: Sequence) -> Result<Option<Sequence>> {
         let id = MessageId::new("(the dead letter)").map_err(|_| StoreError::Closed)?;
-        match self.lane.write(Item::Letter(sequence.0)).await? {
-            Outcome::New(new) | Outcome::Same(new) => Ok(Some(Sequence(new))),
-            Outcome::NoLetter => Ok(None),
+        match self.lane.write(WriteRequest::Letter(sequence.0)).await? {
+            WriteOutcome::New(new) | WriteOutcome::Same(new) => Ok(Some(Sequence(new))),
+            WriteOutcome::NoLetter => Ok(None),
             other => Err(self.refusal(other, &id)),
         }
     }

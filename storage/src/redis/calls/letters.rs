@@ -6,13 +6,13 @@ use crate::face::payload::Payload;
 use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
-use crate::redis::content::letters::{Letter, letter};
-use crate::redis::content::pieces::Kept;
+use crate::redis::content::letters::{ScriptLetter, letter};
+use crate::redis::content::pieces::RedisPieces;
 use crate::redis::content::words::from_text;
 
 impl RedisStore {
     async fn ask_letters(&self, add: impl Fn(&mut redis::Cmd)) -> Result<Vec<DeadLetter>> {
-        let all: Vec<Letter> = self.inner.ask(Way::Read, &SCRIPTS.letters, add).await?;
+        let all: Vec<ScriptLetter> = self.inner.ask(Way::Read, &SCRIPTS.letters, add).await?;
         Ok(all.into_iter().filter_map(letter).collect())
     }
 
@@ -55,6 +55,6 @@ impl RedisStore {
         let kept: Option<Vec<u8>> = self.inner.ask_plainly(Way::Bulk, &get).await?;
         let Some(kept) = kept else { return Ok(None) };
         let record = self.inner.record(sequence.0, &kept.into())?;
-        Ok(Some((letter, Kept::of(&self.inner, &record))))
+        Ok(Some((letter, RedisPieces::of(&self.inner, &record))))
     }
 }

@@ -11,7 +11,7 @@ use crate::face::payload::{Found, Held};
 use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
-use crate::redis::content::pieces::Kept;
+use crate::redis::content::pieces::RedisPieces;
 use crate::redis::content::words::{from_text, sender_of, tracked_end};
 use crate::store::plain_receive::{Candidate, Choice, choose};
 
@@ -24,11 +24,11 @@ const RELEASE: usize = 256;
 const LOOKS: usize = 8;
 
 /// What a look at a topic returns for a message: sequence, length, sender, class, id, 1 if it is unread, age.
-type Looked = (u64, u64, String, u8, String, u8, u64);
+type MessageByTopic = (u64, u64, String, u8, String, u8, u64);
 /// What a look at an id returns for a message: sequence, length, sender, class, when it was last read, age.
-type Listed = (u64, u64, String, String, String, u64);
+type MessageById = (u64, u64, String, String, String, u64);
 /// A message that is opened: sequence, record, 1 if it is unread, age.
-type Opened = (u64, Vec<u8>, u8, u64);
+type OpenedMessage = (u64, Vec<u8>, u8, u64);
 
 /// When a message was last read, as a number that rises with each read: the scripts write `seconds.count`.
 fn read_at(text: &str) -> Option<u64> {
@@ -44,9 +44,9 @@ impl RedisStore {
         self.inner.rules().message_ttl()
     }
 
-    fn held(&self, (sequence, bytes, unread, age): Opened) -> Result<Held> {
+    fn held(&self, (sequence, bytes, unread, age): OpenedMessage) -> Result<Held> {
         let record = self.inner.record(sequence, &bytes.into())?;
-        let payload = Kept::of(&self.inner, &record);
+        let payload = RedisPieces::of(&self.inner, &record);
         let unread = unread == 1 && !self.inner.reads.has(&record.id, sequence);
         let (sender, id, sequence) = (record.party, record.id, Sequence(sequence));
         Ok(Held { sender, id, sequence, payload, unread, age })
@@ -69,7 +69,7 @@ impl RedisStore {
             if !several {
                 return self.held(understood(found)?).map(Some);
             }
-            let candidates: Vec<Listed> = understood(found)?;
+            let candidates: Vec<MessageById> = understood(found)?;
             match choose(self.candidates(id, candidates)) {
                 Choice::None => return Ok(None),
                 Choice::Ambiguous(senders) => {
@@ -90,10 +90,10 @@ impl RedisStore {
     }
 
     /// The candidates, each with its sequence and sender. Reads that are not written yet are later than all that are.
-    fn candidates(&self, id: &MessageId, listed: Vec<Listed>) -> Vec<Candidate<(u64, String)>> {
+    fn candidates(&self, id: &MessageId, listed: Vec<MessageById>) -> Vec<Candidate<(u64, String)>> {
         let noted = self.inner.reads.of(id);
         let place = |sequence: u64| noted.iter().rposition(|noted| *noted == sequence);
-        let candidate = |(sequence, _, sender, _, last, _): Listed| Candidate {
+        let candidate = |(sequence, _, sender, _, last, _): MessageById| Candidate {
             what: (sequence, sender),
             sequence,
             last_read: match place(sequence) {
@@ -115,13 +115,13 @@ impl RedisStore {
     }
 
     pub(crate) async fn list(&self, from: &FromSender, id: &MessageId) -> Result<Vec<Found>> {
-        let all: Option<Vec<Listed>> = self
+        let all: Option<Vec<MessageById>> = self
             .inner
             .ask(Way::Read, &SCRIPTS.find, |call| {
                 call.arg("list").arg(from_text(from)).arg(id.as_str()).arg(self.message_ttl());
             })
             .await?;
-        let found = |(sequence, len, sender, class, last, age): Listed| {
+        let found = |(sequence, len, sender, class, last, age): MessageById| {
             let unread = read_at(&last).is_none();
             // A damaged message has no class, and nothing can be said about it.
             self.found((sequence, len, sender, class.parse().ok()?, unread.into(), age), id)
@@ -147,7 +147,7 @@ impl RedisStore {
         let mut all = Vec::new();
         let mut after = after.0.to_string();
         while all.len() < limit && !after.is_empty() {
-            let (up_to, some): (String, Vec<Looked>) = self
+            let (up_to, some): (String, Vec<MessageByTopic>) = self
                 .inner
                 .ask(Way::Read, &SCRIPTS.topic, |call| {
                     let wanted = (limit - all.len()).min(LOOK);

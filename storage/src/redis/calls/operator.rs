@@ -10,9 +10,9 @@ use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::leases::SILENCE;
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
-impl Inner {
+impl RedisShared {
     /// Peers that this gateway is to give up and that have nothing under way: another gateway can take them.
     pub(crate) fn quietly_given_up(&self) -> Vec<PartyId> {
         let mut all = lock(&self.leases).given_up();

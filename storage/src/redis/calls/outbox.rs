@@ -10,7 +10,7 @@ use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::content::letters::{GoneLetter, reason_text, tell_gone};
-use crate::redis::content::pieces::Kept;
+use crate::redis::content::pieces::RedisPieces;
 use crate::redis::content::words::tracked_end;
 
 /// Bytes of records in one answer.
@@ -125,7 +125,7 @@ impl RedisStore {
             let low_water = u64::from_str_radix(&low, 16).unwrap_or(0);
             Ok(Some(Outgoing {
                 receiver: peer.clone(),
-                payload: Kept::of(&self.inner, &record),
+                payload: RedisPieces::of(&self.inner, &record),
                 id: record.id,
                 sequence: *sequence,
                 identity: DeliveryIdentity {

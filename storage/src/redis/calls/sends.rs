@@ -3,7 +3,7 @@
 use crate::face::error::{Result, StoreError};
 use crate::face::message::{MessageId, PartyId, SendKey, Sequence};
 use crate::redis::calls::store::RedisStore;
-use crate::redis::calls::write_lane::{Item, Outcome};
+use crate::redis::calls::write_lane::{WriteOutcome, WriteRequest};
 use crate::redis::connection::session::Way;
 use crate::redis::content::record::Content;
 
@@ -43,7 +43,7 @@ impl RedisStore {
         }
         let queued = self.queue_accept((receiver, id), content, &format!("{send}={held}")).await?;
         match self.outcome(queued, None).await? {
-            Outcome::Same(sequence) => Ok(Sequence(sequence)),
+            WriteOutcome::Same(sequence) => Ok(Sequence(sequence)),
             other => Err(self.refusal(other, id)),
         }
     }
@@ -75,7 +75,7 @@ impl RedisStore {
             return Err(StoreError::OtherSend { what: "other bytes" });
         }
         if self.inner.options.wait_replicas > 0 {
-            self.lane.write(Item::Probe).await?;
+            self.lane.write(WriteRequest::Probe).await?;
         }
         Ok(sequence.and_then(|sequence| sequence.parse().ok()).map(Sequence))
     }

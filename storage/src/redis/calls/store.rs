@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::redis::calls::write_lane::Lane;
-use crate::redis::shared::Inner;
+use crate::redis::calls::write_lane::WriteLane;
+use crate::redis::shared::RedisShared;
 
 /// A store that keeps its messages in Redis and shares them with other gateways of its party. See [the module](crate::redis).
 #[derive(Clone)]
 pub struct RedisStore {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) lane: Arc<Lane>,
-    pub(crate) _life: Arc<Life>,
+    pub(crate) inner: Arc<RedisShared>,
+    pub(crate) lane: Arc<WriteLane>,
+    pub(crate) _life: Arc<StoreLife>,
 }
 
 impl std::fmt::Debug for RedisStore {
@@ -21,9 +21,9 @@ impl std::fmt::Debug for RedisStore {
 
 /// Ends the tasks of a store when its last handle is dropped.
 #[derive(Debug)]
-pub(crate) struct Life(pub(crate) Arc<Inner>);
+pub(crate) struct StoreLife(pub(crate) Arc<RedisShared>);
 
-impl Drop for Life {
+impl Drop for StoreLife {
     fn drop(&mut self) {
         self.0.stop.cancel();
     }

@@ -20,7 +20,7 @@ use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::content::record::{self, CHUNK_BYTES, CHUNKS_KEPT, Content, FULL, WHOLE_BYTES};
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// Chunks of one upload that may be on their way at a time.
 const WINDOW: usize = 16;
@@ -29,7 +29,7 @@ const WINDOW: usize = 16;
 pub(crate) struct ChunkUpload {
     store: RedisStore,
     /// Made with the first chunk.
-    token: Option<Token>,
+    token: Option<ChunkToken>,
     len: u64,
     durable: u64,
     chunks: u64,
@@ -60,16 +60,16 @@ impl Drop for ChunkUpload {
 
 /// The name of chunks that nothing refers to yet; when it is dropped, they are removed.
 #[derive(Debug)]
-pub(crate) struct Token {
-    inner: Arc<Inner>,
+pub(crate) struct ChunkToken {
+    inner: Arc<RedisShared>,
     pub(crate) name: String,
     is_kept: bool,
     /// Chunks that were still on their way when the upload was given up.
     on_their_way: Vec<JoinHandle<Result<()>>>,
 }
 
-impl Token {
-    fn new(inner: &Arc<Inner>) -> Self {
+impl ChunkToken {
+    fn new(inner: &Arc<RedisShared>) -> Self {
         let number = inner.tokens.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{number:016x}", inner.name);
         lock(&inner.uploads).insert(name.clone());
@@ -82,7 +82,7 @@ impl Token {
     }
 }
 
-impl Drop for Token {
+impl Drop for ChunkToken {
     fn drop(&mut self) {
         lock(&self.inner.uploads).remove(&self.name);
         if self.is_kept {
@@ -144,7 +144,7 @@ impl ChunkUpload {
     /// Sends a chunk, for which there is room.
     fn send(&mut self, content: &Bytes) {
         let inner = self.store.inner.clone();
-        let token = self.token.get_or_insert_with(|| Token::new(&inner)).name.clone();
+        let token = self.token.get_or_insert_with(|| ChunkToken::new(&inner)).name.clone();
         let number = self.chunks;
         self.chunks += 1;
         self.content.update(content);
@@ -218,7 +218,7 @@ impl ChunkUpload {
     }
 
     /// Everything is kept, or small enough to be kept in its record. Also returns the checksum of what is in chunks.
-    pub(crate) async fn finish(mut self) -> Result<(Content, Option<Token>, u32)> {
+    pub(crate) async fn finish(mut self) -> Result<(Content, Option<ChunkToken>, u32)> {
         self.may_go_on()?;
         if self.len <= WHOLE_BYTES as u64 {
             return Ok((Content::Whole(self.partial.split().freeze()), None, 0));

@@ -17,7 +17,7 @@ use crate::face::error::{Result, StoreError};
 use crate::redis::connection::fault::Fault;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::{Session, Way};
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// Messages per operation.
 const BATCH: usize = 512;
@@ -38,7 +38,7 @@ const NOT_KNOWN: &str = "?";
 
 /// What is written.
 #[derive(Debug)]
-pub(crate) enum Item {
+pub(crate) enum WriteRequest {
     /// What `record::make` made, and the identity of the delivery (empty if none); for a message to be sent, what `sends::text`
     /// returns.
     Message { made: Bytes, identity: String },
@@ -50,7 +50,7 @@ pub(crate) enum Item {
 
 /// The result of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum WriteOutcome {
     New(u64),
     /// The same bytes are held already.
     Same(u64),
@@ -74,23 +74,23 @@ pub(crate) enum Outcome {
     Probed,
 }
 
-struct Job {
-    item: Item,
-    answer: oneshot::Sender<Result<Outcome>>,
+struct QueuedWrite {
+    item: WriteRequest,
+    answer: oneshot::Sender<Result<WriteOutcome>>,
     _room: OwnedSemaphorePermit,
 }
 
 /// Where messages are queued.
 #[derive(Debug)]
-pub(crate) struct Lane {
-    jobs: mpsc::Sender<Job>,
+pub(crate) struct WriteLane {
+    jobs: mpsc::Sender<QueuedWrite>,
     room: Arc<Semaphore>,
     permits: usize,
 }
 
-impl Lane {
+impl WriteLane {
     /// Creates the queue, and starts the task that empties it.
-    pub(crate) fn start(inner: &Arc<Inner>) -> Self {
+    pub(crate) fn start(inner: &Arc<RedisShared>) -> Self {
         let (jobs, queued) = mpsc::channel(QUEUE);
         let permits = (inner.options.queue_bytes as usize / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         let writer = Writer { inner: inner.clone(), queued, left_over: None, op: 0 };
@@ -99,26 +99,26 @@ impl Lane {
     }
 
     /// Queues an item, which has its place in the order when this returns. The returned receiver resolves when it is done.
-    pub(crate) async fn queue(&self, item: Item) -> Result<oneshot::Receiver<Result<Outcome>>> {
-        let bytes = if let Item::Message { made, .. } = &item { made.len() } else { 0 };
+    pub(crate) async fn queue(&self, item: WriteRequest) -> Result<oneshot::Receiver<Result<WriteOutcome>>> {
+        let bytes = if let WriteRequest::Message { made, .. } = &item { made.len() } else { 0 };
         let permits = (bytes / PERMIT_BYTES + 1).min(self.permits) as u32;
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| StoreError::Closed)?;
         let (answer, done) = oneshot::channel();
-        self.jobs.send(Job { item, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.send(QueuedWrite { item, answer, _room: room }).await.map_err(|_| StoreError::Closed)?;
         Ok(done)
     }
 
     /// Queues an item and waits for its result.
-    pub(crate) async fn write(&self, item: Item) -> Result<Outcome> {
+    pub(crate) async fn write(&self, item: WriteRequest) -> Result<WriteOutcome> {
         self.queue(item).await?.await.map_err(|_| StoreError::Closed)?
     }
 }
 
 struct Writer {
-    inner: Arc<Inner>,
-    queued: mpsc::Receiver<Job>,
+    inner: Arc<RedisShared>,
+    queued: mpsc::Receiver<QueuedWrite>,
     /// A job that did not fit into the last operation.
-    left_over: Option<Job>,
+    left_over: Option<QueuedWrite>,
     op: u64,
 }
 
@@ -129,7 +129,8 @@ impl Writer {
             match done {
                 Ok(outcomes) => {
                     self.inner.sessions.set_refusing(None);
-                    let repeated = outcomes.iter().filter(|outcome| **outcome == Outcome::Repeated).count();
+                    let repeated =
+                        outcomes.iter().filter(|outcome| **outcome == WriteOutcome::Repeated).count();
                     self.inner.repeated.fetch_add(repeated as u64, Ordering::Relaxed);
                     for (job, outcome) in batch.into_iter().zip(outcomes) {
                         // A caller that has gone away is owed nothing.
@@ -141,7 +142,7 @@ impl Writer {
         }
     }
 
-    async fn next_batch(&mut self) -> Option<Vec<Job>> {
+    async fn next_batch(&mut self) -> Option<Vec<QueuedWrite>> {
         let first = match self.left_over.take() {
             Some(job) => job,
             None => self.queued.recv().await?,
@@ -161,7 +162,7 @@ impl Writer {
         Some(batch)
     }
 
-    async fn carry_out(&mut self, batch: &[Job]) -> Result<Vec<Outcome>> {
+    async fn carry_out(&mut self, batch: &[QueuedWrite]) -> Result<Vec<WriteOutcome>> {
         let limit = self.inner.options.timeout;
         let until = Instant::now() + limit;
         loop {
@@ -203,7 +204,7 @@ impl Writer {
         }
     }
 
-    async fn attempt(&self, session: &Session, batch: &[Job]) -> std::result::Result<String, Fault> {
+    async fn attempt(&self, session: &Session, batch: &[QueuedWrite]) -> std::result::Result<String, Fault> {
         let options = &self.inner.options;
         let latest = session.redis_time(options.timeout);
         let answer = session.script(Way::Write, &SCRIPTS.write, |call| {
@@ -212,9 +213,9 @@ impl Writer {
             call.arg(rules.message_ttl()).arg(rules.max_bytes()).arg(u8::from(rules.rejects_reuse()));
             for job in batch {
                 match &job.item {
-                    Item::Message { made, identity } => call.arg(&made[..]).arg(identity),
-                    Item::Letter(sequence) => call.arg("").arg(format!("dead{sequence}")),
-                    Item::Probe => continue,
+                    WriteRequest::Message { made, identity } => call.arg(&made[..]).arg(identity),
+                    WriteRequest::Letter(sequence) => call.arg("").arg(format!("dead{sequence}")),
+                    WriteRequest::Probe => continue,
                 };
             }
         });
@@ -222,7 +223,7 @@ impl Writer {
     }
 
     /// The results of the operation whose answer is missing; `None` if it was not carried out and never will be.
-    async fn find_out(&self, why: &Arc<str>, batch: &[Job]) -> Result<Option<Vec<Outcome>>> {
+    async fn find_out(&self, why: &Arc<str>, batch: &[QueuedWrite]) -> Result<Option<Vec<WriteOutcome>>> {
         let (session, answer) = self.resolve(why, Instant::now() + self.inner.options.timeout).await?;
         if answer == NOT_DONE { Ok(None) } else { self.confirmed(session, answer, batch).await }
     }
@@ -250,8 +251,8 @@ impl Writer {
         &self,
         session: Arc<Session>,
         answer: String,
-        batch: &[Job],
-    ) -> Result<Option<Vec<Outcome>>> {
+        batch: &[QueuedWrite],
+    ) -> Result<Option<Vec<WriteOutcome>>> {
         let (replicas, limit) = (self.inner.options.wait_replicas, self.inner.options.timeout);
         let until = Instant::now() + limit;
         let mut waited = session.wait(replicas, limit / 2).await;
@@ -277,8 +278,9 @@ impl Writer {
         let outcomes: Option<Vec<_>> =
             answer.split(' ').filter(|word| !word.is_empty()).map(outcome).collect();
         let mut outcomes = outcomes.into_iter().flatten();
-        let of =
-            |job: &Job| if matches!(job.item, Item::Probe) { Some(Outcome::Probed) } else { outcomes.next() };
+        let of = |job: &QueuedWrite| {
+            if matches!(job.item, WriteRequest::Probe) { Some(WriteOutcome::Probed) } else { outcomes.next() }
+        };
         let all: Option<Vec<_>> = batch.iter().map(of).collect();
         all.map(Some).ok_or_else(|| {
             StoreError::InDoubt(format!("{} answered what cannot be understood", session.node).into())
@@ -286,26 +288,26 @@ impl Writer {
     }
 }
 
-fn size(job: &Job) -> usize {
-    if let Item::Message { made, .. } = &job.item { made.len() } else { 0 }
+fn size(job: &QueuedWrite) -> usize {
+    if let WriteRequest::Message { made, .. } = &job.item { made.len() } else { 0 }
 }
 
-fn outcome(word: &str) -> Option<Outcome> {
+fn outcome(word: &str) -> Option<WriteOutcome> {
     let number = || word.get(1..)?.parse().ok();
     Some(match word.as_bytes().first()? {
-        b'N' => Outcome::New(number()?),
-        b'S' => Outcome::Same(number()?),
-        b'H' => Outcome::Compare(number()?),
-        b'F' => Outcome::Full(number()?),
-        b'C' => Outcome::Conflict,
-        b'R' => Outcome::Repeated,
-        b'O' => Outcome::Stale,
-        b'X' => Outcome::Crowded,
-        b'T' => Outcome::TooOld,
-        b'I' => Outcome::OtherName,
-        b'B' => Outcome::OtherBytes,
-        b'G' => Outcome::Incomplete,
-        b'U' => Outcome::NoLetter,
+        b'N' => WriteOutcome::New(number()?),
+        b'S' => WriteOutcome::Same(number()?),
+        b'H' => WriteOutcome::Compare(number()?),
+        b'F' => WriteOutcome::Full(number()?),
+        b'C' => WriteOutcome::Conflict,
+        b'R' => WriteOutcome::Repeated,
+        b'O' => WriteOutcome::Stale,
+        b'X' => WriteOutcome::Crowded,
+        b'T' => WriteOutcome::TooOld,
+        b'I' => WriteOutcome::OtherName,
+        b'B' => WriteOutcome::OtherBytes,
+        b'G' => WriteOutcome::Incomplete,
+        b'U' => WriteOutcome::NoLetter,
         _ => return None,
     })
 }
@@ -317,7 +319,7 @@ mod tests {
     #[test]
     fn words_of_an_answer_are_understood_or_not_at_all() {
         let all: Option<Vec<_>> = "N12 R O X F99 H3 S4 C G U T I B".split(' ').map(outcome).collect();
-        assert_eq!(all.unwrap()[..2], [Outcome::New(12), Outcome::Repeated]);
+        assert_eq!(all.unwrap()[..2], [WriteOutcome::New(12), WriteOutcome::Repeated]);
         for wrong in ["", "N", "Nx", "?", "!"] {
             assert_eq!(outcome(wrong), None, "{wrong:?}");
         }

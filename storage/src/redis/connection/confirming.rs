@@ -15,12 +15,12 @@ use crate::redis::connection::fault::Fault;
 pub(crate) struct Confirming {
     /// Number of changes so far that were to be waited for.
     made: AtomicU64,
-    told: Mutex<Told>,
+    told: Mutex<WaitReport>,
 }
 
 /// What the last `WAIT` reported.
 #[derive(Debug, Default)]
-struct Told {
+struct WaitReport {
     /// It covers changes up to this one.
     up_to: u64,
     replicas_have_it: bool,
@@ -34,7 +34,7 @@ impl Confirming {
         let mut told = self.told.lock().await;
         if told.up_to < mine {
             let up_to = self.made.load(Ordering::Acquire);
-            *told = Told { replicas_have_it: ask.await?, up_to };
+            *told = WaitReport { replicas_have_it: ask.await?, up_to };
         }
         Ok(told.replicas_have_it)
     }

@@ -12,10 +12,10 @@ use crate::face::engine::StoreState;
 use crate::face::error::{Result, StoreError};
 use crate::face::lock::lock;
 use crate::redis::connection::session::Session;
-use crate::redis::room::{self, Lack};
+use crate::redis::room::{self, LackOfRoom};
 
 #[derive(Debug, Clone)]
-enum Current {
+enum CurrentSession {
     Up(Arc<Session>),
     /// The reason, and since when.
     Down(Arc<str>, Instant),
@@ -25,12 +25,12 @@ enum Current {
 /// The session in force, or why there is none, and the state of the store.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    current: watch::Sender<Current>,
+    current: watch::Sender<CurrentSession>,
     status: watch::Sender<StoreState>,
     /// Why Redis accepts no writes although it answers.
     refusing: Mutex<Option<Arc<str>>>,
     /// Messages that the quota has no room for.
-    lacking: Mutex<Option<Lack>>,
+    lacking: Mutex<Option<LackOfRoom>>,
     timeout: Duration,
 }
 
@@ -38,7 +38,7 @@ impl Sessions {
     pub(crate) fn new(timeout: Duration) -> Self {
         let why: Arc<str> = "not connected yet".into();
         Self {
-            current: watch::Sender::new(Current::Down(why.clone(), Instant::now())),
+            current: watch::Sender::new(CurrentSession::Down(why.clone(), Instant::now())),
             status: watch::Sender::new(StoreState::Unavailable(why)),
             refusing: Mutex::default(),
             lacking: Mutex::default(),
@@ -52,25 +52,25 @@ impl Sessions {
     }
 
     pub(crate) fn up(&self, session: Arc<Session>) {
-        self.set(Current::Up(session));
+        self.set(CurrentSession::Up(session));
     }
 
     /// There is no session; it counts as down since the first such call in a row.
     pub(crate) fn down(&self, why: &str) {
         let since = match &*self.current.borrow() {
-            Current::Down(_, since) => *since,
+            CurrentSession::Down(_, since) => *since,
             _ => Instant::now(),
         };
-        self.set(Current::Down(why.into(), since));
+        self.set(CurrentSession::Down(why.into(), since));
     }
 
     pub(crate) fn close(&self) {
-        self.set(Current::Closed);
+        self.set(CurrentSession::Closed);
     }
 
-    fn set(&self, next: Current) {
+    fn set(&self, next: CurrentSession) {
         self.current.send_modify(|current| {
-            if !matches!(current, Current::Closed) {
+            if !matches!(current, CurrentSession::Closed) {
                 *current = next;
             }
         });
@@ -100,7 +100,7 @@ impl Sessions {
     }
 
     /// The quota has no room for some messages, or has room for all again.
-    pub(crate) fn set_lacking(&self, lack: Option<Lack>) {
+    pub(crate) fn set_lacking(&self, lack: Option<LackOfRoom>) {
         let mut lacking = lock(&self.lacking);
         // The figures are those from when it began.
         if lacking.as_ref().map(|lack| lack.what) == lack.as_ref().map(|lack| lack.what) {
@@ -122,15 +122,15 @@ impl Sessions {
 
     fn tell(&self) {
         let state = match (&*self.current.borrow(), &*lock(&self.refusing), &*lock(&self.lacking)) {
-            (Current::Closed, ..) => StoreState::Closed,
-            (Current::Down(why, _), ..) => StoreState::Unavailable(why.clone()),
+            (CurrentSession::Closed, ..) => StoreState::Closed,
+            (CurrentSession::Down(why, _), ..) => StoreState::Unavailable(why.clone()),
             // Existing messages can still be read and delivered, and can end.
-            (Current::Up(_), Some(why), _) if room::lacks_memory(why) => {
+            (CurrentSession::Up(_), Some(why), _) if room::lacks_memory(why) => {
                 StoreState::Full(room::lack_of_memory(why))
             }
-            (Current::Up(_), Some(why), _) => StoreState::Refusing(why.clone()),
-            (Current::Up(_), None, Some(lack)) => StoreState::Full(lack.text()),
-            (Current::Up(_), None, None) => StoreState::Serving,
+            (CurrentSession::Up(_), Some(why), _) => StoreState::Refusing(why.clone()),
+            (CurrentSession::Up(_), None, Some(lack)) => StoreState::Full(lack.text()),
+            (CurrentSession::Up(_), None, None) => StoreState::Serving,
         };
         self.status.send_if_modified(|now| {
             let changed = *now != state;
@@ -154,13 +154,13 @@ impl Sessions {
         let mut current = self.current.subscribe();
         loop {
             let (why, limit) = match &*current.borrow_and_update() {
-                Current::Up(session) if !session.life.is_over() => return Ok(session.clone()),
+                CurrentSession::Up(session) if !session.life.is_over() => return Ok(session.clone()),
                 // Its end is about to be noticed.
-                Current::Up(session) => {
+                CurrentSession::Up(session) => {
                     (format!("{}: the connection is lost", session.node).into(), limit(Instant::now()))
                 }
-                Current::Down(why, since) => (why.clone(), limit(*since)),
-                Current::Closed => return Err(StoreError::Closed),
+                CurrentSession::Down(why, since) => (why.clone(), limit(*since)),
+                CurrentSession::Closed => return Err(StoreError::Closed),
             };
             match timeout_at(limit, current.changed()).await {
                 Ok(Ok(())) => {}

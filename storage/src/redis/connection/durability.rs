@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Answers of a server: names and values of `CONFIG GET` and `INFO`, as far as it answered.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Facts {
+pub(crate) struct ServerFacts {
     pub(crate) config: HashMap<String, String>,
     pub(crate) info: HashMap<String, String>,
     /// Why `CONFIG GET` was refused.
@@ -48,7 +48,7 @@ impl fmt::Display for Durability {
 
 impl Durability {
     /// Derives it from a server's answers.
-    pub(crate) fn of(facts: &Facts) -> Self {
+    pub(crate) fn of(facts: &ServerFacts) -> Self {
         let config = |name: &str| facts.config.get(name).map_or("", String::as_str);
         let info = |name: &str| facts.info.get(name).map_or("", String::as_str);
         let mut losses = Vec::new();
@@ -107,10 +107,14 @@ impl Durability {
 mod tests {
     use super::*;
 
-    fn facts(config: &[(&str, &str)], replicas: &str) -> Facts {
+    fn facts(config: &[(&str, &str)], replicas: &str) -> ServerFacts {
         let map =
             |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Facts { config: map(config), info: map(&[("connected_slaves", replicas)]), ..Facts::default() }
+        ServerFacts {
+            config: map(config),
+            info: map(&[("connected_slaves", replicas)]),
+            ..ServerFacts::default()
+        }
     }
 
     const GOOD: [(&str, &str); 4] = [
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_failover_loses_what_no_replica_was_waited_for() {
-        let mut sentinel = Facts { fails_over: true, ..facts(&GOOD, "1") };
+        let mut sentinel = ServerFacts { fails_over: true, ..facts(&GOOD, "1") };
         assert!(Durability::of(&sentinel).losses[0].contains("REDIS_WAIT_REPLICAS"));
         sentinel.wait_replicas = 1;
         let found = Durability::of(&sentinel);
@@ -154,12 +158,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_not_promised() {
-        let refused = Facts { config_refused: Some("NOPERM".into()), ..Facts::default() };
+        let refused = ServerFacts { config_refused: Some("NOPERM".into()), ..ServerFacts::default() };
         let found = Durability::of(&refused);
         assert!(found.losses[0].contains("NOPERM") && found.refused(true, false).is_some());
         assert!(found.evicts.is_some());
-        let managed =
-            Facts { info: [("maxmemory_policy".to_owned(), "noeviction".to_owned())].into(), ..refused };
+        let managed = ServerFacts {
+            info: [("maxmemory_policy".to_owned(), "noeviction".to_owned())].into(),
+            ..refused
+        };
         assert!(Durability::of(&managed).evicts.is_none());
     }
 }

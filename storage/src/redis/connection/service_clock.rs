@@ -15,11 +15,11 @@ use crate::face::lock::lock;
 #[derive(Debug)]
 pub(crate) struct ServiceClock {
     clock: Arc<dyn Clock>,
-    known: Mutex<Known>,
+    known: Mutex<KnownTime>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownTime {
     /// Clock time up to which service time was reported.
     reported: Duration,
     /// Service time at the clock time `at`.
@@ -30,7 +30,7 @@ struct Known {
 impl ServiceClock {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         let now = clock.elapsed();
-        Self { clock, known: Mutex::new(Known { reported: now, time: 0, at: now }) }
+        Self { clock, known: Mutex::new(KnownTime { reported: now, time: 0, at: now }) }
     }
 
     /// Current service time; close to 0 before the first heartbeat.

@@ -17,7 +17,7 @@ use crate::face::lock::lock;
 use crate::log::data_folder::random_u64;
 use crate::redis::connection::confirming::Confirming;
 use crate::redis::connection::connect::{Connector, NoSession, Pushes, no_session};
-use crate::redis::connection::durability::{Durability, Facts, SETTINGS};
+use crate::redis::connection::durability::{Durability, SETTINGS, ServerFacts};
 use crate::redis::connection::fault::{Fault, said};
 use crate::redis::connection::options::RedisOptions;
 use crate::redis::connection::scripts::{SCRIPTS, Script};
@@ -48,7 +48,7 @@ pub(crate) enum Purpose<'a> {
 
 impl Purpose<'_> {
     /// The script that begins a session.
-    fn begin(self, prefix: &str, facts: &Facts) -> Result<Cmd, NoSession> {
+    fn begin(self, prefix: &str, facts: &ServerFacts) -> Result<Cmd, NoSession> {
         let begin = match self {
             Self::Serve { newest } => {
                 let random = random_u64();
@@ -299,9 +299,10 @@ pub(crate) async fn facts(
     node: &Node,
     options: &RedisOptions,
     fails_over: bool,
-) -> Result<Facts, NoSession> {
+) -> Result<ServerFacts, NoSession> {
     let info = info(control, node, options.timeout).await?;
-    let mut facts = Facts { info, wait_replicas: options.wait_replicas, fails_over, ..Facts::default() };
+    let mut facts =
+        ServerFacts { info, wait_replicas: options.wait_replicas, fails_over, ..ServerFacts::default() };
     for name in SETTINGS {
         let mut get = redis::cmd("CONFIG");
         get.arg("GET").arg(name);

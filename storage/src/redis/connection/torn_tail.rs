@@ -15,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::redis::connection::connect::NoSession;
-use crate::redis::connection::durability::Facts;
+use crate::redis::connection::durability::ServerFacts;
 use crate::redis::connection::fault::said;
 use crate::redis::connection::url::Node;
 
@@ -23,14 +23,14 @@ use crate::redis::connection::url::Node;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The server process, and the history of its data: a gateway starts over with each.
-pub(crate) fn epoch(facts: &Facts) -> String {
+pub(crate) fn epoch(facts: &ServerFacts) -> String {
     let of = |name: &str| facts.info.get(name).map_or("", String::as_str);
     format!("{}:{}", of("run_id"), of("master_replid"))
 }
 
 /// Whether no gateway has yet worked with this process, which would have had its file rewritten, and it has not been rewritten
 /// otherwise.
-fn may_be_torn(facts: &Facts, known_epoch: Option<&str>) -> bool {
+fn may_be_torn(facts: &ServerFacts, known_epoch: Option<&str>) -> bool {
     let is = |name: &str, value: &str| facts.info.get(name).is_some_and(|found| found == value);
     let was_rewritten =
         is("aof_rewrite_in_progress", "1") || facts.info.get("aof_rewrites").is_some_and(|n| n != "0");
@@ -42,7 +42,7 @@ fn may_be_torn(facts: &Facts, known_epoch: Option<&str>) -> bool {
 pub(crate) async fn cut_off(
     control: &mut MultiplexedConnection,
     node: &Node,
-    facts: &Facts,
+    facts: &ServerFacts,
     prefix: &str,
     limit: Duration,
 ) -> Result<(), NoSession> {
@@ -94,9 +94,9 @@ async fn begun(control: &mut MultiplexedConnection, node: &Node, limit: Duration
 mod tests {
     use super::*;
 
-    fn facts(info: &[(&str, &str)]) -> Facts {
+    fn facts(info: &[(&str, &str)]) -> ServerFacts {
         let info = info.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Facts { info: info.collect(), ..Facts::default() }
+        ServerFacts { info: info.collect(), ..ServerFacts::default() }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::face::message::{Correspondent, DeadLetter, DeadReason, MessageId, Par
 use crate::write::dead_letters::tell_dropped;
 /// What a script returns for a dead letter: sequence, reason and party, id, length, class, seconds since it became one; the last
 /// two are empty if they are not known.
-pub(crate) type Letter = (u64, Vec<u8>, Vec<u8>, u64, String, String);
+pub(crate) type ScriptLetter = (u64, Vec<u8>, Vec<u8>, u64, String, String);
 
 /// A dead letter that had to be dropped: sequence, receiver or sender, id, length.
 pub(crate) type GoneLetter = (u64, String, Vec<u8>, u64);
@@ -31,7 +31,7 @@ pub(crate) fn reason_text(reason: &DeadReason, arrived: bool) -> String {
 }
 
 /// What is kept of a dead letter besides its message.
-pub(crate) struct Why {
+pub(crate) struct DeadLetterFacts {
     pub(crate) reason: DeadReason,
     /// Receiver or sender; empty if the sender did not name itself.
     party: String,
@@ -40,7 +40,7 @@ pub(crate) struct Why {
 }
 
 /// Reads what is kept: the result of `reason_text`, a zero byte, and the party.
-pub(crate) fn why(kept: &[u8]) -> Option<Why> {
+pub(crate) fn why(kept: &[u8]) -> Option<DeadLetterFacts> {
     let kept = String::from_utf8_lossy(kept);
     let (reason, party) = kept.rsplit_once('\0')?;
     let (number, text) = reason.split_at_checked(1)?;
@@ -50,7 +50,7 @@ pub(crate) fn why(kept: &[u8]) -> Option<Why> {
         "3" => DeadReason::Unread,
         _ => DeadReason::Damaged(text.into()),
     };
-    Some(Why { reason, party: party.into(), arrived: matches!(number, "3" | "4") })
+    Some(DeadLetterFacts { reason, party: party.into(), arrived: matches!(number, "3" | "4") })
 }
 
 /// The id of a dead letter, or a placeholder if its record is damaged.
@@ -59,8 +59,8 @@ pub(crate) fn id_of_letter(id: &[u8]) -> Option<MessageId> {
     id.or_else(|| MessageId::new("(unreadable)").ok())
 }
 
-pub(crate) fn letter((sequence, kept, id, len, class, dead_for): Letter) -> Option<DeadLetter> {
-    let Why { reason, party, arrived } = why(&kept)?;
+pub(crate) fn letter((sequence, kept, id, len, class, dead_for): ScriptLetter) -> Option<DeadLetter> {
+    let DeadLetterFacts { reason, party, arrived } = why(&kept)?;
     let arrived = if class.is_empty() { arrived } else { class != "0" };
     let party = PartyId::new(party).ok();
     Some(DeadLetter {

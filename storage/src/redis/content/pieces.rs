@@ -12,12 +12,12 @@ use crate::face::payload::{Payload, Pieces};
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::content::record::{self, CHUNK_BYTES, Content, Record};
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// Content that is read from Redis.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    inner: Arc<Inner>,
+pub(crate) struct RedisPieces {
+    inner: Arc<RedisShared>,
     sequence: u64,
     id: MessageId,
     len: u64,
@@ -25,15 +25,15 @@ pub(crate) struct Kept {
     content: OnceCell<Content>,
 }
 
-impl Kept {
+impl RedisPieces {
     /// The content of a message in the mailbox of which only this much is known.
-    pub(crate) fn somewhere(inner: &Arc<Inner>, sequence: u64, id: MessageId, len: u64) -> Payload {
+    pub(crate) fn somewhere(inner: &Arc<RedisShared>, sequence: u64, id: MessageId, len: u64) -> Payload {
         let kept = Self { inner: inner.clone(), sequence, id, len, content: OnceCell::new() };
         Payload::Pieces(Arc::new(kept))
     }
 
     /// The content of a record's message.
-    pub(crate) fn of(inner: &Arc<Inner>, record: &Record) -> Payload {
+    pub(crate) fn of(inner: &Arc<RedisShared>, record: &Record) -> Payload {
         match &record.content {
             Content::Whole(bytes) => Payload::Whole(bytes.clone()),
             content @ Content::Chunks { len, .. } => {
@@ -102,7 +102,7 @@ impl Kept {
 }
 
 #[async_trait]
-impl Pieces for Kept {
+impl Pieces for RedisPieces {
     fn len(&self) -> u64 {
         self.len
     }
@@ -121,7 +121,7 @@ impl Pieces for Kept {
     }
 }
 
-impl Inner {
+impl RedisShared {
     /// Reads a record, or says that it is damaged.
     pub(crate) fn record(&self, sequence: u64, bytes: &Bytes) -> Result<Record> {
         record::read(sequence, bytes).map_err(|what| StoreError::Damaged {

@@ -3,7 +3,7 @@
 use crate::face::direction::Class;
 use crate::face::engine::Tracked;
 use crate::face::message::{DeadLetter, FromSender, PartyId, Sequence};
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 
 /// Whose messages are meant, in the form that the scripts take.
 pub(crate) fn from_text(from: &FromSender) -> String {
@@ -24,18 +24,18 @@ pub(crate) fn sender_of(party: &str, class: u8) -> Option<Option<PartyId>> {
 }
 
 /// How a message ended that is no longer there.
-pub(crate) fn tracked((sequence, end): (u64, End)) -> Tracked {
+pub(crate) fn tracked((sequence, end): (u64, MessageEnd)) -> Tracked {
     let sequence = Sequence(sequence);
     match end {
-        End::Delivered => Tracked::Delivered { sequence },
-        End::Dropped => Tracked::Dropped { sequence },
-        End::Released => Tracked::Released { sequence },
-        End::Expired => Tracked::Expired { sequence },
+        MessageEnd::Delivered => Tracked::Delivered { sequence },
+        MessageEnd::Dropped => Tracked::Dropped { sequence },
+        MessageEnd::Released => Tracked::Released { sequence },
+        MessageEnd::Expired => Tracked::Expired { sequence },
     }
 }
 
 /// The later of a recent end and the dead letter that is kept.
-pub(crate) fn tracked_end(past: Option<(u64, End)>, letter: Option<DeadLetter>) -> Tracked {
+pub(crate) fn tracked_end(past: Option<(u64, MessageEnd)>, letter: Option<DeadLetter>) -> Tracked {
     match (past, letter) {
         (past, Some(letter)) if past.is_none_or(|(ended, _)| ended < letter.sequence.0) => {
             let DeadLetter { sequence, len, reason, dead_for, .. } = letter;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use redis::FromRedisValue;
 use siphasher::sip::SipHasher13;
 
-use super::Locked;
+use super::LockedStore;
 use crate::face::direction::Class;
 use crate::face::error::StoreError;
 use crate::face::message::{Incarnation, PartyId, Sequence};
@@ -16,7 +16,7 @@ use crate::redis::connection::options::RedisOptions;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::content::letters::why;
-use crate::redis::content::pieces::Kept;
+use crate::redis::content::pieces::RedisPieces;
 use crate::redis::content::record;
 use crate::redis::content::record::FIRST_SECOND;
 
@@ -26,7 +26,7 @@ const LIST: usize = 2000;
 const GET_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum MessageKind {
     Pending,
     Mailbox,
     Dead,
@@ -35,9 +35,9 @@ enum Kind {
 /// A store in Redis as the source of a move.
 #[derive(Debug)]
 pub struct RedisSource {
-    locked: Arc<Locked>,
+    locked: Arc<LockedStore>,
     /// In the order of their sequences.
-    messages: Vec<(u64, Kind)>,
+    messages: Vec<(u64, MessageKind)>,
     /// Service time.
     now: u64,
     summary: Summary,
@@ -46,7 +46,7 @@ pub struct RedisSource {
 impl RedisSource {
     /// Locks the store of a party, and lists its messages.
     pub async fn open(options: RedisOptions) -> Result<Self> {
-        let locked = Locked::open(options).await?;
+        let locked = LockedStore::open(options).await?;
         let opened = Self::of(locked.clone()).await;
         if opened.is_err() {
             locked.leave().await;
@@ -54,7 +54,7 @@ impl RedisSource {
         opened
     }
 
-    pub(super) async fn of(locked: Arc<Locked>) -> Result<Self> {
+    pub(super) async fn of(locked: Arc<LockedStore>) -> Result<Self> {
         let inner = &locked.inner;
         let fields = ["seq", "incarnation", "time"];
         let (seq, incarnation, now): (Option<u64>, Option<String>, Option<u64>) = inner
@@ -63,8 +63,8 @@ impl RedisSource {
         let now = now.unwrap_or(FIRST_SECOND);
         let mut peers: Vec<String> = members(&locked, "peers").await?;
         peers.sort_unstable();
-        let pending = peers.iter().map(|peer| (format!("pend:{peer}"), Kind::Pending));
-        let others = [("mail".to_owned(), Kind::Mailbox), ("dead".to_owned(), Kind::Dead)];
+        let pending = peers.iter().map(|peer| (format!("pend:{peer}"), MessageKind::Pending));
+        let others = [("mail".to_owned(), MessageKind::Mailbox), ("dead".to_owned(), MessageKind::Dead)];
         let (mut messages, mut bytes, mut oldest) = (Vec::new(), 0, now);
         for (key, kind) in pending.chain(others) {
             let mut after = 0;
@@ -106,7 +106,7 @@ impl RedisSource {
     fn moved(
         &self,
         sequence: u64,
-        kind: Kind,
+        kind: MessageKind,
         bytes: Vec<u8>,
         reason: &[u8],
         read: u64,
@@ -114,14 +114,14 @@ impl RedisSource {
         let unreadable = |what: &str| Unreadable { sequence: Sequence(sequence), what: what.to_owned() };
         let record = record::read(sequence, &bytes.into()).map_err(unreadable)?;
         let fate = match kind {
-            Kind::Pending => Fate::Pending,
-            Kind::Mailbox => Fate::Mailbox,
-            Kind::Dead => {
+            MessageKind::Pending => Fate::Pending,
+            MessageKind::Mailbox => Fate::Mailbox,
+            MessageKind::Dead => {
                 let reason = why(reason).ok_or_else(|| unreadable("its reason is missing"))?.reason;
                 if record.class == Class::Outgoing { Fate::Dead(reason) } else { Fate::DeadMail(reason) }
             }
         };
-        let payload = Kept::of(&self.locked.inner, &record);
+        let payload = RedisPieces::of(&self.locked.inner, &record);
         let identity = (record.number > 0).then_some((record.incarnation, record.number));
         let age = self.now.saturating_sub(record.time);
         let read = (read > 0).then(|| self.now.saturating_sub(read));
@@ -130,13 +130,13 @@ impl RedisSource {
     }
 }
 
-async fn members(locked: &Locked, set: &str) -> crate::face::error::Result<Vec<String>> {
+async fn members(locked: &LockedStore, set: &str) -> crate::face::error::Result<Vec<String>> {
     let inner = &locked.inner;
     inner.ask_plainly(Way::Read, redis::cmd("SMEMBERS").arg(format!("{}{set}", inner.prefix))).await
 }
 
 /// A number for what is there, which another store is very unlikely to have.
-fn fingerprint(messages: &[(u64, Kind)], seq: u64, incarnation: &str) -> u64 {
+fn fingerprint(messages: &[(u64, MessageKind)], seq: u64, incarnation: &str) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write_u64(seq);
     hasher.write(incarnation.as_bytes());

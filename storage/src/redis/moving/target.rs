@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Locked, RedisSource};
+use super::{LockedStore, RedisSource};
 use crate::face::direction::Class;
 use crate::face::message::{Incarnation, Sequence};
 use crate::offline::transfer::{
@@ -25,11 +25,11 @@ const RANGES: usize = 4096;
 /// A store in Redis as the target of a move.
 #[derive(Debug)]
 pub struct RedisTarget {
-    locked: Arc<Locked>,
+    locked: Arc<LockedStore>,
 }
 
 /// A message in the form that the script takes.
-struct Put {
+struct ScriptMessage {
     sequence: u64,
     fate: char,
     number: String,
@@ -46,7 +46,7 @@ struct Put {
 impl RedisTarget {
     /// Locks the store of a party.
     pub async fn open(options: RedisOptions) -> Result<Self> {
-        Ok(Self { locked: Locked::open(options).await? })
+        Ok(Self { locked: LockedStore::open(options).await? })
     }
 
     /// The content of a message, where it is to be kept: that of a large one is sent there now.
@@ -84,7 +84,7 @@ impl RedisTarget {
         Ok(Content::Chunks { token, len })
     }
 
-    async fn message(&self, message: Moved) -> Result<Put> {
+    async fn message(&self, message: Moved) -> Result<ScriptMessage> {
         let content = self.content(&message).await?;
         let party = message.party.as_ref();
         let arrived = if party.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
@@ -101,7 +101,7 @@ impl RedisTarget {
             sequence: message.sequence.0,
             why: format!("it is {} seconds old, more than can be said there", message.age),
         })?;
-        Ok(Put {
+        Ok(ScriptMessage {
             sequence: message.sequence.0,
             fate,
             number: format!("{number:016x}"),
@@ -115,12 +115,12 @@ impl RedisTarget {
         })
     }
 
-    async fn write(&self, batch: &[Put]) -> Result<()> {
+    async fn write(&self, batch: &[ScriptMessage]) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         let put = self.locked.inner.ask::<u8>(Way::Write, &SCRIPTS.move_put, |call| {
-            for Put { sequence, fate, number, time, incarnation, made, why, read, .. } in batch {
+            for ScriptMessage { sequence, fate, number, time, incarnation, made, why, read, .. } in batch {
                 call.arg(sequence).arg(fate.to_string()).arg(number).arg(time).arg(incarnation);
                 call.arg(&made[..]).arg(why).arg(read);
             }

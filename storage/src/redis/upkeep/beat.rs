@@ -12,8 +12,8 @@ use crate::face::message::{Correspondent, DeadLetter, DeadReason, PartyId, Seque
 use crate::redis::content::letters::{GoneLetter, id_of_letter, tell_gone};
 use crate::redis::content::record::FIRST_SECOND;
 use crate::redis::leases::since_boot;
-use crate::redis::room::Lack;
-use crate::redis::shared::Inner;
+use crate::redis::room::LackOfRoom;
+use crate::redis::shared::RedisShared;
 
 /// A peer that has or had messages.
 pub(crate) struct Peer {
@@ -69,7 +69,7 @@ impl Beat {
         };
         let peers: Vec<(String, String, u64, u64)> = get(peers)?;
         let died: Vec<(u64, String, Vec<u8>, u64)> = get(died)?;
-        let unread: Vec<Unread> = get(unread)?;
+        let unread: Vec<ExpiredUnread> = get(unread)?;
         let peer = |(peer, owner, messages, bytes)| {
             Some(Peer { id: PartyId::new(peer).ok()?, owner, messages, bytes })
         };
@@ -109,9 +109,9 @@ fn expired(sequence: u64, peer: &str, id: &[u8], len: u64) -> Option<DeadLetter>
 }
 
 /// A message that expired unread: sequence, sender, class, id, length; without a class, its record is damaged.
-type Unread = (u64, String, String, Vec<u8>, u64);
+type ExpiredUnread = (u64, String, String, Vec<u8>, u64);
 
-fn unread_letter((sequence, sender, class, id, len): Unread) -> Option<DeadLetter> {
+fn unread_letter((sequence, sender, class, id, len): ExpiredUnread) -> Option<DeadLetter> {
     let damaged = || DeadReason::Damaged("its record in Redis cannot be read".into());
     Some(DeadLetter {
         sequence: Sequence(sequence),
@@ -123,7 +123,7 @@ fn unread_letter((sequence, sender, class, id, len): Unread) -> Option<DeadLette
     })
 }
 
-impl Inner {
+impl RedisShared {
     /// Applies the result of a heartbeat.
     pub(crate) fn take_beat(&self, asked: Duration, beat: &Beat) {
         let owners: HashMap<PartyId, String> =
@@ -138,7 +138,7 @@ impl Inner {
         }
         tell_gone(&beat.letters_gone, self.rules().dead_letter_bytes());
         self.follow(&beat.settings);
-        self.sessions.set_lacking(Lack::of(beat.used, self.rules().max_bytes()));
+        self.sessions.set_lacking(LackOfRoom::of(beat.used, self.rules().max_bytes()));
         self.paused.send_if_modified(|paused| {
             let changed = **paused != beat.paused;
             if changed {

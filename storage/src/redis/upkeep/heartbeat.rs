@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use crate::face::lock::lock;
 use crate::face::message::PartyId;
 use crate::log::data_folder::random_u64;
-use crate::redis::calls::write_lane::{Item, Lane};
+use crate::redis::calls::write_lane::{WriteLane, WriteRequest};
 use crate::redis::connection::connect::{Connector, NoSession};
 use crate::redis::connection::fault::Fault;
 use crate::redis::connection::scripts::SCRIPTS;
@@ -23,10 +23,10 @@ use crate::redis::connection::session::{Purpose, Session, Way};
 use crate::redis::content::record::CHUNKS_KEPT;
 use crate::redis::leases::{BEAT, SILENCE, since_boot};
 use crate::redis::rules::{self, Rules};
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 use crate::redis::upkeep::beat::Beat;
 use crate::redis::upkeep::lists;
-use crate::redis::upkeep::news::{self, Heard, Reader};
+use crate::redis::upkeep::news::{self, HeardNews, NewsReader};
 
 /// First pause between attempts to connect; they double up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -43,9 +43,9 @@ const READ_CLOCK: Duration = Duration::from_millis(500);
 const NOW_AND_THEN: u32 = 15;
 
 /// The task that keeps a session.
-pub(crate) struct Keeper {
-    inner: Arc<Inner>,
-    lane: Arc<Lane>,
+pub(crate) struct SessionKeeper {
+    inner: Arc<RedisShared>,
+    lane: Arc<WriteLane>,
     connector: Connector,
     /// Tells the start how it went, once.
     started: Option<oneshot::Sender<Result<Arc<Session>, NoSession>>>,
@@ -54,10 +54,10 @@ pub(crate) struct Keeper {
     told: Option<Instant>,
 }
 
-impl Keeper {
+impl SessionKeeper {
     pub(crate) fn new(
-        inner: Arc<Inner>,
-        lane: Arc<Lane>,
+        inner: Arc<RedisShared>,
+        lane: Arc<WriteLane>,
         started: oneshot::Sender<Result<Arc<Session>, NoSession>>,
     ) -> Self {
         let connector = Connector::new(&inner.options);
@@ -151,7 +151,7 @@ impl Keeper {
     }
 
     /// Runs a session from beginning to end; returns the reason for its end.
-    async fn live(&mut self, session: Arc<Session>, heard: mpsc::Receiver<Heard>) -> Arc<str> {
+    async fn live(&mut self, session: Arc<Session>, heard: mpsc::Receiver<HeardNews>) -> Arc<str> {
         if self.told.take().is_some() {
             tracing::info!(node = %session.node, "connected to Redis");
         }
@@ -207,7 +207,7 @@ impl Keeper {
             }
             // If replicas are required, a gateway learns that there are too few of them before anybody sends.
             if (self.inner.sessions.is_refusing() || self.inner.options.wait_replicas > 0)
-                && let Ok(probed) = self.lane.queue(Item::Probe).await
+                && let Ok(probed) = self.lane.queue(WriteRequest::Probe).await
             {
                 // The result shows in the state, as does the end of a refusal.
                 drop(probed);
@@ -282,14 +282,14 @@ fn gives_up(why: &NoSession, waited: Duration, limit: Duration) -> bool {
 
 /// Passes on what is heard, over one connection after the other, until the session ends or no news come for `timeout`.
 async fn listen(
-    inner: &Arc<Inner>,
+    inner: &Arc<RedisShared>,
     session: &Session,
     connector: &Connector,
-    mut heard: mpsc::Receiver<Heard>,
+    mut heard: mpsc::Receiver<HeardNews>,
 ) {
     loop {
-        let (mut reader, begun) = (Reader::default(), Instant::now());
-        while let Some(Heard::News(bytes)) = heard.recv().await {
+        let (mut reader, begun) = (NewsReader::default(), Instant::now());
+        while let Some(HeardNews::News(bytes)) = heard.recv().await {
             reader.take(inner, bytes);
         }
         if begun.elapsed() < LONGEST_PAUSE {
@@ -306,10 +306,10 @@ async fn listen(
 /// Opens another connection for news. Nothing but speed depends on them: the rest of the session continues, and callers that
 /// wait look for themselves, even after a failed attempt.
 async fn listen_anew(
-    inner: &Arc<Inner>,
+    inner: &Arc<RedisShared>,
     session: &Session,
     connector: &Connector,
-) -> Option<mpsc::Receiver<Heard>> {
+) -> Option<mpsc::Receiver<HeardNews>> {
     let until = Instant::now() + inner.options.timeout;
     loop {
         let (pushes, heard) = news::ear();
@@ -331,7 +331,7 @@ async fn listen_anew(
 }
 
 /// Service time advances only if the clock is read often: a process that stood still has served nobody.
-async fn read_clock(inner: &Inner) {
+async fn read_clock(inner: &RedisShared) {
     loop {
         inner.service.now();
         sleep(READ_CLOCK).await;

@@ -20,17 +20,17 @@ use crate::face::direction::Class;
 use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Sequence};
 use crate::face::payload::Held;
-use crate::index::memory::recent_ends::End;
+use crate::index::memory::recent_ends::MessageEnd;
 use crate::redis::connection::connect::Pushes;
-use crate::redis::content::pieces::Kept;
-use crate::redis::shared::Inner;
+use crate::redis::content::pieces::RedisPieces;
+use crate::redis::shared::RedisShared;
 
 /// News that may wait for their reader; any that find no room are missed, which is noticed.
 const WAITING: usize = 4096;
 
 /// What was heard on the news connection of a session.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum HeardNews {
     News(Bytes),
     /// Nothing more will come.
     Silence,
@@ -38,7 +38,7 @@ pub(crate) enum Heard {
 
 /// One event.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct NewsEvent {
     kind: u8,
     sequence: u64,
     len: u64,
@@ -48,12 +48,12 @@ pub(crate) struct Event {
 }
 
 /// Creates an ear for one session: what a connection pushes to, and where it can be heard.
-pub(crate) fn ear() -> (Pushes, mpsc::Receiver<Heard>) {
+pub(crate) fn ear() -> (Pushes, mpsc::Receiver<HeardNews>) {
     let (tell, heard) = mpsc::channel(WAITING);
     let pushes = move |push: PushInfo| {
         let news = match (push.kind, push.data.into_iter().nth(1)) {
-            (PushKind::Message, Some(Value::BulkString(bytes))) => Heard::News(bytes.into()),
-            (PushKind::Disconnection, _) => Heard::Silence,
+            (PushKind::Message, Some(Value::BulkString(bytes))) => HeardNews::News(bytes.into()),
+            (PushKind::Disconnection, _) => HeardNews::Silence,
             _ => return,
         };
         // If it is full, the gap will be noticed.
@@ -63,7 +63,7 @@ pub(crate) fn ear() -> (Pushes, mpsc::Receiver<Heard>) {
 }
 
 /// The number of some news, and their events. `None` if it is not what a script publishes.
-pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
+pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<NewsEvent>)> {
     let number = bytes.try_get_u64().ok()?;
     let mut events = Vec::new();
     while !bytes.is_empty() {
@@ -78,20 +78,20 @@ pub(crate) fn decode(mut bytes: Bytes) -> Option<(u64, Vec<Event>)> {
         let party = text(bytes.split_to(party_len))?;
         let party = if party.is_empty() { None } else { Some(PartyId::new(party).ok()?) };
         let id = MessageId::new(text(bytes.split_to(id_len))?).ok()?;
-        events.push(Event { kind, sequence, len, class, party, id });
+        events.push(NewsEvent { kind, sequence, len, class, party, id });
     }
     Some((number, events))
 }
 
 /// What a reader of news has heard so far in a session.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct NewsReader {
     last: Option<u64>,
 }
 
-impl Reader {
+impl NewsReader {
     /// Passes news on to the observer.
-    pub(crate) fn take(&mut self, inner: &Arc<Inner>, bytes: Bytes) {
+    pub(crate) fn take(&mut self, inner: &Arc<RedisShared>, bytes: Bytes) {
         let Some((number, events)) = decode(bytes) else {
             tracing::warn!("news that cannot be understood; looking for what is there");
             inner.observer.0.missed();
@@ -110,13 +110,13 @@ impl Reader {
     }
 }
 
-impl Inner {
-    fn tell(self: &Arc<Self>, event: Event) {
-        let Event { kind, sequence, len, class, party, id } = event;
+impl RedisShared {
+    fn tell(self: &Arc<Self>, event: NewsEvent) {
+        let NewsEvent { kind, sequence, len, class, party, id } = event;
         self.newest.fetch_max(sequence, Ordering::Relaxed);
         let end = match kind {
             b'a' => {
-                let payload = Kept::somewhere(self, sequence, id.clone(), len);
+                let payload = RedisPieces::somewhere(self, sequence, id.clone(), len);
                 let (sender, sequence) = (party, Sequence(sequence));
                 let held = Held { sender, id, sequence, payload, unread: true, age: 0 };
                 return self.observer.0.arrived(&held);
@@ -142,9 +142,9 @@ impl Inner {
                 let Some(peer) = party else { return };
                 return self.observer.0.try_at_once(&peer);
             }
-            b'd' => End::Delivered,
-            b'o' => End::Dropped,
-            b'r' => End::Released,
+            b'd' => MessageEnd::Delivered,
+            b'o' => MessageEnd::Dropped,
+            b'r' => MessageEnd::Released,
             _ => return,
         };
         let key = self.key(class, party.as_ref().map_or("", PartyId::as_str), &id);

@@ -10,16 +10,16 @@ use tokio::time::{Instant, timeout};
 use crate::face::engine::{Engine, Observer};
 use crate::face::error::OpenError;
 use crate::face::lock::lock;
-use crate::redis::calls::store::{Life, RedisStore};
-use crate::redis::calls::write_lane::{Item, Lane};
+use crate::redis::calls::store::{RedisStore, StoreLife};
+use crate::redis::calls::write_lane::{WriteLane, WriteRequest};
 use crate::redis::connection::connect::NoSession;
 use crate::redis::connection::durability::Durability;
 use crate::redis::connection::options::RedisOptions;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
 use crate::redis::leases::SILENCE;
-use crate::redis::shared::Inner;
-use crate::redis::upkeep::heartbeat::Keeper;
+use crate::redis::shared::RedisShared;
+use crate::redis::upkeep::heartbeat::SessionKeeper;
 
 /// What opening found; its text is the line that is printed at a start.
 #[derive(Debug, Clone)]
@@ -44,13 +44,13 @@ impl RedisStore {
     ) -> Result<(Arc<dyn Engine>, RedisReport), OpenError> {
         let url = options.url.to_string();
         let refused = |why: String| OpenError::Redis { url: url.clone(), why };
-        let inner = Inner::new(options, observer)?;
-        let lane = Arc::new(Lane::start(&inner));
+        let inner = RedisShared::new(options, observer)?;
+        let lane = Arc::new(WriteLane::start(&inner));
         let (started, start) = oneshot::channel();
         let noting = inner.clone();
         inner.tasks.spawn(async move { noting.keep_reads().await });
-        inner.tasks.spawn(Keeper::new(inner.clone(), lane.clone(), started).run());
-        let store = Self { _life: Arc::new(Life(inner.clone())), inner, lane };
+        inner.tasks.spawn(SessionKeeper::new(inner.clone(), lane.clone(), started).run());
+        let store = Self { _life: Arc::new(StoreLife(inner.clone())), inner, lane };
         match start.await {
             Ok(Ok(session)) => {
                 let report =
@@ -82,7 +82,7 @@ impl RedisStore {
         let inner = &self.inner;
         let limit = inner.options.timeout;
         // Behind everything that is queued. Callers that wait for that are answered in any case.
-        drop(timeout(limit, self.lane.write(Item::Probe)).await);
+        drop(timeout(limit, self.lane.write(WriteRequest::Probe)).await);
         // Messages whose reads are not written live longer.
         drop(timeout(limit, inner.write_reads()).await);
         inner.stop.cancel();

@@ -10,14 +10,14 @@ use tokio::time::sleep;
 use crate::face::error::Result;
 use crate::redis::connection::scripts::SCRIPTS;
 use crate::redis::connection::session::Way;
-use crate::redis::shared::Inner;
+use crate::redis::shared::RedisShared;
 
 /// Time between the first note and writing it; more come in the meantime.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Pause after Redis did not accept the notes.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
-impl Inner {
+impl RedisShared {
     /// Writes notes until the store closes.
     pub(crate) async fn keep_reads(&self) {
         let keep = async {
