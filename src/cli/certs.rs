@@ -40,13 +40,13 @@ Examples:
 Exit codes: 0 done; show: valid, 1 failed; show: not valid, 2 wrong arguments; show: no certificate that can be read")]
 pub(crate) struct Certs {
     #[command(subcommand)]
-    command: Command,
+    command: CertsCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Init(Init),
-    Show(Show),
+enum CertsCommand {
+    Init(CertsInit),
+    Show(CertsShow),
 }
 
 /// Make an authority for a party, and certificates for its gateway and its programs.
@@ -60,7 +60,7 @@ Examples:
   petnet certs init --party party_a --out ./certs --renew
 
 Exit codes: 0 made, 1 failed, 2 wrong arguments")]
-struct Init {
+struct CertsInit {
     /// The party
     #[arg(long, value_name = "ID", value_parser = party)]
     party: PartyId,
@@ -93,7 +93,7 @@ Example:
   petnet certs show ./certs/server.crt
 
 Exit codes: 0 valid, 1 not valid, 2 wrong arguments, or the file has no certificate that can be read")]
-struct Show {
+struct CertsShow {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -113,13 +113,13 @@ fn dns_name(text: &str) -> Result<String, String> {
 impl Certs {
     pub(crate) fn run(self) -> Exit {
         match self.command {
-            Command::Init(init) => init.run(),
-            Command::Show(show) => show.run(),
+            CertsCommand::Init(init) => init.run(),
+            CertsCommand::Show(show) => show.run(),
         }
     }
 }
 
-impl Init {
+impl CertsInit {
     fn run(self) -> Exit {
         let given = Names { dns: self.dns.clone(), ip: self.ip.clone() };
         let is_given = given != Names::default();
@@ -163,7 +163,7 @@ impl Init {
     }
 }
 
-impl Show {
+impl CertsShow {
     fn run(self) -> Exit {
         let read = regular::read_any(&self.file).map_err(|why| match why.kind() {
             ErrorKind::IsADirectory => is_a_folder(&self.file),

@@ -9,7 +9,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cli::doctor::checks::{Depth, Finding, Level, examine};
+use crate::cli::doctor::checks::{CheckDepth, Finding, Severity, examine};
 use crate::config::{Checked, Mistakes, RawSettings, look};
 use crate::testing::until;
 
@@ -82,9 +82,9 @@ impl Place {
     async fn told(&self, url: &str, roots: &str) -> (Vec<String>, Vec<String>) {
         let checked = self.look(url, roots).unwrap();
         let mut bad = Vec::new();
-        let depth = Depth { timeout: Duration::from_secs(1), largest: 1 };
+        let depth = CheckDepth { timeout: Duration::from_secs(1), largest: 1 };
         examine(&checked, depth, |_, found: Vec<Finding>| {
-            let broken = found.into_iter().filter(|finding| finding.level == Level::Bad);
+            let broken = found.into_iter().filter(|finding| finding.level == Severity::Bad);
             bad.extend(broken.inspect(|f| assert!(!f.advice.is_empty())).map(|finding| finding.what));
         })
         .await;

@@ -34,7 +34,7 @@ pub(crate) const PAGE: u32 = 1000;
 
 /// Which gateway is asked: the data folder that it runs on.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder {
+pub(crate) struct GatewayFolder {
     pub(crate) data_dir: PathBuf,
     /// Whether it was given as a flag, not by the environment or by default.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "decides between a gateway and Redis"))]
@@ -42,7 +42,7 @@ pub(crate) struct Folder {
 }
 
 /// Implemented by hand, because a derive does not tell where a value came from.
-impl clap::Args for Folder {
+impl clap::Args for GatewayFolder {
     fn augment_args(command: Command) -> Command {
         let default = SETTINGS.iter().find(|setting| setting.name == "DATA_DIR").and_then(|s| s.default);
         command.arg(
@@ -61,7 +61,7 @@ impl clap::Args for Folder {
     }
 }
 
-impl clap::FromArgMatches for Folder {
+impl clap::FromArgMatches for GatewayFolder {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         Ok(Self {
             data_dir: matches.get_one::<PathBuf>("data_dir").cloned().unwrap_or_default(),
@@ -75,7 +75,7 @@ impl clap::FromArgMatches for Folder {
     }
 }
 
-impl Folder {
+impl GatewayFolder {
     pub(crate) async fn connect(&self) -> Result<Client, ConnectError> {
         admin_socket::connect(&self.data_dir).await
     }
@@ -89,7 +89,7 @@ pub(crate) struct NotThere(pub(crate) String);
 /// The gateway answered with an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: the gateway answered {code:?}: {said}")]
-struct Refused {
+struct ErrorAnswer {
     what: String,
     code: Code,
     said: String,
@@ -100,7 +100,7 @@ pub(crate) fn is_about_one_message(why: &anyhow::Error) -> bool {
     let gone = |code: Code| {
         matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
     };
-    why.is::<NotThere>() || why.downcast_ref::<Refused>().is_some_and(|refused| !gone(refused.code))
+    why.is::<NotThere>() || why.downcast_ref::<ErrorAnswer>().is_some_and(|refused| !gone(refused.code))
 }
 
 /// Awaits the answer to a question.
@@ -183,7 +183,7 @@ pub(crate) fn refused(what: &str, status: &Status) -> anyhow::Error {
         Code::Unimplemented => anyhow::anyhow!(
             "{what}: the gateway does not know this call; it is of another version than this program (see `petnet status`)"
         ),
-        code => Refused { what: what.into(), code, said }.into(),
+        code => ErrorAnswer { what: what.into(), code, said }.into(),
     }
 }
 

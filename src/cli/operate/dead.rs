@@ -6,8 +6,8 @@ mod folder;
 use anyhow::anyhow;
 use petnet_storage::PartyId;
 
-use crate::cli::operate::admin::{self, Folder, NotThere};
-use crate::cli::operate::queue::{Content, Listing, Rest, left};
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere};
+use crate::cli::operate::queue::{ChangeOptions, ContentOptions, Listing, left};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{Align, Colour, Table, bytes_in_full, colours, escape, many, seconds};
@@ -28,16 +28,16 @@ Examples:
 Exit codes: 0 done, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such letter")]
 pub(crate) struct Dead {
     #[command(subcommand)]
-    command: Command,
+    command: DeadCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Ls(Ls),
-    Show(Show),
-    Retry(Retry),
-    Drop(Drop),
-    Export(export::Export),
+enum DeadCommand {
+    Ls(DeadList),
+    Show(DeadShow),
+    Retry(DeadRetry),
+    Drop(DeadDrop),
+    Export(export::DeadExport),
 }
 
 /// List dead letters, oldest first.
@@ -53,7 +53,7 @@ Examples:
 JSON: one document {\"letters\": [...], \"next\": SEQUENCE or null}; with --all one letter a line.
 
 Exit codes: 0 listed, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer, nor a letter of it")]
-struct Ls {
+struct DeadList {
     /// Only those for this party, or from it
     #[arg(long, value_name = "PEER")]
     peer: Option<PartyId>,
@@ -63,7 +63,7 @@ struct Ls {
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0, hide_default_value = true)]
     after: u64,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Show one dead letter, or its content.
@@ -74,17 +74,17 @@ Examples:
   petnet dead show 17 -o weights.bin
 
 Exit codes: 0 shown, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such letter")]
-struct Show {
+struct DeadShow {
     /// Its sequence number, as `petnet dead ls` has it
     #[arg(value_name = "SEQUENCE", value_parser = sequence)]
     sequence: u64,
     #[command(flatten)]
-    content: Content,
+    content: ContentOptions,
     /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Send dead letters again, or put them back into the mailbox; the letters are gone then.
@@ -102,11 +102,11 @@ Examples:
 
 Exit codes: 0 all begun anew, 1 some stay, it failed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
 all")]
-struct Retry {
+struct DeadRetry {
     #[command(flatten)]
-    which: Which,
+    which: ChosenLetters,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// Drop dead letters: they are lost for good.
@@ -118,18 +118,18 @@ Examples:
 
 Exit codes: 0 dropped, 1 failed, not confirmed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
 all")]
-struct Drop {
+struct DeadDrop {
     #[command(flatten)]
-    which: Which,
+    which: ChosenLetters,
     /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct ChosenLetters {
     /// The letters' sequence numbers
     #[arg(value_name = "SEQUENCE", value_parser = sequence, required_unless_present = "all", conflicts_with = "all")]
     sequences: Vec<u64>,
@@ -141,7 +141,7 @@ struct Which {
     peer: Option<PartyId>,
 }
 
-impl Which {
+impl ChosenLetters {
     fn request(self) -> DeadRequest {
         let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
         DeadRequest { sequences: self.sequences, all: self.all, peer }
@@ -167,9 +167,9 @@ fn sequence(text: &str) -> Result<u64, String> {
 impl Dead {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Ls(ls) => ls.run().await,
-            Command::Show(show) => show.run().await,
-            Command::Retry(Retry { which, rest }) => {
+            DeadCommand::Ls(ls) => ls.run().await,
+            DeadCommand::Show(show) => show.run().await,
+            DeadCommand::Retry(DeadRetry { which, rest }) => {
                 let mut client = rest.folder.connect().await?;
                 let changed = admin::changed("cannot retry", client.retry_dead(which.request())).await?;
                 // If letters stay, there are some.
@@ -178,8 +178,8 @@ impl Dead {
                 }
                 admin::told_of_some(&changed, rest.json)
             }
-            Command::Drop(drop) => drop.run().await,
-            Command::Export(export) => export.run().await,
+            DeadCommand::Drop(drop) => drop.run().await,
+            DeadCommand::Export(export) => export.run().await,
         }
     }
 }
@@ -197,7 +197,7 @@ async fn find(client: &mut Client, sequence: u64) -> anyhow::Result<DeadLetter> 
     letter.ok_or_else(|| anyhow!(NotThere(format!("there is no dead letter {sequence}"))))
 }
 
-impl Ls {
+impl DeadList {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -273,7 +273,7 @@ impl Ls {
     }
 }
 
-impl Show {
+impl DeadShow {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let letter = find(&mut client, self.sequence).await?;
@@ -289,7 +289,7 @@ impl Show {
     }
 }
 
-impl Drop {
+impl DeadDrop {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.rest.folder.connect().await?;
         let what = self.which.in_words();
