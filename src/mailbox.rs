@@ -30,7 +30,7 @@ use crate::mailbox::waiting::Waiters;
 use crate::proto::mailbox::Outgoing;
 use crate::record::recorder::Record;
 use crate::rules::access::{self};
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// Payloads below this size are copied out of the buffer they came in: a slice keeps the whole buffer alive, be it a frame
 /// of many messages or whatever a client has put around its own.
@@ -49,7 +49,7 @@ pub(crate) struct Mailbox {
     /// Our own party.
     pub(crate) party: PartyId,
     /// Who the parties are.
-    pub(crate) trust: Current,
+    pub(crate) trust: CurrentTrust,
     /// Where messages are kept.
     pub(crate) engine: Arc<dyn Engine>,
     /// Receives that wait.

@@ -21,7 +21,7 @@ use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 use crate::rules::mistake::in_a_line;
 use crate::server::health_service::SEND;
-use crate::tls::{Own, myself};
+use crate::tls::{OwnCertificate, myself};
 
 /// Longest time for one question, including connecting.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,7 +142,8 @@ impl Health {
         let given = self.certs.as_deref().filter(set);
         let pem_path = Some(self.pem_path.as_path()).filter(set).unwrap_or(Path::new(DEFAULT_PEM_PATH));
         if given.is_none()
-            && let Some(own) = Own::load(pem_path).map_err(|mistakes| anyhow!(in_a_line(&mistakes)))?
+            && let Some(own) =
+                OwnCertificate::load(pem_path).map_err(|mistakes| anyhow!(in_a_line(&mistakes)))?
         {
             let tls = myself(&own).map_err(|why| anyhow!("server.crt in {}: {why}", pem_path.display()))?;
             return client::secured(gateway, tls).await.with_context(|| {

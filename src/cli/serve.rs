@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::cli::doctor::checks::OTHER_FILES;
 use crate::cli::terminal::exit::{Exit, block_on};
 use crate::cli::terminal::signals::{Hangup, IgnoredSignals, StopSignals};
-use crate::config::{self, Checked, RawSettings, Settings};
+use crate::config::{self, Configuration, RawSettings, Settings};
 use crate::gateway::lifecycle::{Gateway, StartError};
 use crate::rules::parties::Parties;
 use crate::telemetry;
@@ -70,8 +70,8 @@ impl Serve {
     }
 }
 
-async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> {
-    let Checked { settings, parties, notices, .. } = checked;
+async fn serve(checked: Configuration, stop_with_stdin: bool) -> anyhow::Result<Exit> {
+    let Configuration { settings, parties, notices, .. } = checked;
     let (mut signals, mut hangup, _ignored) =
         (StopSignals::listen()?, Hangup::listen()?, IgnoredSignals::ignore());
     let orphaned = stdin_end(stop_with_stdin);

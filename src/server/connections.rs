@@ -29,7 +29,7 @@ use crate::rules::access::Caller;
 use crate::rules::limits::Limits;
 use crate::server::callers::{Callers, Connected, Holder, TooMany};
 use crate::tls::counted::takes_as_it_sends;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -46,12 +46,12 @@ pub(crate) struct Connections {
     seats: Arc<Seats>,
     callers: Arc<Callers>,
     /// Settings for TLS, and who the callers are.
-    trust: Current,
+    trust: CurrentTrust,
 }
 
 impl Connections {
     /// With room for as many connections as `limits` allow.
-    pub(crate) fn new(limits: Limits, trust: Current, draining: CancellationToken) -> Self {
+    pub(crate) fn new(limits: Limits, trust: CurrentTrust, draining: CancellationToken) -> Self {
         let seats = Seats::new(limits.connections, limits.connections_per_address);
         let callers = Callers::new(limits.connections, limits.connections_per_address);
         let cut = CancellationToken::new();

@@ -33,7 +33,7 @@ use crate::rules::access::{self, Caller};
 use crate::rules::refusal::Refusal;
 use crate::server::calls::{Call, Room};
 use crate::server::peer_calls;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 use crate::wire::{metadata, status};
 
 /// Most deliveries of a stream that are being stored at a time.
@@ -69,7 +69,7 @@ struct Link {
     sender: PartyId,
     call: Option<Arc<Call>>,
     /// Which parties there are.
-    trust: Current,
+    trust: CurrentTrust,
     incoming: Option<Streaming<Deliveries>>,
     old: Pin<Box<Sleep>>,
     storing: Storing,

@@ -13,7 +13,7 @@ use crate::proto::admin::{
     PauseRequest, PayloadRequest, ReleaseMailboxRequest, RetryPendingRequest, StatusRequest, StatusResponse,
     TrackRequest,
 };
-use crate::wire::admin_socket::{Client as Admin, NAME, connect};
+use crate::wire::admin_socket::{AdminSocketClient as Admin, NAME, connect};
 
 fn on(folder: &Path) -> Settings {
     Settings { data_dir: folder.into(), ..settings("a") }

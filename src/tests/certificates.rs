@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cli::doctor::checks::{CheckDepth, Finding, Severity, examine};
-use crate::config::{Checked, Mistakes, RawSettings, look};
+use crate::config::{Configuration, Mistakes, RawSettings, look};
 use crate::testing::until;
 
 const NAMES: &str = "URI:petnet://party/party_b,IP:127.0.0.1";
@@ -61,7 +61,7 @@ impl Place {
         self.issue("server", P256, issuer, digest, &extensions(names, purposes));
     }
 
-    fn look(&self, url: &str, roots: &str) -> Result<Checked, Mistakes> {
+    fn look(&self, url: &str, roots: &str) -> Result<Configuration, Mistakes> {
         let file = self.file("party.json");
         let party_file =
             format!(r#"{{"party_b": {{"petnet": [{{"url": "{url}", "certificates": "{roots}"}}]}}}}"#);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::tls::{Member, tls_settings};
 use super::*;
 use crate::cli::doctor::checks::{CheckDepth, Finding, Severity, examine};
-use crate::config::Checked;
+use crate::config::Configuration;
 use crate::telemetry::options::{LogFormat, LogLevel, LogMode, Logging};
 use crate::tls::client_auth::TlsClientAuth;
 
@@ -15,7 +15,7 @@ const DEPTH: CheckDepth = CheckDepth { timeout: Duration::from_secs(2), largest:
 async fn findings(settings: Settings, parties: Parties) -> Vec<Finding> {
     let logging =
         Logging { level: LogLevel::Info, mode: LogMode::Direct, format: LogFormat::Text, files: None };
-    let checked = Checked { settings, parties, logging, notices: Vec::new() };
+    let checked = Configuration { settings, parties, logging, notices: Vec::new() };
     let mut all = Vec::new();
     examine(&checked, DEPTH, |heading, found| {
         all.extend(found.into_iter().map(|f| Finding { what: format!("{heading}: {}", f.what), ..f }));

@@ -35,15 +35,18 @@ impl Drop for Real {
     }
 }
 
-pub(super) async fn real(observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+pub(super) async fn real(observer: impl FnOnce(Arc<NewsHub>) -> Arc<dyn Observer>) -> Real {
     real_with(0, observer).await
 }
 
 /// The store has room for `max_bytes`; with 0, for what the disk has.
-pub(super) async fn real_with(max_bytes: u64, observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+pub(super) async fn real_with(
+    max_bytes: u64,
+    observer: impl FnOnce(Arc<NewsHub>) -> Arc<dyn Observer>,
+) -> Real {
     let disk = SimDisk::new(Path::new("/data"), None);
     let settings = Settings { max_subscriptions: 10_000, ..settings("a") };
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         segment_bytes: 4 << 20,
@@ -169,7 +172,7 @@ async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
 }
 
 /// An observer that is told of arrivals late, as by a thread that was preempted between the lock and the notification.
-struct Late(Arc<Hub>);
+struct Late(Arc<NewsHub>);
 
 impl Observer for Late {
     fn arrived(&self, message: &Held) {

@@ -16,7 +16,7 @@ type New = MailboxClient<Channel>;
 
 async fn start(folder: &Path) -> (Gateway, Arc<dyn Engine>, New) {
     let settings = settings("a");
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let (engine, _) = Store::open(StoreOptions::new(folder), hub.clone()).unwrap();
     let parties = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
     let gateway = Gateway::start_with_engine(settings, parties, hub, engine.clone()).await.unwrap();

@@ -37,7 +37,7 @@ use tonic::{Request, Status};
 
 use crate::config::Settings;
 use crate::gateway::lifecycle::Gateway;
-use crate::gateway::news::Hub;
+use crate::gateway::news::NewsHub;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
 use crate::rules::limits::Limits;
@@ -108,25 +108,25 @@ fn free_address() -> SocketAddr {
 
 struct Running {
     gateway: Gateway,
-    hub: Arc<Hub>,
+    hub: Arc<NewsHub>,
     engine: Arc<FakeEngine>,
     addr: SocketAddr,
 }
 
 impl Running {
     async fn start(settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+        let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
         let engine = FakeEngine::new(hub.clone());
         Self::with(engine, hub, settings, parties).await
     }
 
     /// A gateway that starts on what another one kept. Arrivals wake nobody.
     async fn over(engine: Arc<FakeEngine>, settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+        let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
         Self::with(engine, hub, settings, parties).await
     }
 
-    async fn with(engine: Arc<FakeEngine>, hub: Arc<Hub>, settings: Settings, parties: Parties) -> Self {
+    async fn with(engine: Arc<FakeEngine>, hub: Arc<NewsHub>, settings: Settings, parties: Parties) -> Self {
         let as_trait: Arc<dyn Engine> = engine.clone();
         let gateway = Gateway::start_with_engine(settings, parties, hub.clone(), as_trait).await.unwrap();
         let addr = gateway.local_addr();

@@ -37,7 +37,7 @@ async fn filled(
     store.close().await.unwrap();
     drop(store);
     let settings = settings("a");
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let (store, _) = Store::open(options(folder, disk), hub.clone()).unwrap();
     let all = parties(&[("a", &[String::new()]), ("b", &[b.to_string()])]);
     let gateway = Gateway::start_with_engine(settings, all, hub, store.clone()).await.unwrap();

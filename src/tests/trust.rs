@@ -9,8 +9,8 @@ use super::tls::{Member, Shows, call, tls_settings, write_pair};
 use super::*;
 use crate::delivery::peer_link::{Deliver, Fence, LinkLimits, PeerLink, Verdict};
 use crate::testing::until;
-use crate::tls::Own;
-use crate::tls::certs::make::Pair;
+use crate::tls::OwnCertificate;
+use crate::tls::certs::make::CertificateAndKey;
 use crate::tls::client_auth::TlsClientAuth;
 
 /// Two parties on one machine with TLS; each gateway has a folder with its certificate and its own copy of the party file.
@@ -51,7 +51,7 @@ impl Two {
         std::fs::write(self.folder(n).join("party.json"), serde_json::to_string(&all).unwrap()).unwrap();
     }
 
-    async fn start(&self, n: usize, pair: &Pair) -> Running {
+    async fn start(&self, n: usize, pair: &CertificateAndKey) -> Running {
         self.write_parties(n, &self.parties());
         let folder = self.folder(n);
         let name = [self.a.name, self.b.name][n];
@@ -89,10 +89,10 @@ async fn two_gateways_deliver_to_each_other_as_themselves() {
 }
 
 /// One attempt of `a` to deliver to the gateway that listens at `url` as b.
-async fn attempt(two: &Two, url: &str, pair: &Pair) -> Verdict {
+async fn attempt(two: &Two, url: &str, pair: &CertificateAndKey) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     write_pair(folder.path(), pair);
-    let own = Own::load(folder.path()).unwrap();
+    let own = OwnCertificate::load(folder.path()).unwrap();
     let settings = Settings { own_certificate: own, ..settings("a") };
     let parties = Parties { parties: [two.a.entry("a:1", &["*"]), two.b.entry(url, &["*"])].into() };
     let trust = Arc::new(settings.trust(parties, 0).unwrap());

@@ -16,7 +16,7 @@ pub(crate) use machine::OTHER_FILES;
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::Checked;
+use crate::config::Configuration;
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +73,12 @@ impl fmt::Display for Finding {
 }
 
 /// Checks everything; `tell` gets the heading and the findings of each part as soon as they are there.
-pub(crate) async fn examine(checked: &Checked, depth: CheckDepth, mut tell: impl FnMut(&str, Vec<Finding>)) {
-    let Checked { settings, parties, notices, .. } = checked;
+pub(crate) async fn examine(
+    checked: &Configuration,
+    depth: CheckDepth,
+    mut tell: impl FnMut(&str, Vec<Finding>),
+) {
+    let Configuration { settings, parties, notices, .. } = checked;
     // The file on the disk is judged here, but a running gateway may be using another one.
     let refused = gateway::refusals(&settings.data_dir, depth.timeout).await;
     let what = if refused.is_empty() {

@@ -21,7 +21,7 @@ use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::table::{self, escape};
 use crate::config::SETTINGS;
 use crate::proto::admin::{Changed, PayloadPiece, PayloadRequest, StatusRequest};
-use crate::wire::admin_socket::{self, Client, ConnectError};
+use crate::wire::admin_socket::{self, AdminSocketClient, ConnectError};
 
 /// Time limit for a question. A healthy gateway answers within milliseconds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,7 +76,7 @@ impl clap::FromArgMatches for GatewayFolder {
 }
 
 impl GatewayFolder {
-    pub(crate) async fn connect(&self) -> Result<Client, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<AdminSocketClient, ConnectError> {
         admin_socket::connect(&self.data_dir).await
     }
 }
@@ -149,12 +149,15 @@ pub(crate) fn told_of_some(changed: &Changed, json: bool) -> anyhow::Result<Exit
 }
 
 /// Fails for a name that is not a peer's: a typing error must not look like an empty list.
-pub(crate) async fn known(client: &mut Client, peer: &PartyId) -> anyhow::Result<()> {
+pub(crate) async fn known(client: &mut AdminSocketClient, peer: &PartyId) -> anyhow::Result<()> {
     unknown(client, Some(peer)).await?.map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// The error for a name that is not a peer's; `None` if it is one's, or if none was given.
-pub(crate) async fn unknown(client: &mut Client, peer: Option<&PartyId>) -> anyhow::Result<Option<NotThere>> {
+pub(crate) async fn unknown(
+    client: &mut AdminSocketClient,
+    peer: Option<&PartyId>,
+) -> anyhow::Result<Option<NotThere>> {
     let Some(peer) = peer else { return Ok(None) };
     let peers = ask("cannot list", client.status(StatusRequest {})).await?.peers;
     if peers.iter().any(|known| known.party == peer.as_str()) {
@@ -189,7 +192,7 @@ pub(crate) fn refused(what: &str, status: &Status) -> anyhow::Error {
 
 /// Hands every piece of a message to `write`. Fails unless the message came whole.
 pub(crate) async fn payload(
-    client: &mut Client,
+    client: &mut AdminSocketClient,
     request: PayloadRequest,
     mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> anyhow::Result<u64> {

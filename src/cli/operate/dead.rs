@@ -13,7 +13,7 @@ use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{Align, Colour, Table, bytes_in_full, colours, escape, many, seconds};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{DeadLetter, DeadRequest, ListDeadRequest, ListDeadResponse};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show, retry, drop and export dead letters: messages that were not delivered, or that arrived and nobody read.
 ///
@@ -185,13 +185,18 @@ impl Dead {
 }
 
 /// Fetches one page.
-async fn list(client: &mut Client, peer: &str, after: u64, limit: u32) -> anyhow::Result<ListDeadResponse> {
+async fn list(
+    client: &mut AdminSocketClient,
+    peer: &str,
+    after: u64,
+    limit: u32,
+) -> anyhow::Result<ListDeadResponse> {
     let request = ListDeadRequest { after, limit, peer: peer.into() };
     admin::ask("cannot list dead letters", client.list_dead(request)).await
 }
 
 /// Fetches the letter with this number.
-async fn find(client: &mut Client, sequence: u64) -> anyhow::Result<DeadLetter> {
+async fn find(client: &mut AdminSocketClient, sequence: u64) -> anyhow::Result<DeadLetter> {
     let found = list(client, "", sequence.saturating_sub(1), 1).await?;
     let letter = found.letters.into_iter().find(|letter| letter.sequence == sequence);
     letter.ok_or_else(|| anyhow!(NotThere(format!("there is no dead letter {sequence}"))))
@@ -226,7 +231,7 @@ impl DeadList {
     }
 
     /// Fails if the peer is unknown and has no letter: one that was removed from the party file may have some.
-    async fn somebody(&self, client: &mut Client, peer: &str) -> anyhow::Result<()> {
+    async fn somebody(&self, client: &mut AdminSocketClient, peer: &str) -> anyhow::Result<()> {
         let Some(why) = admin::unknown(client, self.peer.as_ref()).await? else { return Ok(()) };
         let mut after = 0;
         loop {
@@ -241,7 +246,7 @@ impl DeadList {
 
     /// Fetches as many as are wanted, however many answers that takes: an answer holds only what was found among a limited
     /// number of letters.
-    async fn first(&self, client: &mut Client, peer: &str) -> anyhow::Result<ListDeadResponse> {
+    async fn first(&self, client: &mut AdminSocketClient, peer: &str) -> anyhow::Result<ListDeadResponse> {
         let limit = self.list.page();
         let mut all = list(client, peer, self.after, limit).await?;
         let mut after = self.after;

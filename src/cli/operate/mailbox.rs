@@ -11,7 +11,7 @@ use crate::cli::terminal::table::{Align, Table, bytes_in_full, escape, or_dash, 
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::release_mailbox_request::Which;
 use crate::proto::admin::{HeldMessage, ListMailboxRequest, ListMailboxResponse, ReleaseMailboxRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show and release the messages that arrived.
 ///
@@ -136,7 +136,10 @@ impl MailboxArguments {
     }
 }
 
-async fn list(client: &mut Client, request: ListMailboxRequest) -> anyhow::Result<ListMailboxResponse> {
+async fn list(
+    client: &mut AdminSocketClient,
+    request: ListMailboxRequest,
+) -> anyhow::Result<ListMailboxResponse> {
     admin::ask("cannot list the mailbox", client.list_mailbox(request)).await
 }
 
@@ -168,7 +171,7 @@ impl MailboxList {
     }
 
     /// Fails if the sender is unknown and has nothing here: one that was removed from the party file may have messages.
-    async fn somebody(&self, client: &mut Client) -> anyhow::Result<()> {
+    async fn somebody(&self, client: &mut AdminSocketClient) -> anyhow::Result<()> {
         let Some(why) = admin::unknown(client, self.sender.as_ref()).await? else { return Ok(()) };
         let sender = name(self.sender.as_ref());
         let request = ListMailboxRequest { sender, prefix: String::new(), after: 0, limit: 1 };
@@ -208,7 +211,7 @@ impl MailboxShow {
         Ok(Exit::Ok)
     }
 
-    async fn find(&self, client: &mut Client) -> anyhow::Result<HeldMessage> {
+    async fn find(&self, client: &mut AdminSocketClient) -> anyhow::Result<HeldMessage> {
         let sender = name(self.sender.as_ref());
         let id = match &self.which {
             MessageChoice::Id(id) => id,
@@ -237,7 +240,7 @@ impl MailboxShow {
 }
 
 /// All messages under an id, in the order of arrival: at most one of each sender.
-async fn under(client: &mut Client, id: &MessageId) -> anyhow::Result<Vec<HeldMessage>> {
+async fn under(client: &mut AdminSocketClient, id: &MessageId) -> anyhow::Result<Vec<HeldMessage>> {
     let (mut all, mut after) = (Vec::new(), 0);
     loop {
         let request =

@@ -14,7 +14,7 @@ use crate::proto::admin::{
     DropPendingRequest, ListPendingRequest, ListPendingResponse, PauseRequest, PendingMessage,
     RetryPendingRequest, StatusRequest,
 };
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show, retry, drop and pause what waits for peers.
 ///
@@ -286,7 +286,11 @@ impl QueueList {
 
     /// Fetches as many as are wanted, however many answers that takes: an answer holds only what was found among a limited
     /// number of messages.
-    async fn first(&self, client: &mut Client, peer: String) -> anyhow::Result<ListPendingResponse> {
+    async fn first(
+        &self,
+        client: &mut AdminSocketClient,
+        peer: String,
+    ) -> anyhow::Result<ListPendingResponse> {
         let limit = self.list.page();
         let mut all = self.page(client, peer.clone(), self.after, limit).await?;
         let mut after = self.after;
@@ -303,7 +307,7 @@ impl QueueList {
 
     async fn page(
         &self,
-        client: &mut Client,
+        client: &mut AdminSocketClient,
         peer: String,
         after: u64,
         limit: u32,

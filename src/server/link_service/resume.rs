@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::mailbox::Uploading;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// How long each is kept at least, for a stream that comes again at once.
 const AT_LEAST: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ pub(crate) struct Partials {
     /// `LINK_RESUME`.
     keep: Duration,
     /// Which parties there are.
-    trust: Current,
+    trust: CurrentTrust,
     by_key: Mutex<HashMap<Key, Arc<Partial>>>,
     /// Uploads that no stream has.
     idle: Mutex<HashMap<Key, Arc<Partial>>>,
@@ -74,7 +74,7 @@ pub(super) struct Lease {
 
 impl Partials {
     /// Without uploads; each will be kept for `keep`.
-    pub(crate) fn new(keep: Duration, trust: Current) -> Arc<Self> {
+    pub(crate) fn new(keep: Duration, trust: CurrentTrust) -> Arc<Self> {
         Arc::new(Self { keep, trust, by_key: Mutex::default(), idle: Mutex::default() })
     }
 

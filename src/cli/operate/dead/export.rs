@@ -17,7 +17,7 @@ use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{escape, many};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{DeadLetter, PayloadRequest, StatusRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// After this many letters the index is written: a cut-off export has to compare at most that many again.
 const LETTERS_PER_INDEX: usize = 256;
@@ -103,7 +103,7 @@ impl DeadExport {
 
 /// Exports one letter. An error ends the export; an error that concerns only this letter is reported and counted.
 async fn one(
-    client: &mut Client,
+    client: &mut AdminSocketClient,
     folder: &mut ExportFolder,
     letter: &DeadLetter,
     done: &mut ExportCount,

@@ -12,7 +12,7 @@ use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{bytes_in_full, count, escape, or_dash, seconds};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{ListPendingRequest, PayloadRequest, PendingMessage, TrackRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// Show one pending message, or its content.
 ///
@@ -55,7 +55,7 @@ impl ContentOptions {
     /// Writes the content where it is wanted; true if nothing else is wanted.
     pub(crate) async fn write(
         &self,
-        client: &mut Client,
+        client: &mut AdminSocketClient,
         which: Payload,
         party: &str,
     ) -> anyhow::Result<bool> {
@@ -103,7 +103,7 @@ impl QueueShow {
         Ok(Exit::Ok)
     }
 
-    async fn find(&self, client: &mut Client) -> anyhow::Result<PendingMessage> {
+    async fn find(&self, client: &mut AdminSocketClient) -> anyhow::Result<PendingMessage> {
         const WHAT: &str = "cannot show the message";
         let peer = self.peer.to_string();
         let (sequence, shown) = match &self.which {
