@@ -32,7 +32,7 @@ use crate::rules::parties::Parties;
 use crate::server::connections::Connections;
 use crate::server::grpc::Server;
 use crate::server::health_service::HealthApi;
-use crate::server::link_service::{LinkApi, Partials};
+use crate::server::link_service::{LinkApi, PartialUploads};
 use crate::server::mailbox_service::MailboxApi;
 use crate::server::simple_service::SimpleApi;
 use crate::tls::trust::CurrentTrust;
@@ -88,7 +88,7 @@ pub struct Gateway {
 #[derive(Debug)]
 pub(crate) struct GatewayParts {
     pub(crate) hub: Arc<NewsHub>,
-    pub(crate) partials: Arc<Partials>,
+    pub(crate) partials: Arc<PartialUploads>,
     pub(crate) trust: CurrentTrust,
     /// How often the files were read.
     pub(crate) readings: watch::Receiver<u64>,
@@ -249,7 +249,7 @@ impl Services {
         draining: CancellationToken,
     ) -> Self {
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let partials = Partials::new(settings.link_resume, trust.clone());
+        let partials = PartialUploads::new(settings.link_resume, trust.clone());
         let mailbox = Arc::new(Mailbox {
             party: settings.party.clone(),
             trust,

@@ -10,7 +10,7 @@ use crate::gateway::engine::OpenedStore;
 use crate::gateway::lifecycle::{Gateway, Listeners, StartError};
 use crate::gateway::news::NewsHub;
 use crate::rules::parties::Parties;
-use crate::server::link_service::Partials;
+use crate::server::link_service::PartialUploads;
 use crate::tls::trust::CurrentTrust;
 
 impl Gateway {
@@ -38,7 +38,7 @@ impl Gateway {
     }
 
     /// Large messages that are coming over links, including interrupted ones.
-    pub(crate) fn partials(&self) -> &Partials {
+    pub(crate) fn partials(&self) -> &PartialUploads {
         &self.parts.partials
     }
 

@@ -72,7 +72,7 @@ async fn each_break_on_the_way_to_a_peer_is_told_with_what_to_do() {
     assert_found(&no_gateway, Severity::Bad, "no answer");
 
     // The peer does not know us.
-    let b = Running::start(super::settings("b"), parties(&[("b", &[String::new()])])).await;
+    let b = RunningGateway::start(super::settings("b"), parties(&[("b", &[String::new()])])).await;
     let stranger = findings(settings(), parties(&[("b", &[b.addr.to_string()])])).await;
     assert_found(&stranger, Severity::Bad, "refuses our deliveries");
     b.shutdown().await;
@@ -86,7 +86,7 @@ async fn a_peer_is_believed_by_its_own_root_only_and_old_certificates_are_told()
     let parties = |b: &Member, url: &str| Parties {
         parties: [member_a.entry("localhost:1", &["*"]), b.entry(url, &["*"])].into(),
     };
-    let b = Running::start(of_b, parties(&member_b, "localhost:1")).await;
+    let b = RunningGateway::start(of_b, parties(&member_b, "localhost:1")).await;
     let url = format!("localhost:{}", b.addr.port());
     let of_a = || {
         let settings = tls_settings("a", folders[0].path(), &member_a.gateway(), TlsClientAuth::Required);

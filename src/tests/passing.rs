@@ -66,7 +66,7 @@ async fn an_error_of_reading_that_passes_is_told_as_that_and_the_next_read_gives
     let (folder, disk) = (tempfile::tempdir().unwrap(), FlakyDisk::default());
     let (gateway, store) = filled(folder.path(), &disk, false, free_address()).await;
     let addr = gateway.local_addr();
-    let (client, mut mailbox) = (Client::connect(addr).await, MailboxClient::new(channel(addr).await));
+    let (client, mut mailbox) = (TestClient::connect(addr).await, MailboxClient::new(channel(addr).await));
     let from_b = [("petnet-sender", "b")];
     for (id, len) in SIZES {
         disk.fail_reads(1);

@@ -101,14 +101,18 @@ pub(super) fn tls_settings(
 
 /// What a caller shows.
 #[derive(Clone, Copy)]
-pub(super) enum Shows<'a> {
+pub(super) enum CallerProof<'a> {
     Plain,
     Nothing,
     Certificate(&'a CertificateAndKey),
 }
 
 /// A channel to `addr`, which must prove that it is the gateway of `server`. Fails if there is no connection.
-pub(super) async fn call(addr: SocketAddr, server: &Member, shows: Shows<'_>) -> Result<Channel, String> {
+pub(super) async fn call(
+    addr: SocketAddr,
+    server: &Member,
+    shows: CallerProof<'_>,
+) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
     let Some(config) = client_config(server, shows) else {
         return endpoint.connect().await.map_err(|e| e.to_string());
@@ -126,14 +130,14 @@ pub(super) async fn call(addr: SocketAddr, server: &Member, shows: Shows<'_>) ->
 }
 
 /// A connection on which nothing was said yet; `addr` must prove that it is the gateway of `server`.
-pub(super) async fn open(addr: SocketAddr, server: &Member, shows: Shows<'_>) -> TlsStream<TcpStream> {
+pub(super) async fn open(addr: SocketAddr, server: &Member, shows: CallerProof<'_>) -> TlsStream<TcpStream> {
     let config = client_config(server, shows).expect("TLS");
     let name = ServerName::try_from("localhost").unwrap();
     let socket = TcpStream::connect(addr).await.unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }
 
-fn client_config(server: &Member, shows: Shows<'_>) -> Option<ClientConfig> {
+fn client_config(server: &Member, shows: CallerProof<'_>) -> Option<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(server.roots().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -142,9 +146,9 @@ fn client_config(server: &Member, shows: Shows<'_>) -> Option<ClientConfig> {
         .unwrap()
         .with_root_certificates(roots);
     let mut config = match shows {
-        Shows::Plain => return None,
-        Shows::Nothing => builder.with_no_client_auth(),
-        Shows::Certificate(pair) => {
+        CallerProof::Plain => return None,
+        CallerProof::Nothing => builder.with_no_client_auth(),
+        CallerProof::Certificate(pair) => {
             let chain =
                 CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).map(Result::unwrap).collect();
             let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
