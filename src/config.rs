@@ -3,7 +3,7 @@
 //! A gateway that starts with half of its settings wrong costs one restart per mistake, and one that guesses loses
 //! messages. So [`check`] looks at every setting and at the whole party file before anything starts.
 //!
-//! Invariant: a [`Checked`] exists only if no mistake was found. Secrets (`REDIS_URL`) are never repeated.
+//! Invariant: a [`Configuration`] exists only if no mistake was found. Secrets (`REDIS_URL`) are never repeated.
 
 mod cgroup;
 pub(crate) mod files;
@@ -26,7 +26,7 @@ use std::{fmt, io};
 
 use petnet_storage::{IdReuse, PartyId};
 
-use raw::Given;
+use raw::GivenValue;
 pub(crate) use raw::redis_url;
 pub use raw::{RawSettings, SETTINGS, Setting};
 #[cfg(feature = "redis")]
@@ -34,13 +34,13 @@ pub(crate) use redis::redis_options;
 pub(crate) use values::lifetime;
 pub use values::{duration, size};
 
-use self::files::Files;
+use self::files::FileContents;
 use crate::rules::limits::Limits;
 use crate::rules::mistake::Mistake;
 use crate::rules::parties::Parties;
 use crate::telemetry::options::Logging;
 use crate::tls::trust::Trust;
-use crate::tls::{CERTIFICATE, KEY, Own};
+use crate::tls::{CERTIFICATE, KEY, OwnCertificate};
 use crate::wire::link_limits::{PART_BYTES, WINDOW_PARTS};
 
 /// Protobuf's own limit is 2 GiB for a whole message; the rest is room for the id and the field tags.
@@ -66,7 +66,7 @@ pub struct Settings {
     /// Folder of our certificate and key (`PEM_PATH`).
     pub pem_path: PathBuf,
     /// The certificate and key found in that folder; `None` means plaintext.
-    pub own_certificate: Option<Own>,
+    pub own_certificate: Option<OwnCertificate>,
     /// `TLS_CLIENT_AUTH`.
     pub tls_client_auth: TlsClientAuth,
     /// The data folder (`DATA_DIR`).
@@ -130,7 +130,7 @@ impl Settings {
 
 /// Everything a gateway starts with.
 #[derive(Debug)]
-pub struct Checked {
+pub struct Configuration {
     /// The settings.
     pub settings: Settings,
     /// The parties.
@@ -167,7 +167,7 @@ impl fmt::Display for Mistakes {
 impl std::error::Error for Mistakes {}
 
 /// Checks everything, including the party file. Creates the data and log folders if they are all that is missing.
-pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
+pub fn check(raw: &RawSettings) -> Result<Configuration, Mistakes> {
     let checked = look(raw)?;
     if raw.get("REDIS_URL").or(raw.get("REDIS_URL_FILE")).is_none() {
         make_folder("DATA_DIR", &checked.settings.data_dir, 0o700).map_err(|why| Mistakes(vec![why]))?;
@@ -179,7 +179,7 @@ pub fn check(raw: &RawSettings) -> Result<Checked, Mistakes> {
 }
 
 /// Checks everything, as [`check`] does, but creates nothing.
-pub fn look(raw: &RawSettings) -> Result<Checked, Mistakes> {
+pub fn look(raw: &RawSettings) -> Result<Configuration, Mistakes> {
     let (raw, mistakes) = match raw.with_redis_url() {
         Ok(raw) => (raw, Vec::new()),
         Err(why) => (raw.clone(), vec![why]),
@@ -197,7 +197,7 @@ pub fn look(raw: &RawSettings) -> Result<Checked, Mistakes> {
             check.notices.extend(settings.unread_below_read());
             check.notices.extend(idle::without_effect(&raw, settings.own_certificate.is_some()));
             check.notices.extend_from_slice(&raw.misspelt);
-            Ok(Checked { settings, parties, logging, notices: check.notices })
+            Ok(Configuration { settings, parties, logging, notices: check.notices })
         }
         _ => Err(Mistakes(check.mistakes)),
     }
@@ -239,11 +239,11 @@ impl Checker<'_> {
     }
 
     /// The party file, and whether there is TLS.
-    fn files(&mut self, own: Option<&PartyId>) -> (Parties, Option<Own>) {
+    fn files(&mut self, own: Option<&PartyId>) -> (Parties, Option<OwnCertificate>) {
         let read = files::read(&self.path("CONFIG_FILE_PATH"), &self.path("PEM_PATH"), own);
         let (found, notices) = read.unwrap_or_else(|mistakes| {
             self.mistakes.extend(mistakes.all().cloned());
-            (Files { parties: Parties::default(), own_certificate: None }, Vec::new())
+            (FileContents { parties: Parties::default(), own_certificate: None }, Vec::new())
         });
         self.notices.extend(notices);
         if self.mistakes.is_empty() && found.own_certificate.is_none() {
@@ -253,7 +253,7 @@ impl Checker<'_> {
     }
 
     /// The value of `ENV` if it begins with `prod`.
-    fn production(&self) -> Option<&Given> {
+    fn production(&self) -> Option<&GivenValue> {
         self.raw.get("ENV").filter(|env| env.value.to_ascii_lowercase().starts_with("prod"))
     }
 
@@ -278,7 +278,11 @@ impl Checker<'_> {
     }
 
     /// Reads all other settings, even when there is no party.
-    fn settings(&mut self, party: Option<PartyId>, own_certificate: Option<Own>) -> Option<Settings> {
+    fn settings(
+        &mut self,
+        party: Option<PartyId>,
+        own_certificate: Option<OwnCertificate>,
+    ) -> Option<Settings> {
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let second = Duration::from_secs(1);
         let auth = [("required", TlsClientAuth::Required), ("optional", TlsClientAuth::Optional)];

@@ -25,12 +25,12 @@ use petnet_storage::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::mailbox::uploads::{Seat, Uploads};
+use crate::mailbox::uploads::{UploadSeat, Uploads};
 use crate::mailbox::waiting::Waiters;
 use crate::proto::mailbox::Outgoing;
 use crate::record::recorder::Record;
 use crate::rules::access::{self};
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// Payloads below this size are copied out of the buffer they came in: a slice keeps the whole buffer alive, be it a frame
 /// of many messages or whatever a client has put around its own.
@@ -38,9 +38,9 @@ const COPY_BELOW: usize = 256 << 10;
 
 /// A message that comes in pieces, with the seat it occupies.
 #[derive(Debug)]
-pub(crate) struct Uploading {
+pub(crate) struct SeatedUpload {
     pub(crate) upload: Box<dyn Upload>,
-    pub(crate) seat: Seat,
+    pub(crate) seat: UploadSeat,
 }
 
 /// The rules of one gateway over its store.
@@ -49,7 +49,7 @@ pub(crate) struct Mailbox {
     /// Our own party.
     pub(crate) party: PartyId,
     /// Who the parties are.
-    pub(crate) trust: Current,
+    pub(crate) trust: CurrentTrust,
     /// Where messages are kept.
     pub(crate) engine: Arc<dyn Engine>,
     /// Receives that wait.
@@ -149,22 +149,22 @@ impl Mailbox {
     }
 
     /// Begins a client's message whose content comes in pieces; `len` is the length of the whole, if known.
-    pub(crate) fn begin(&self, caller: u64, len: Option<u64>) -> Result<Uploading, Refusal> {
+    pub(crate) fn begin(&self, caller: u64, len: Option<u64>) -> Result<SeatedUpload, Refusal> {
         self.open()?;
         if let Some(len) = len {
             self.check_stream(len)?;
         }
         let seat = self.uploads.clients.try_take(&caller).ok_or(Refusal::TooManyUploads)?;
-        Ok(Uploading { upload: self.engine.begin(len)?, seat })
+        Ok(SeatedUpload { upload: self.engine.begin(len)?, seat })
     }
 
     /// Begins such a message from a peer, which already has its seat. Room in the store counts only as the content comes:
     /// claiming a length costs a peer nothing.
-    pub(crate) fn begin_delivery(&self, seat: Seat, len: u64) -> Result<Uploading, Refusal> {
+    pub(crate) fn begin_delivery(&self, seat: UploadSeat, len: u64) -> Result<SeatedUpload, Refusal> {
         self.open()?;
         // Checks whether there is room for that much now.
         drop(self.engine.begin(Some(len))?);
-        Ok(Uploading { upload: self.engine.begin(None)?, seat })
+        Ok(SeatedUpload { upload: self.engine.begin(None)?, seat })
     }
 
     /// Checks whether a message that comes in pieces may be this long.
@@ -253,7 +253,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::mailbox::finding::Asking;
+    use crate::mailbox::finding::AskingCaller;
     use crate::rules::parties::{Connection, ConnectionType, Parties};
     use crate::testing::{FakeEngine, party};
 
@@ -261,7 +261,7 @@ mod tests {
 
     struct Nobody;
 
-    impl Asking for Nobody {
+    impl AskingCaller for Nobody {
         fn caller(&self) -> u64 {
             0
         }

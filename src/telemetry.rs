@@ -26,9 +26,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::telemetry::options::{LogLevel, LogMode, Logging};
 use file::LogFile;
-use line::{Line, Value};
-use output::{Lines, Output};
-use render::Look;
+use line::{FieldValue, LogLine};
+use output::{LogLayer, Output};
+use render::LineStyle;
 pub use sink::dropped_lines;
 use sink::{Sink, Stderr};
 
@@ -49,8 +49,8 @@ pub struct Telemetry {
 /// Starts logging for the gateway of `party`, including panics. Has no effect if the process already logs. Fails only if
 /// the system has no thread for it.
 pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
-    let plain = Look { format: logging.format, colours: false, party: party.to_string() };
-    let coloured = Look { colours: io::stderr().is_terminal(), ..plain.clone() };
+    let plain = LineStyle { format: logging.format, colours: false, party: party.to_string() };
+    let coloured = LineStyle { colours: io::stderr().is_terminal(), ..plain.clone() };
     let mut sinks = vec![match logging.mode {
         LogMode::Direct => (coloured, Sink::direct(Stderr)),
         LogMode::Buffered => (coloured.clone(), Sink::buffered(Stderr, coloured)?),
@@ -65,7 +65,7 @@ pub fn start(logging: &Logging, party: &PartyId) -> io::Result<Telemetry> {
     let output = Output::start(sinks, collapse::WINDOW)?;
     let wanted = std::env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
     let (filter, mistake) = filter(logging.level, wanted.as_deref());
-    match tracing_subscriber::registry().with(filter).with(Lines(output.clone())).try_init() {
+    match tracing_subscriber::registry().with(filter).with(LogLayer(output.clone())).try_init() {
         Ok(()) => {
             log_panics(output.clone());
             if let Some(why) = mistake {
@@ -109,11 +109,11 @@ fn log_panics(output: Arc<Output>) {
         let why = panic.payload_as_str().unwrap_or("no text");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_string();
-        let mut line = Line::new(Level::ERROR, "petnet::panic", format!("panicked at {place}: {why}"))
-            .with("thread", Value::Text(thread));
+        let mut line = LogLine::new(Level::ERROR, "petnet::panic", format!("panicked at {place}: {why}"))
+            .with("thread", FieldValue::Text(thread));
         let backtrace = Backtrace::capture();
         if backtrace.status() == BacktraceStatus::Captured {
-            line = line.with("backtrace", Value::Text(backtrace.to_string()));
+            line = line.with("backtrace", FieldValue::Text(backtrace.to_string()));
         }
         output.write(&line);
     }));

@@ -64,10 +64,10 @@ pub(crate) struct FakeEngine {
     list_reads: AtomicUsize,
     refused_looks: AtomicUsize,
     storing: AtomicUsize,
-    inner: Mutex<Inner>,
+    inner: Mutex<FakeState>,
 }
 
-struct Inner {
+struct FakeState {
     fault: Fault,
     sync_takes: Duration,
     id_reuse: IdReuse,
@@ -83,7 +83,7 @@ struct Inner {
 
 impl FakeEngine {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
-        let inner = Inner {
+        let inner = FakeState {
             fault: Fault::None,
             sync_takes: Duration::ZERO,
             id_reuse: IdReuse::Replace,
@@ -164,7 +164,7 @@ impl FakeEngine {
         self.lock().letters.values().map(|(letter, _)| letter.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, FakeState> {
         self.inner.lock().unwrap()
     }
 

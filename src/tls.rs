@@ -30,10 +30,10 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-pub(crate) use believed::{As, disbelieved};
+pub(crate) use believed::{CertificateUse, disbelieved};
 pub(crate) use clock::complaint as clock_complaint;
 pub(crate) use myself::myself;
-pub use own::{CERTIFICATE, KEY, Own};
+pub use own::{CERTIFICATE, KEY, OwnCertificate};
 
 use crate::rules::identity::host;
 use crate::rules::parties::{Connection, Parties};
@@ -54,7 +54,11 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// Sets up TLS. Every party's roots must be readable: the party file was checked.
-    pub(crate) fn new(own: &Own, parties: Arc<Parties>, auth: TlsClientAuth) -> Result<Self, String> {
+    pub(crate) fn new(
+        own: &OwnCertificate,
+        parties: Arc<Parties>,
+        auth: TlsClientAuth,
+    ) -> Result<Self, String> {
         let key = Arc::new(SingleCertAndKey::from(own.certified_key()));
         let verifier = incoming::CallerVerifier::new(parties.clone(), auth)?;
         let builder = ServerConfig::builder_with_details(provider(), clock::system())

@@ -16,12 +16,12 @@ use crate::cli::terminal::table::escape;
 use crate::rules::parties::{Connection, ConnectionType, Parties};
 use crate::rules::{regular, text};
 use crate::tls;
-use crate::tls::certs::explain::{self, Explained, Purpose, Validity};
+use crate::tls::certs::explain::{self, ExplainedCertificate, Purpose, Validity};
 use crate::tls::certs::folder::{self, Lifetimes};
-use crate::tls::certs::make::{Names, is_dns_name};
+use crate::tls::certs::make::{GatewayNames, is_dns_name};
 use crate::tls::certs::pem;
 use crate::tls::words::{GOOD_KEYS, unusable_key};
-use crate::tls::{As, CERTIFICATE};
+use crate::tls::{CERTIFICATE, CertificateUse};
 
 /// Days before its expiry from which a certificate is worth a warning.
 const SOON_DAYS: i64 = 30;
@@ -40,13 +40,13 @@ Examples:
 Exit codes: 0 done; show: valid, 1 failed; show: not valid, 2 wrong arguments; show: no certificate that can be read")]
 pub(crate) struct Certs {
     #[command(subcommand)]
-    command: Command,
+    command: CertsCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Init(Init),
-    Show(Show),
+enum CertsCommand {
+    Init(CertsInit),
+    Show(CertsShow),
 }
 
 /// Make an authority for a party, and certificates for its gateway and its programs.
@@ -60,7 +60,7 @@ Examples:
   petnet certs init --party party_a --out ./certs --renew
 
 Exit codes: 0 made, 1 failed, 2 wrong arguments")]
-struct Init {
+struct CertsInit {
     /// The party
     #[arg(long, value_name = "ID", value_parser = party)]
     party: PartyId,
@@ -93,7 +93,7 @@ Example:
   petnet certs show ./certs/server.crt
 
 Exit codes: 0 valid, 1 not valid, 2 wrong arguments, or the file has no certificate that can be read")]
-struct Show {
+struct CertsShow {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -113,20 +113,20 @@ fn dns_name(text: &str) -> Result<String, String> {
 impl Certs {
     pub(crate) fn run(self) -> Exit {
         match self.command {
-            Command::Init(init) => init.run(),
-            Command::Show(show) => show.run(),
+            CertsCommand::Init(init) => init.run(),
+            CertsCommand::Show(show) => show.run(),
         }
     }
 }
 
-impl Init {
+impl CertsInit {
     fn run(self) -> Exit {
-        let given = Names { dns: self.dns.clone(), ip: self.ip.clone() };
-        let is_given = given != Names::default();
+        let given = GatewayNames { dns: self.dns.clone(), ip: self.ip.clone() };
+        let is_given = given != GatewayNames::default();
         let done = if self.renew {
             folder::renew(&self.out, &self.party, is_given.then_some(given), self.days)
         } else {
-            let names = if is_given { given } else { Names::this_machine() };
+            let names = if is_given { given } else { GatewayNames::this_machine() };
             let days = Lifetimes { authority: self.ca_days, others: self.days };
             folder::make(&self.out, &self.party, &names, days)
         };
@@ -163,7 +163,7 @@ impl Init {
     }
 }
 
-impl Show {
+impl CertsShow {
     fn run(self) -> Exit {
         let read = regular::read_any(&self.file).map_err(|why| match why.kind() {
             ErrorKind::IsADirectory => is_a_folder(&self.file),
@@ -220,7 +220,7 @@ fn is_a_folder(folder: &Path) -> String {
     format!("it is a folder; name one of the files with certificates in it: {}", names.join(", "))
 }
 
-fn wrongs(one: &Explained, n: usize, of: usize, now: i64) -> Vec<String> {
+fn wrongs(one: &ExplainedCertificate, n: usize, of: usize, now: i64) -> Vec<String> {
     let mut wrong = Vec::new();
     let place = format!("certificate {}", n + 1);
     match one.validity(now) {
@@ -244,7 +244,7 @@ fn wrongs(one: &Explained, n: usize, of: usize, now: i64) -> Vec<String> {
     wrong
 }
 
-fn explained(one: &Explained, now: i64) -> Vec<String> {
+fn explained(one: &ExplainedCertificate, now: i64) -> Vec<String> {
     let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let mut lines = vec![
         format!("subject    {}", one.subject),
@@ -264,7 +264,7 @@ fn explained(one: &Explained, now: i64) -> Vec<String> {
     lines
 }
 
-fn party_line(one: &Explained) -> String {
+fn party_line(one: &ExplainedCertificate) -> String {
     match one.parties.as_slice() {
         [] if one.purpose == Purpose::Authority => "none (an authority needs none)".into(),
         [] if one.dns.is_empty() => "none: nobody will know whose it is".into(),
@@ -274,7 +274,7 @@ fn party_line(one: &Explained) -> String {
     }
 }
 
-fn purposes(one: &Explained) -> &'static str {
+fn purposes(one: &ExplainedCertificate) -> &'static str {
     match one.purpose {
         Purpose::Authority => "signing certificates (an authority)",
         Purpose::Both => "serving, calling",
@@ -284,7 +284,7 @@ fn purposes(one: &Explained) -> &'static str {
     }
 }
 
-fn left(one: &Explained, now: i64) -> String {
+fn left(one: &ExplainedCertificate, now: i64) -> String {
     match one.validity(now) {
         Validity::Now(days) => format!("{} left", text::days(days)),
         Validity::Expired(days) => format!("EXPIRED {} ago", text::days(days)),
@@ -295,7 +295,7 @@ fn left(one: &Explained, now: i64) -> String {
 /// Why gateways will not believe a certificate, by the same judgement as `petnet doctor` and the start of a gateway, as far
 /// as this folder shows it: by the authority beside it, where there is one, and under the name that it has. A file
 /// `server.crt` counts as a gateway's whatever is in it.
-fn notes(file: &Path, pem: &[u8], first: &Explained) -> Vec<String> {
+fn notes(file: &Path, pem: &[u8], first: &ExplainedCertificate) -> Vec<String> {
     let names = || first.dns.iter().chain(&first.ip);
     let is_gateways = file.file_name().is_some_and(|name| name == CERTIFICATE);
     let is_root = first.purpose == Purpose::Authority && first.uris.is_empty() && names().next().is_none();
@@ -303,7 +303,11 @@ fn notes(file: &Path, pem: &[u8], first: &Explained) -> Vec<String> {
     if is_root && !is_gateways {
         return Vec::new();
     }
-    let shown_as = if first.purpose == Purpose::Calling && !is_gateways { As::Program } else { As::Gateway };
+    let shown_as = if first.purpose == Purpose::Calling && !is_gateways {
+        CertificateUse::Program
+    } else {
+        CertificateUse::Gateway
+    };
     let name = names().find(|name| ServerName::try_from((*name).clone()).is_ok());
     let mut notes = Vec::new();
     if let Some((own, parties)) = entry(file, first, name) {
@@ -312,7 +316,7 @@ fn notes(file: &Path, pem: &[u8], first: &Explained) -> Vec<String> {
     if let Some(kind) = unusable_key(&chain[0]) {
         notes.push(format!("cannot be used: {kind}; {GOOD_KEYS}"));
     }
-    if shown_as == As::Gateway && name.is_none() {
+    if shown_as == CertificateUse::Gateway && name.is_none() {
         notes.push(
             "has no DNS name and no address: as a gateway's, nobody will believe it, however it is called"
                 .into(),
@@ -322,7 +326,7 @@ fn notes(file: &Path, pem: &[u8], first: &Explained) -> Vec<String> {
 }
 
 /// What a party file would say of the party that the certificate names, with that name and with the authority beside it.
-fn entry(file: &Path, first: &Explained, name: Option<&String>) -> Option<(PartyId, Parties)> {
+fn entry(file: &Path, first: &ExplainedCertificate, name: Option<&String>) -> Option<(PartyId, Parties)> {
     /// A port to complete the address; nobody connects to it.
     const PORT: u16 = 1235;
     let own = first.parties.first().or(name).map_or("its party", String::as_str);
@@ -375,7 +379,7 @@ mod tests {
 
     use super::*;
     use crate::testing::party;
-    use crate::tls::certs::make::{Authority, Wanted};
+    use crate::tls::certs::make::{Authority, WantedCertificate};
 
     #[test]
     fn what_no_gateway_will_believe_is_noted_by_the_authority_beside() {
@@ -388,14 +392,14 @@ mod tests {
             notes(&file, pem.as_bytes(), &explain::all(pem.as_bytes()).unwrap()[0])
         };
         let told = |pem: &str| told_of("server.crt", pem);
-        let gateway = |authority: &Authority, names: &Names| {
-            authority.issue(&Wanted::gateway(&party("a"), names, 9).unwrap()).unwrap().certificate
+        let gateway = |authority: &Authority, names: &GatewayNames| {
+            authority.issue(&WantedCertificate::gateway(&party("a"), names, 9).unwrap()).unwrap().certificate
         };
-        let here = Names::this_machine();
+        let here = GatewayNames::this_machine();
         assert_eq!(told(&gateway(&ours, &here)), Vec::<String>::new(), "nobody is beside it");
         std::fs::write(folder.path().join("ca.crt"), ours.pair().certificate).unwrap();
         assert_eq!(told(&gateway(&ours, &here)), Vec::<String>::new());
-        let program = ours.issue(&Wanted::program(&party("a"), 9).unwrap()).unwrap();
+        let program = ours.issue(&WantedCertificate::program(&party("a"), 9).unwrap()).unwrap();
         assert_eq!(
             told_of("client.crt", &program.certificate),
             Vec::<String>::new(),

@@ -5,7 +5,7 @@ pub(crate) mod checks;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cli::doctor::checks::{Depth, Level, examine, refusals};
+use crate::cli::doctor::checks::{CheckDepth, Severity, examine, refusals};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::say::say;
 use crate::config::{self, RawSettings, duration};
@@ -57,12 +57,12 @@ impl Doctor {
         };
         let largest = self.largest.clamp(1, checked.settings.max_message_bytes);
         let (mut bad, mut warnings) = (0, 0);
-        let depth = Depth { timeout: self.timeout, largest };
+        let depth = CheckDepth { timeout: self.timeout, largest };
         examine(&checked, depth, |heading, findings| {
             say(heading);
             for finding in findings {
-                bad += usize::from(finding.level == Level::Bad);
-                warnings += usize::from(finding.level == Level::Warning);
+                bad += usize::from(finding.level == Severity::Bad);
+                warnings += usize::from(finding.level == Severity::Warning);
                 say(&finding.to_string());
             }
         })

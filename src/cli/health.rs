@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 
 use crate::cli::messages::client::{self, GatewayAddress, PAUSE, failure};
-use crate::cli::messages::patience::{self, Port};
+use crate::cli::messages::patience::{self, PortProtocol};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::say::say;
 use crate::config::duration;
@@ -21,7 +21,7 @@ use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 use crate::rules::mistake::in_a_line;
 use crate::server::health_service::SEND;
-use crate::tls::{Own, myself};
+use crate::tls::{OwnCertificate, myself};
 
 /// Longest time for one question, including connecting.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ pub(crate) struct Health {
 }
 
 /// What a gateway that serves accepts.
-enum Takes {
+enum Acceptance {
     All,
     /// It is full: it hands messages out and delivers them, but accepts none.
     NothingNew,
@@ -85,18 +85,18 @@ impl Health {
                 asked.unwrap_or_else(|_| Err(anyhow!("no answer from {gateway} within {ASK_TIMEOUT:?}")));
             let left = deadline.saturating_duration_since(Instant::now());
             match answer {
-                Ok(Takes::All) => {
+                Ok(Acceptance::All) => {
                     say("SERVING");
                     return Ok(Exit::Ok);
                 }
-                Ok(Takes::NothingNew) => {
+                Ok(Acceptance::NothingNew) => {
                     say(
                         "SERVING, but FULL: new messages are refused until there is room; petnet status says more",
                     );
                     return Ok(Exit::Ok);
                 }
                 Err(why) if left.is_zero() => {
-                    let is_a_page = patience::look_at(&gateway).await == Port::Page;
+                    let is_a_page = patience::look_at(&gateway).await == PortProtocol::Page;
                     return Err(if is_a_page { client::is_a_page(&gateway) } else { why });
                 }
                 Err(_) => sleep(PAUSE.min(left)).await,
@@ -115,7 +115,7 @@ impl Health {
         Ok(gateway)
     }
 
-    async fn ask(&self, gateway: &str) -> anyhow::Result<Takes> {
+    async fn ask(&self, gateway: &str) -> anyhow::Result<Acceptance> {
         let mut health = HealthClient::new(self.channel(gateway).await?);
         let answer = health.check(HealthCheckRequest::default()).await.map_err(|status| {
             let why = failure(&status);
@@ -129,7 +129,7 @@ impl Health {
                 // An older gateway does not know this name.
                 let sends = health.check(HealthCheckRequest { service: SEND.into() }).await;
                 let full = sends.is_ok_and(|sends| sends.into_inner().status() == ServingStatus::NotServing);
-                Ok(if full { Takes::NothingNew } else { Takes::All })
+                Ok(if full { Acceptance::NothingNew } else { Acceptance::All })
             }
             other => bail!("the gateway at {gateway} is {}", other.as_str_name()),
         }
@@ -142,7 +142,8 @@ impl Health {
         let given = self.certs.as_deref().filter(set);
         let pem_path = Some(self.pem_path.as_path()).filter(set).unwrap_or(Path::new(DEFAULT_PEM_PATH));
         if given.is_none()
-            && let Some(own) = Own::load(pem_path).map_err(|mistakes| anyhow!(in_a_line(&mistakes)))?
+            && let Some(own) =
+                OwnCertificate::load(pem_path).map_err(|mistakes| anyhow!(in_a_line(&mistakes)))?
         {
             let tls = myself(&own).map_err(|why| anyhow!("server.crt in {}: {why}", pem_path.display()))?;
             return client::secured(gateway, tls).await.with_context(|| {

@@ -40,11 +40,11 @@ Try `petnet quickstart` first.";
 #[command(name = "petnet", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Sub,
+    command: SubCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Sub {
+enum SubCommand {
     Serve(serve::Serve),
     Send(messages::send::Send),
     Recv(messages::recv::Recv),
@@ -61,7 +61,7 @@ enum Sub {
     Status(operate::status::Status),
     Queue(operate::queue::Queue),
     Dead(operate::dead::Dead),
-    Mailbox(operate::mailbox::Mailbox),
+    Mailbox(operate::mailbox::MailboxArguments),
     Track(operate::track::Track),
 }
 
@@ -70,41 +70,41 @@ pub fn run(arguments: Arguments) -> ExitCode {
     keep_to_ourselves(&arguments.command);
     hush_fenced_panics();
     let exit = match arguments.command {
-        Sub::Serve(serve) => serve.run(),
-        Sub::Send(send) => reported(block_on(send.run())),
-        Sub::Recv(recv) => reported(block_on(recv.run())),
-        Sub::Quickstart(quickstart) => reported(block_on(quickstart.run())),
-        Sub::Verify(verify) => reported(block_on(verify.run())),
-        Sub::Repair(repair) => reported(block_on(repair.run())),
-        Sub::Migrate(migrate) => reported(block_on(migrate.run())),
-        Sub::Crashtest(crashtest) => reported(block_on(crashtest.run())),
-        Sub::Certs(certs) => certs.run(),
-        Sub::Doctor(doctor) => reported(block_on(doctor.run())),
-        Sub::Health(health) => reported(block_on(health.run())),
-        Sub::Completions(completions) => reported(completions.run()),
-        Sub::Man(man) => reported(man.run()),
-        Sub::Status(status) => reported(block_on(status.run())),
-        Sub::Queue(queue) => reported(block_on(queue.run())),
-        Sub::Dead(dead) => reported(block_on(dead.run())),
-        Sub::Mailbox(mailbox) => reported(block_on(mailbox.run())),
-        Sub::Track(track) => reported(block_on(track.run())),
+        SubCommand::Serve(serve) => serve.run(),
+        SubCommand::Send(send) => reported(block_on(send.run())),
+        SubCommand::Recv(recv) => reported(block_on(recv.run())),
+        SubCommand::Quickstart(quickstart) => reported(block_on(quickstart.run())),
+        SubCommand::Verify(verify) => reported(block_on(verify.run())),
+        SubCommand::Repair(repair) => reported(block_on(repair.run())),
+        SubCommand::Migrate(migrate) => reported(block_on(migrate.run())),
+        SubCommand::Crashtest(crashtest) => reported(block_on(crashtest.run())),
+        SubCommand::Certs(certs) => certs.run(),
+        SubCommand::Doctor(doctor) => reported(block_on(doctor.run())),
+        SubCommand::Health(health) => reported(block_on(health.run())),
+        SubCommand::Completions(completions) => reported(completions.run()),
+        SubCommand::Man(man) => reported(man.run()),
+        SubCommand::Status(status) => reported(block_on(status.run())),
+        SubCommand::Queue(queue) => reported(block_on(queue.run())),
+        SubCommand::Dead(dead) => reported(block_on(dead.run())),
+        SubCommand::Mailbox(mailbox) => reported(block_on(mailbox.run())),
+        SubCommand::Track(track) => reported(block_on(track.run())),
     };
     exit.into()
 }
 
 /// Makes what a command writes readable only by its user, whatever the umask, if it may contain messages: they are for the
 /// gateway's clients, not for everybody who has an account on the machine.
-fn keep_to_ourselves(command: &Sub) {
+fn keep_to_ourselves(command: &SubCommand) {
     use rustix::fs::Mode;
     let has_messages = matches!(
         command,
-        Sub::Serve(_)
-            | Sub::Verify(_)
-            | Sub::Repair(_)
-            | Sub::Migrate(_)
-            | Sub::Dead(_)
-            | Sub::Quickstart(_)
-            | Sub::Crashtest(_)
+        SubCommand::Serve(_)
+            | SubCommand::Verify(_)
+            | SubCommand::Repair(_)
+            | SubCommand::Migrate(_)
+            | SubCommand::Dead(_)
+            | SubCommand::Quickstart(_)
+            | SubCommand::Crashtest(_)
     );
     if has_messages {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);

@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 
 use crate::cli::doctor::checks::OTHER_FILES;
 use crate::cli::terminal::exit::{Exit, block_on};
-use crate::cli::terminal::signals::{Hangup, Meaningless, StopSignals};
-use crate::config::{self, Checked, RawSettings, Settings};
+use crate::cli::terminal::signals::{Hangup, IgnoredSignals, StopSignals};
+use crate::config::{self, Configuration, RawSettings, Settings};
 use crate::gateway::lifecycle::{Gateway, StartError};
 use crate::rules::parties::Parties;
 use crate::telemetry;
@@ -70,10 +70,10 @@ impl Serve {
     }
 }
 
-async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> {
-    let Checked { settings, parties, notices, .. } = checked;
+async fn serve(checked: Configuration, stop_with_stdin: bool) -> anyhow::Result<Exit> {
+    let Configuration { settings, parties, notices, .. } = checked;
     let (mut signals, mut hangup, _ignored) =
-        (StopSignals::listen()?, Hangup::listen()?, Meaningless::ignore());
+        (StopSignals::listen()?, Hangup::listen()?, IgnoredSignals::ignore());
     let orphaned = stdin_end(stop_with_stdin);
     tokio::pin!(orphaned);
     let limits = open_files(settings.limits.connections)
@@ -83,7 +83,7 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
     for notice in notices.into_iter().chain(limits) {
         warn!("{notice}");
     }
-    let (grace, served) = (settings.shutdown_grace, Served::of(&settings, &parties));
+    let (grace, served) = (settings.shutdown_grace, StartLine::of(&settings, &parties));
     let gateway = tokio::select! {
         started = Gateway::start(settings, parties) => match started {
             Ok(gateway) => gateway,
@@ -139,14 +139,14 @@ async fn serve(checked: Checked, stop_with_stdin: bool) -> anyhow::Result<Exit> 
 }
 
 /// What the start line says besides what was found on the disk.
-struct Served {
+struct StartLine {
     party: PartyId,
     tls: &'static str,
     store: &'static str,
     peers: usize,
 }
 
-impl Served {
+impl StartLine {
     fn of(settings: &Settings, parties: &Parties) -> Self {
         #[cfg(feature = "redis")]
         let redis = settings.redis.is_some();

@@ -12,25 +12,25 @@ use crate::rules::parties::Parties;
 use crate::rules::text;
 use crate::tls::certs::explain::{self, Validity};
 use crate::tls::words::{GOOD_KEYS, unusable_root};
-use crate::tls::{self, As, CERTIFICATE, Own};
+use crate::tls::{self, CERTIFICATE, CertificateUse, OwnCertificate};
 
 /// What the files say.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Files {
+pub(crate) struct FileContents {
     pub(crate) parties: Parties,
     /// `None` means plaintext.
-    pub(crate) own_certificate: Option<Own>,
+    pub(crate) own_certificate: Option<OwnCertificate>,
 }
 
 /// What is wrong with each of the two files; neither is put into force then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct FileMistakes {
     pub(crate) party_file: Vec<Mistake>,
     /// Mistakes in our own certificate and key, in the folder `PEM_PATH`.
     pub(crate) certificates: Vec<Mistake>,
 }
 
-impl Refused {
+impl FileMistakes {
     /// All mistakes, those of the party file first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Mistake> {
         self.party_file.iter().chain(&self.certificates)
@@ -46,11 +46,11 @@ pub(crate) fn read(
     party_file: &Path,
     pem_path: &Path,
     own: Option<&PartyId>,
-) -> Result<(Files, Vec<String>), Refused> {
-    let mut mistakes = Refused::default();
+) -> Result<(FileContents, Vec<String>), FileMistakes> {
+    let mut mistakes = FileMistakes::default();
     let mut notices = Vec::new();
     let parties = parties(party_file, own, &mut mistakes.party_file, &mut notices);
-    let own_certificate = Own::load(pem_path).unwrap_or_else(|found| {
+    let own_certificate = OwnCertificate::load(pem_path).unwrap_or_else(|found| {
         mistakes.certificates.extend(found);
         None
     });
@@ -59,7 +59,7 @@ pub(crate) fn read(
         notices.extend(judge(certificate, (party_file, pem_path), own, parties, &mut mistakes));
     }
     match parties {
-        Some(parties) if mistakes.is_empty() => Ok((Files { parties, own_certificate }, notices)),
+        Some(parties) if mistakes.is_empty() => Ok((FileContents { parties, own_certificate }, notices)),
         _ => Err(mistakes),
     }
 }
@@ -97,11 +97,11 @@ fn parties(
 /// Judges whether others will believe us and whom we can believe, as mistakes and notices. Without TLS nobody looks at the
 /// certificates in a party file, and PETNet's examples contain no real ones.
 fn judge(
-    certificate: &Own,
+    certificate: &OwnCertificate,
     (party_file, pem_path): (&Path, &Path),
     own: &PartyId,
     parties: &Parties,
-    mistakes: &mut Refused,
+    mistakes: &mut FileMistakes,
 ) -> Vec<String> {
     let mut notices = Vec::new();
     let file = pem_path.join(CERTIFICATE).display().to_string();
@@ -153,8 +153,14 @@ fn judge(
 }
 
 /// Why no peer will believe our certificate, one line per reason, judged by the roots and urls in our own entry.
-pub(crate) fn not_believed(certificate: &Own, file: &str, own: &PartyId, parties: &Parties) -> Vec<String> {
-    let reasons = tls::disbelieved(certificate.chain(), As::Gateway, own, &Arc::new(parties.clone()));
+pub(crate) fn not_believed(
+    certificate: &OwnCertificate,
+    file: &str,
+    own: &PartyId,
+    parties: &Parties,
+) -> Vec<String> {
+    let reasons =
+        tls::disbelieved(certificate.chain(), CertificateUse::Gateway, own, &Arc::new(parties.clone()));
     reasons.into_iter().map(|why| format!("NO PEER WILL BELIEVE {file}: it {why}")).collect()
 }
 

@@ -299,13 +299,13 @@ impl Setting {
 
 /// A value and where it was given.
 #[derive(Debug, Clone)]
-pub(crate) struct Given {
+pub(crate) struct GivenValue {
     pub(crate) value: String,
     /// `LISTEN_ADDR`, `--listen-addr`, or `LISTEN_ADDR (default)`.
     pub(crate) place: String,
 }
 
-impl Given {
+impl GivenValue {
     /// Whether the value is the default, because nobody gave one.
     pub(crate) fn is_default(&self) -> bool {
         self.place.ends_with(DEFAULT)
@@ -315,7 +315,7 @@ impl Given {
 /// The settings as given on the command line and in the environment.
 #[derive(Debug, Clone, Default)]
 pub struct RawSettings {
-    given: BTreeMap<&'static str, Given>,
+    given: BTreeMap<&'static str, GivenValue>,
     /// Notices about names in the environment that are probably misspelt; one line each.
     pub(crate) misspelt: Vec<String>,
 }
@@ -337,7 +337,7 @@ impl RawSettings {
         raw
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&Given> {
+    pub(crate) fn get(&self, name: &str) -> Option<&GivenValue> {
         self.given.get(name)
     }
 
@@ -356,7 +356,7 @@ impl RawSettings {
     /// Stores a value. An empty one counts as not given: compose files often pass `REDIS_URL=`.
     fn put(&mut self, name: &'static str, value: String, place: String) {
         if !value.is_empty() {
-            self.given.insert(name, Given { value, place });
+            self.given.insert(name, GivenValue { value, place });
         }
     }
 

@@ -8,15 +8,15 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::testing::party;
-use crate::tls::certs::make::{Authority, Names, Pair, Wanted};
+use crate::tls::certs::make::{Authority, CertificateAndKey, GatewayNames, WantedCertificate};
 
 const PARTIES: &str = r#"{"party_a": {"petnet": []}, "party_b": {"petnet": [{"url": "b:1235"}]}}"#;
 
-struct Place {
+struct SettingsFolder {
     dir: tempfile::TempDir,
 }
 
-impl Place {
+impl SettingsFolder {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("party.json"), PARTIES).unwrap();
@@ -28,7 +28,7 @@ impl Place {
         self.dir.path().join(name).to_str().unwrap().to_string()
     }
 
-    fn check(&self, more: &[(&str, &str)]) -> Result<Checked, Mistakes> {
+    fn check(&self, more: &[(&str, &str)]) -> Result<Configuration, Mistakes> {
         let (file, data, certs) = (self.path("party.json"), self.path("data"), self.path("certs"));
         let mut values = vec![
             ("PARTY", "party_a"),
@@ -47,7 +47,7 @@ impl Place {
 
 #[test]
 fn a_life_of_unread_messages_that_is_shorter_than_that_of_read_ones_is_told() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let told = |more: &[(&str, &str)]| {
         let notices = place.check(more).unwrap().notices;
         notices.iter().any(|notice| notice.contains("UNREAD_TTL is below MESSAGE_TTL"))
@@ -59,7 +59,7 @@ fn a_life_of_unread_messages_that_is_shorter_than_that_of_read_ones_is_told() {
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let checked = place.check(&[]).unwrap();
     let settings = checked.settings;
     assert_eq!(settings.listen_addr.to_string(), "[::]:1235");
@@ -89,7 +89,7 @@ fn the_defaults_are_those_of_the_documentation() {
 
 #[test]
 fn every_mistake_is_reported_at_once_with_its_place() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     fs::write(place.path("party.json"), r#"{"party_b": {"petnet": [{"url": "nowhere"}]}}"#).unwrap();
     let mistakes = place.mistakes(&[
         ("PARTY", ""),
@@ -118,7 +118,7 @@ fn every_mistake_is_reported_at_once_with_its_place() {
 
 #[test]
 fn the_log_goes_into_bounded_files_of_a_folder_that_is_made() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let dir = place.path("log");
     let checked =
         place.check(&[("LOGGING_DIR", &dir), ("LOGGING_MODE", "async"), ("LOGGING_FORMAT", "JSON")]).unwrap();
@@ -135,7 +135,7 @@ fn the_log_goes_into_bounded_files_of_a_folder_that_is_made() {
 
 #[test]
 fn mistakes_about_the_log_are_told_with_their_place() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     for (name, value, why) in [
         ("LOGGING_DIR", place.path("no/log"), "does not exist, and neither does"),
         ("LOGGING_DIR", place.path("party.json"), "exists and is not a folder"),
@@ -153,7 +153,7 @@ fn mistakes_about_the_log_are_told_with_their_place() {
 
 #[test]
 fn every_limit_is_a_setting_and_none_can_be_nothing() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let limits = place
         .check(&[
             ("MAX_CONNECTIONS", "10"),
@@ -202,7 +202,7 @@ fn every_limit_is_a_setting_and_none_can_be_nothing() {
 
 #[test]
 fn the_largest_message_always_has_room_in_memory() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     for (largest, call_bytes) in [("1MiB", 64 << 20), ("256MiB", 512 << 20), ("1GiB", 2 << 30)] {
         let checked = place.check(&[("MAX_MESSAGE_BYTES", largest)]).unwrap();
         assert_eq!(checked.settings.limits.call_bytes, call_bytes, "{largest}");
@@ -213,7 +213,7 @@ fn the_largest_message_always_has_room_in_memory() {
 
 #[test]
 fn party_is_required_and_must_be_in_the_party_file() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let mistakes = place.mistakes(&[("PARTY", "party_c")]);
     assert_eq!(mistakes.len(), 1);
     assert!(mistakes[0].contains("party_c") && mistakes[0].contains("party_a, party_b"), "{mistakes:?}");
@@ -225,7 +225,7 @@ fn party_is_required_and_must_be_in_the_party_file() {
 }
 
 /// Puts a certificate of `party_a`, signed by its own authority, into the folder of certificates; returns its root.
-fn give_certificate(place: &Place, wanted: impl FnOnce(&Authority) -> Pair) -> String {
+fn give_certificate(place: &SettingsFolder, wanted: impl FnOnce(&Authority) -> CertificateAndKey) -> String {
     let authority = Authority::new(&party("party_a"), 10).unwrap();
     let pair = wanted(&authority);
     fs::write(place.path("certs/server.crt"), &pair.certificate).unwrap();
@@ -233,26 +233,28 @@ fn give_certificate(place: &Place, wanted: impl FnOnce(&Authority) -> Pair) -> S
     authority.pair().certificate
 }
 
-fn gateway_of_a(authority: &Authority) -> Pair {
-    authority.issue(&Wanted::gateway(&party("party_a"), &Names::default(), 100).unwrap()).unwrap()
+fn gateway_of_a(authority: &Authority) -> CertificateAndKey {
+    authority
+        .issue(&WantedCertificate::gateway(&party("party_a"), &GatewayNames::default(), 100).unwrap())
+        .unwrap()
 }
 
-fn valid_between(authority: &Authority, from: i64, until: i64) -> Pair {
+fn valid_between(authority: &Authority, from: i64, until: i64) -> CertificateAndKey {
     let now = OffsetDateTime::now_utc();
-    let wanted = Wanted::gateway(&party("party_a"), &Names::default(), 1).unwrap();
+    let wanted = WantedCertificate::gateway(&party("party_a"), &GatewayNames::default(), 1).unwrap();
     let (from, until) = (now + time::Duration::days(from), now + time::Duration::days(until));
-    authority.issue(&Wanted { from, until, ..wanted }).unwrap()
+    authority.issue(&WantedCertificate { from, until, ..wanted }).unwrap()
 }
 
 #[track_caller]
-fn one_mistake(place: &Place, part: &str) {
+fn one_mistake(place: &SettingsFolder, part: &str) {
     let mistakes = place.mistakes(&[]);
     assert!(mistakes.len() == 1 && mistakes[0].contains(part), "{part}: {mistakes:?}");
 }
 
 #[test]
 fn certificates_in_their_folder_mean_tls() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     give_certificate(&place, gateway_of_a);
     let checked = place.check(&[("ENV", "prod")]).unwrap();
     assert!(checked.settings.own_certificate.is_some());
@@ -263,7 +265,7 @@ fn certificates_in_their_folder_mean_tls() {
 
 #[test]
 fn a_certificate_that_cannot_serve_is_refused_with_the_reason() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     fs::write(place.path("certs/server.key"), "key").unwrap();
     one_mistake(&place, "server.crt is not; TLS needs both");
     fs::remove_file(place.path("certs/server.key")).unwrap();
@@ -288,21 +290,23 @@ fn a_certificate_that_cannot_serve_is_refused_with_the_reason() {
     give_certificate(&place, |authority| valid_between(authority, 1, 3));
     one_mistake(&place, "is not valid before");
     give_certificate(&place, |authority| {
-        authority.issue(&Wanted::gateway(&party("party_b"), &Names::default(), 100).unwrap()).unwrap()
+        authority
+            .issue(&WantedCertificate::gateway(&party("party_b"), &GatewayNames::default(), 100).unwrap())
+            .unwrap()
     });
     one_mistake(&place, "is the certificate of party_b, not of party_a");
 }
 
 #[test]
 fn what_an_operator_should_know_of_a_certificate_is_told() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     give_certificate(&place, |authority| valid_between(authority, -1, 20));
     let notices = place.check(&[]).unwrap().notices.join("\n");
     assert!(notices.contains("server.crt expires in ") && notices.contains("chmod 600"), "{notices}");
     fs::set_permissions(place.path("certs/server.key"), fs::Permissions::from_mode(0o600)).unwrap();
     give_certificate(&place, |authority| {
-        let wanted = Wanted::gateway(&party("party_a"), &Names::default(), 100).unwrap();
-        authority.issue(&Wanted { names: Vec::new(), ..wanted }).unwrap()
+        let wanted = WantedCertificate::gateway(&party("party_a"), &GatewayNames::default(), 100).unwrap();
+        authority.issue(&WantedCertificate { names: Vec::new(), ..wanted }).unwrap()
     });
     let notices = place.check(&[]).unwrap().notices.join("\n");
     assert!(notices.contains("names no party") && !notices.contains("chmod"), "{notices}");
@@ -311,7 +315,7 @@ fn what_an_operator_should_know_of_a_certificate_is_told() {
 /// openssl's key formats: PKCS#1 for RSA, SEC1 for elliptic curves, PKCS#8 for both.
 #[test]
 fn keys_of_every_usual_form_are_taken() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let certs = place.path("certs");
     let openssl = |arguments: &str| {
         let ran =
@@ -337,7 +341,7 @@ fn keys_of_every_usual_form_are_taken() {
 
 #[test]
 fn more_than_the_process_may_take_is_told_with_the_settings_that_take_it() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let settings = place.check(&[]).unwrap().settings;
     let told = |memory, peers| {
         let raw = RawSettings::default();
@@ -355,7 +359,7 @@ fn more_than_the_process_may_take_is_told_with_the_settings_that_take_it() {
 /// systemd does not restart a program that exits with 2, and the next try would have succeeded.
 #[test]
 fn what_the_system_fails_for_a_moment_is_nobodys_mistake() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     // On Linux, reading at address 0 fails with EIO.
     let failing = ("CONFIG_FILE_PATH", "/proc/self/mem");
     let failed = place.check(&[failing]).unwrap_err();
@@ -373,7 +377,7 @@ fn what_the_system_fails_for_a_moment_is_nobodys_mistake() {
 
 #[test]
 fn production_refuses_plaintext() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     for env in ["prod", "production", "PROD-eu"] {
         let mistakes = place.mistakes(&[("ENV", env)]);
         assert!(mistakes.len() == 1 && mistakes[0].contains("demands TLS"), "{mistakes:?}");
@@ -384,7 +388,7 @@ fn production_refuses_plaintext() {
 #[cfg(feature = "redis")]
 #[test]
 fn redis_takes_the_place_of_the_data_folder_and_its_password_is_never_shown() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let nowhere = [("REDIS_URL", "redis://:hunter2@host/1"), ("DATA_DIR", "/no/such/folder")];
     let checked = place.check(&nowhere).unwrap();
     let options = checked.settings.redis.clone().unwrap();
@@ -416,7 +420,7 @@ fn redis_takes_the_place_of_the_data_folder_and_its_password_is_never_shown() {
 #[cfg(feature = "redis")]
 #[test]
 fn the_url_of_redis_can_come_from_a_file_and_is_never_shown() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     let file = place.path("redis-url");
     fs::write(&file, "\u{feff}redis://:hunter2@host/1\r\n").unwrap();
     let checked = place.check(&[("REDIS_URL_FILE", &file)]).unwrap();
@@ -442,7 +446,7 @@ fn the_url_of_redis_can_come_from_a_file_and_is_never_shown() {
 
 #[test]
 fn a_data_folder_that_cannot_be_one_is_refused() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     fs::write(place.path("data"), "a file").unwrap();
     let mistakes = place.mistakes(&[]);
     assert!(mistakes[0].contains("is not a folder"), "{mistakes:?}");
@@ -464,7 +468,7 @@ fn every_setting_has_a_flag_and_names_are_unique() {
 
 #[test]
 fn another_party_without_connections_is_worth_a_line_and_our_own_is_not() {
-    let place = Place::new();
+    let place = SettingsFolder::new();
     fs::write(place.path("party.json"), r#"{"party_a": {}, "party_b": {"petnet": []}}"#).unwrap();
     let notices = place.check(&[]).unwrap().notices;
     assert_eq!(notices.iter().filter(|line| line.contains("has no connections")).count(), 1, "{notices:?}");

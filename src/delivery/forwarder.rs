@@ -9,7 +9,7 @@
 //! would wait behind the megabytes of a large one, and a message whose size breaks the connection would stop all others.
 //!
 //! Invariants: of one message id at most one delivery is under way, over both lanes ([`Wakes`]); while a peer is down there
-//! is at most one probe per lane ([`Reach`]); a message that fails waits alone while the others go on.
+//! is at most one probe per lane ([`PeerReach`]); a message that fails waits alone while the others go on.
 
 mod attempt;
 mod course;
@@ -26,15 +26,15 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::attempt::End;
+use self::attempt::AttemptEnd;
 pub(crate) use self::course::{Course, LaneCourse};
 use self::lanes::UnderWay;
 pub(crate) use self::lanes::{Lane, Wakes};
 use self::under_way::InFlight;
 use crate::delivery::backoff;
 use crate::delivery::peer_link::Deliver;
-use crate::delivery::peer_reach::{Reach, Room};
-use crate::delivery::retry_queue::{RetryQueue, Work};
+use crate::delivery::peer_reach::{MayStart, PeerReach};
+use crate::delivery::retry_queue::{DeliveryWork, RetryQueue};
 use crate::record::recorder::Record;
 
 /// Messages read from the store's list at a time.
@@ -70,7 +70,7 @@ pub(crate) struct Window {
 
 /// What wakes a forwarder, and where it reports what it does.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct ForwarderContext {
     pub(crate) wakes: Arc<Wakes>,
     pub(crate) course: Arc<Course>,
     pub(crate) record: Arc<Record>,
@@ -86,7 +86,7 @@ pub(crate) struct Forwarder<L> {
     course: Arc<Course>,
     record: Arc<Record>,
     window: Window,
-    reach: Reach,
+    reach: PeerReach,
     /// The store's list has been read up to here.
     cursor: Sequence,
     /// Whether the list has been read to its end.
@@ -96,10 +96,10 @@ pub(crate) struct Forwarder<L> {
     read_not_before: Option<Instant>,
     /// Whether a message was forgotten: then look at the whole list once there is room.
     forgotten: bool,
-    fresh: BTreeMap<Sequence, Work>,
+    fresh: BTreeMap<Sequence, DeliveryWork>,
     retries: RetryQueue,
-    running: JoinSet<Vec<(Sequence, End)>>,
-    works: HashMap<Id, Vec<Work>>,
+    running: JoinSet<Vec<(Sequence, AttemptEnd)>>,
+    works: HashMap<Id, Vec<DeliveryWork>>,
     in_flight: InFlight,
     /// A probe of the peer that is under way; below, whether the operator waits for its answer.
     probing: JoinSet<Result<(), String>>,
@@ -113,10 +113,10 @@ impl<L: Deliver> Forwarder<L> {
         lane: Lane,
         engine: Arc<dyn Engine>,
         link: L,
-        told: Told,
+        context: ForwarderContext,
         window: Window,
     ) -> Self {
-        let Told { wakes, course, record } = told;
+        let ForwarderContext { wakes, course, record } = context;
         Self {
             peer,
             lane,
@@ -126,7 +126,7 @@ impl<L: Deliver> Forwarder<L> {
             course,
             record,
             window,
-            reach: Reach::new(window.retry_cap),
+            reach: PeerReach::new(window.retry_cap),
             cursor: Sequence(0),
             read_all: false,
             last_full_look: Instant::now(),
@@ -233,7 +233,7 @@ impl<L: Deliver> Forwarder<L> {
                 continue;
             }
             if !self.in_flight.has_listed(sequence) {
-                self.fresh.entry(sequence).or_insert(Work { pending, failures: 0 });
+                self.fresh.entry(sequence).or_insert(DeliveryWork { pending, failures: 0 });
             }
         }
         debug_assert!(self.fresh.len() <= FRESH_HIGH);
@@ -259,9 +259,9 @@ impl<L: Deliver> Forwarder<L> {
             let now = Instant::now();
             let room = self.reach.room(now.into_std());
             let work = match room {
-                Room::Window if self.in_flight.len() < self.most() => self.next_in_turn(now),
-                Room::Probe => self.next_probe(now),
-                Room::Window | Room::Nothing => None,
+                MayStart::Window if self.in_flight.len() < self.most() => self.next_in_turn(now),
+                MayStart::Probe => self.next_probe(now),
+                MayStart::Window | MayStart::Nothing => None,
             };
             let Some(work) = work else { break };
             let Some(guard) = self.wakes.begin(work.pending.id_key) else {
@@ -270,7 +270,7 @@ impl<L: Deliver> Forwarder<L> {
                 break;
             };
             self.in_flight.begin(&work.pending);
-            if room == Room::Probe {
+            if room == MayStart::Probe {
                 self.reach.probing(work.pending.sequence);
                 self.start(work, guard);
             } else if work.failures > 0 || self.lane == Lane::Bulk {
@@ -294,7 +294,7 @@ impl<L: Deliver> Forwarder<L> {
 
     /// The next message to start: first a message that waited for another attempt and is due, then in order of acceptance.
     /// Messages larger than the window go alongside those within it, a few at a time: neither kind waits for the other.
-    fn next_in_turn(&mut self, now: Instant) -> Option<Work> {
+    fn next_in_turn(&mut self, now: Instant) -> Option<DeliveryWork> {
         let mut full = [false; 2];
         let mut found = None;
         for work in self.retries.due(now.into_std()).chain(self.fresh.values()) {
@@ -318,8 +318,8 @@ impl<L: Deliver> Forwarder<L> {
     /// The message to probe with: any message that has not been tried yet, else the one that failed least. If it were
     /// always the oldest, a few messages that break every connection would keep all others from showing that the peer is
     /// there.
-    fn next_probe(&mut self, now: Instant) -> Option<Work> {
-        let free = |work: &&Work| self.wakes.is_free(work.pending.id_key);
+    fn next_probe(&mut self, now: Instant) -> Option<DeliveryWork> {
+        let free = |work: &&DeliveryWork| self.wakes.is_free(work.pending.id_key);
         let start = (backoff::random() % (self.fresh.len() as u64).max(1)) as usize;
         let mut fresh = self.fresh.values().skip(start).chain(self.fresh.values().take(start));
         let work = *fresh
@@ -328,13 +328,13 @@ impl<L: Deliver> Forwarder<L> {
         Some(self.take(work))
     }
 
-    fn take(&mut self, work: Work) -> Work {
+    fn take(&mut self, work: DeliveryWork) -> DeliveryWork {
         self.fresh.remove(&work.pending.sequence);
         self.retries.remove(work.pending.sequence);
         work
     }
 
-    fn start(&mut self, work: Work, guard: UnderWay) {
+    fn start(&mut self, work: DeliveryWork, guard: UnderWay) {
         let sequence = work.pending.sequence;
         let suspect = work.failures > 0;
         let attempt =
@@ -347,7 +347,7 @@ impl<L: Deliver> Forwarder<L> {
         self.works.insert(handle.id(), vec![work]);
     }
 
-    fn start_many(&mut self, mut batch: Vec<(Work, UnderWay)>) {
+    fn start_many(&mut self, mut batch: Vec<(DeliveryWork, UnderWay)>) {
         if batch.len() == 1
             && let Some((work, guard)) = batch.pop()
         {
@@ -364,7 +364,7 @@ impl<L: Deliver> Forwarder<L> {
         self.works.insert(handle.id(), works);
     }
 
-    fn ended(&mut self, ended: Result<(Id, Vec<(Sequence, End)>), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Vec<(Sequence, AttemptEnd)>), JoinError>) {
         let (id, ends) = match ended {
             Ok(ended) => ended,
             Err(error) => {
@@ -372,32 +372,32 @@ impl<L: Deliver> Forwarder<L> {
                 (error.id(), Vec::new())
             }
         };
-        let mut ends: HashMap<Sequence, End> = ends.into_iter().collect();
+        let mut ends: HashMap<Sequence, AttemptEnd> = ends.into_iter().collect();
         for work in self.works.remove(&id).unwrap_or_default() {
             let was_listed_again = self.in_flight.end(&work.pending);
             let end = ends.remove(&work.pending.sequence);
             // It may have been gone only for us, while another gateway delivered to this peer.
-            self.forgotten |= was_listed_again && matches!(end, Some(End::Gone));
+            self.forgotten |= was_listed_again && matches!(end, Some(AttemptEnd::Gone));
             self.take_end(work, end);
         }
     }
 
     /// Handles the end of an attempt; `None` if it failed in a way that it never should.
-    fn take_end(&mut self, work: Work, end: Option<End>) {
+    fn take_end(&mut self, work: DeliveryWork, end: Option<AttemptEnd>) {
         let sequence = work.pending.sequence;
         match end {
-            Some(End::Delivered(id)) => {
+            Some(AttemptEnd::Delivered(id)) => {
                 self.record.delivered(&self.peer, &id, sequence, work.pending.len);
                 self.answered();
             }
-            Some(End::Refused) => self.answered(),
-            Some(End::Gone) => self.reach.nothing_learnt(sequence),
-            Some(End::Again { id, reason, whole_peer }) => self.again(work, &id, &reason, whole_peer),
-            Some(End::Store(StoreError::Closed | StoreError::Poisoned(_))) => {
+            Some(AttemptEnd::Refused) => self.answered(),
+            Some(AttemptEnd::Gone) => self.reach.nothing_learnt(sequence),
+            Some(AttemptEnd::Again { id, reason, whole_peer }) => self.again(work, &id, &reason, whole_peer),
+            Some(AttemptEnd::Store(StoreError::Closed | StoreError::Poisoned(_))) => {
                 // This process can settle nothing more; the next one reads the message from the store.
                 self.reach.nothing_learnt(sequence);
             }
-            Some(End::Store(error)) => {
+            Some(AttemptEnd::Store(error)) => {
                 // That Redis is away is reported by the store once, and not for every message.
                 if matches!(error, StoreError::Unavailable(_)) {
                     tracing::debug!(peer = %self.peer, %error, "the store is away for a delivery");
@@ -427,7 +427,7 @@ impl<L: Deliver> Forwarder<L> {
 
     /// Puts off a message whose attempt failed. If it failed before, and fails while the way is open, it is suspected to be
     /// the cause itself (others came through meanwhile): it then waits alone and the peer does not count as down.
-    fn again(&mut self, work: Work, id: &MessageId, reason: &str, whole_peer: bool) {
+    fn again(&mut self, work: DeliveryWork, id: &MessageId, reason: &str, whole_peer: bool) {
         let failures = work.failures + 1;
         self.course.failed(self.lane, reason);
         self.record.failed(&self.peer, id, work.pending.sequence, reason);
@@ -456,7 +456,7 @@ impl<L: Deliver> Forwarder<L> {
         self.put_off(work, pause);
     }
 
-    fn put_off(&mut self, mut work: Work, pause: Duration) {
+    fn put_off(&mut self, mut work: DeliveryWork, pause: Duration) {
         work.failures = work.failures.saturating_add(1);
         let due = (Instant::now() + pause).into_std();
         if !self.retries.push(due, work) {

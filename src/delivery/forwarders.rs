@@ -8,13 +8,13 @@ use petnet_storage::{Engine, PartyId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::delivery::forwarder::{Course, Forwarder, Lane, Told, Window};
+use crate::delivery::forwarder::{Course, Forwarder, ForwarderContext, Lane, Window};
 use crate::delivery::hints::Hints;
 use crate::delivery::paused::Paused;
 use crate::delivery::peer_link::{Fence, LinkLimits, PeerLink};
 use crate::record::recorder::Record;
 use crate::rules::parties::Parties;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// Forwarders end by themselves within this time; after it the store is closed in any case.
 const END: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub(crate) struct Peers {
     hints: Arc<Hints>,
     record: Arc<Record>,
     engine: Arc<dyn Engine>,
-    trust: Current,
+    trust: CurrentTrust,
     window: Window,
     link: LinkLimits,
     running: TaskTracker,
@@ -41,7 +41,7 @@ impl Peers {
         (window, link): (Window, LinkLimits),
         (hints, record): (Arc<Hints>, Arc<Record>),
         engine: Arc<dyn Engine>,
-        trust: Current,
+        trust: CurrentTrust,
         paused: Paused,
     ) -> Self {
         let (running, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -57,7 +57,7 @@ impl Peers {
             if paused {
                 tracing::warn!(%peer, "deliveries are paused; petnet queue resume begins them again");
             }
-            let told = Told { wakes, course, record: self.record.clone() };
+            let context = ForwarderContext { wakes, course, record: self.record.clone() };
             for lane in [Lane::Small, Lane::Bulk] {
                 let link = PeerLink::new(
                     Fence::new(self.engine.clone(), peer.clone()),
@@ -67,7 +67,7 @@ impl Peers {
                 );
                 let window = Window { bytes: lane.share(self.window.bytes), ..self.window };
                 let forwarder =
-                    Forwarder::new(peer.clone(), lane, self.engine.clone(), link, told.clone(), window);
+                    Forwarder::new(peer.clone(), lane, self.engine.clone(), link, context.clone(), window);
                 self.running.spawn(forwarder.run(self.stop.clone()));
             }
         }

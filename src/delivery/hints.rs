@@ -9,17 +9,17 @@ use petnet_storage::{PartyId, Sequence};
 use crate::delivery::forwarder::{Course, Wakes};
 
 /// What the forwarders of a peer share.
-type Delivering = (Arc<Wakes>, Arc<Course>);
+type PeerForwarding = (Arc<Wakes>, Arc<Course>);
 
 /// Each peer that has forwarders.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
-    peers: RwLock<BTreeMap<PartyId, Delivering>>,
+    peers: RwLock<BTreeMap<PartyId, PeerForwarding>>,
 }
 
 impl Hints {
     /// Creates what the forwarders of a new peer share; `None` if the peer has some already.
-    pub(crate) fn add(&self, peer: &PartyId, paused: bool) -> Option<Delivering> {
+    pub(crate) fn add(&self, peer: &PartyId, paused: bool) -> Option<PeerForwarding> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.contains_key(peer) {
             return None;

@@ -23,11 +23,11 @@ const SUM: &str = "\tcrc ";
 #[derive(Debug)]
 pub(crate) struct Paused {
     folder: PathBuf,
-    peers: Mutex<Peers>,
+    peers: Mutex<PausedPeers>,
 }
 
 #[derive(Debug)]
-struct Peers {
+struct PausedPeers {
     paused: BTreeSet<PartyId>,
     /// Why the file does not say who is meant, if it is damaged.
     damage: Option<String>,
@@ -81,7 +81,7 @@ impl Paused {
                 (peers.into_iter().cloned().collect(), Some(why))
             }
         };
-        Self { folder: folder.into(), peers: Mutex::new(Peers { paused, damage }) }
+        Self { folder: folder.into(), peers: Mutex::new(PausedPeers { paused, damage }) }
     }
 
     /// Whether a peer is paused.
@@ -102,7 +102,7 @@ impl Paused {
         let is_new = if paused { changed.insert(peer.clone()) } else { changed.remove(peer) };
         if is_new || peers.damage.is_some() {
             self.write(&changed)?;
-            *peers = Peers { paused: changed, damage: None };
+            *peers = PausedPeers { paused: changed, damage: None };
         }
         then();
         Ok(is_new)

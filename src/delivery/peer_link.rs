@@ -30,14 +30,14 @@ use tonic::{Code, Request, Status};
 
 pub(crate) use self::connect::Dial;
 pub(crate) use self::fence::Fence;
-use self::large::Failed;
+use self::large::PartsFailure;
 use self::moving::while_moving;
 use self::route::Route;
 use self::stream::LinkStream;
 use self::words::in_words;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{Response, ServerSimpleSendRequest};
-use crate::tls::trust::{Current, Trust};
+use crate::tls::trust::{CurrentTrust, Trust};
 use crate::wire::metadata;
 use crate::wire::status::{self, code};
 
@@ -98,7 +98,7 @@ pub(crate) trait Deliver: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct PeerLink {
     fence: Fence,
-    trust: Current,
+    trust: CurrentTrust,
     limits: LinkLimits,
     /// Limits calls of large messages.
     large_calls: Semaphore,
@@ -134,11 +134,11 @@ impl Trouble {
     }
 }
 
-impl From<Failed> for Trouble {
-    fn from(failed: Failed) -> Self {
+impl From<PartsFailure> for Trouble {
+    fn from(failed: PartsFailure) -> Self {
         match failed {
-            Failed::Stream(status) => Self::Stream(status),
-            Failed::Store(error) => Self::Ours(Verdict::Unreadable(error)),
+            PartsFailure::Stream(status) => Self::Stream(status),
+            PartsFailure::Store(error) => Self::Ours(Verdict::Unreadable(error)),
         }
     }
 }
@@ -152,7 +152,7 @@ impl From<StoreError> for Trouble {
 impl PeerLink {
     /// A link to the peer of `fence` over the connections that the party file has for it; when one fails, the next is used.
     /// Nothing is connected yet. `tasks` tracks the tasks that the link starts.
-    pub(crate) fn new(fence: Fence, trust: Current, limits: LinkLimits, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(fence: Fence, trust: CurrentTrust, limits: LinkLimits, tasks: TaskTracker) -> Self {
         let routes = Routes::new(&trust.borrow(), &fence);
         let large_calls = Semaphore::new(1);
         Self { fence, trust, limits, large_calls, tasks, routes: Mutex::new(Arc::new(routes)) }

@@ -14,13 +14,13 @@ pub(crate) const NO_MESSAGE: Sequence = Sequence(0);
 
 /// How far the way to a peer is open.
 #[derive(Debug)]
-pub(crate) struct Reach {
+pub(crate) struct PeerReach {
     cap: Duration,
-    down: Option<Down>,
+    down: Option<PeerDown>,
 }
 
 #[derive(Debug)]
-struct Down {
+struct PeerDown {
     since: Instant,
     until: Instant,
     failures: u32,
@@ -29,7 +29,7 @@ struct Down {
 
 /// What may be started now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
+pub(crate) enum MayStart {
     /// As many messages as the window holds.
     Window,
     /// One message.
@@ -47,18 +47,18 @@ pub(crate) struct Outage {
     pub(crate) lasted: Duration,
 }
 
-impl Reach {
+impl PeerReach {
     /// The way is open until something fails. `cap` is the longest pause.
     pub(crate) fn new(cap: Duration) -> Self {
         Self { cap, down: None }
     }
 
     /// What may be started now.
-    pub(crate) fn room(&self, now: Instant) -> Room {
+    pub(crate) fn room(&self, now: Instant) -> MayStart {
         match &self.down {
-            None => Room::Window,
-            Some(Down { until, probe: None, .. }) if *until <= now => Room::Probe,
-            Some(_) => Room::Nothing,
+            None => MayStart::Window,
+            Some(PeerDown { until, probe: None, .. }) if *until <= now => MayStart::Probe,
+            Some(_) => MayStart::Nothing,
         }
     }
 
@@ -79,7 +79,7 @@ impl Reach {
         self.down.as_ref().map_or(0, |down| down.failures)
     }
 
-    /// Notes the message that was started under [`Room::Probe`].
+    /// Notes the message that was started under [`MayStart::Probe`].
     pub(crate) fn probing(&mut self, sequence: Sequence) {
         if let Some(down) = &mut self.down {
             down.probe = Some(sequence);
@@ -106,7 +106,7 @@ impl Reach {
         match &mut self.down {
             None => {
                 let until = now + backoff::pause(1, self.cap, random);
-                self.down = Some(Down { since: now, until, failures: 1, probe: None });
+                self.down = Some(PeerDown { since: now, until, failures: 1, probe: None });
                 true
             }
             Some(down) if down.probe == Some(sequence) => {
@@ -134,20 +134,20 @@ mod tests {
 
     #[test]
     fn many_failures_at_once_are_one_outage() {
-        let mut reach = Reach::new(CAP);
+        let mut reach = PeerReach::new(CAP);
         let now = Instant::now();
         assert!(reach.failed(Sequence(1), now, 0));
         for sequence in 2..100 {
             assert!(!reach.failed(Sequence(sequence), now, 0));
         }
         assert_eq!(reach.failures(), 1);
-        assert_eq!(reach.room(now), Room::Nothing);
-        assert_eq!(reach.room(now + backoff::BASE), Room::Probe);
+        assert_eq!(reach.room(now), MayStart::Nothing);
+        assert_eq!(reach.room(now + backoff::BASE), MayStart::Probe);
     }
 
     #[test]
     fn one_probe_at_a_time_and_pauses_grow_until_an_answer() {
-        let mut reach = Reach::new(CAP);
+        let mut reach = PeerReach::new(CAP);
         let mut now = Instant::now();
         let start = now;
         reach.failed(Sequence(1), now, u64::MAX);
@@ -157,25 +157,25 @@ mod tests {
             assert!(until - now >= last && until - now <= CAP);
             last = until - now;
             now = until;
-            assert_eq!(reach.room(now), Room::Probe);
+            assert_eq!(reach.room(now), MayStart::Probe);
             reach.probing(Sequence(n));
-            assert_eq!((reach.room(now), reach.opens_at()), (Room::Nothing, None));
+            assert_eq!((reach.room(now), reach.opens_at()), (MayStart::Nothing, None));
             assert!(!reach.failed(Sequence(n), now, u64::MAX));
         }
         assert!(last > CAP.saturating_sub(Duration::from_millis(1)), "{last:?}");
         assert_eq!(reach.answered(now), Some(Outage { failures: 19, lasted: now - start }));
-        assert_eq!(reach.room(now), Room::Window);
+        assert_eq!(reach.room(now), MayStart::Window);
         assert!(reach.failed(Sequence(50), now, 0));
         assert_eq!(reach.opens_at(), Some(now + backoff::BASE / 2), "reset after success");
     }
 
     #[test]
     fn probe_that_teaches_nothing_makes_room_for_the_next() {
-        let mut reach = Reach::new(CAP);
+        let mut reach = PeerReach::new(CAP);
         let now = Instant::now();
         reach.failed(Sequence(1), now, 0);
         reach.probing(Sequence(2));
         reach.nothing_learnt(Sequence(2));
-        assert_eq!(reach.room(now + backoff::BASE), Room::Probe);
+        assert_eq!(reach.room(now + backoff::BASE), MayStart::Probe);
     }
 }

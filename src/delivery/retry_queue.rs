@@ -10,7 +10,7 @@ use petnet_storage::{Pending, Sequence};
 
 /// A message to deliver, and how often delivering it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Work {
+pub(crate) struct DeliveryWork {
     /// The message.
     pub(crate) pending: Pending,
     /// Failed attempts since it was last read from the store's list.
@@ -21,7 +21,7 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) struct RetryQueue {
     capacity: usize,
-    by_time: BTreeMap<(Instant, Sequence), Work>,
+    by_time: BTreeMap<(Instant, Sequence), DeliveryWork>,
     due_of: HashMap<Sequence, Instant>,
 }
 
@@ -33,7 +33,7 @@ impl RetryQueue {
 
     /// Adds a message, to be handed out from `due` on. False if there is no room for it.
     #[must_use]
-    pub(crate) fn push(&mut self, due: Instant, work: Work) -> bool {
+    pub(crate) fn push(&mut self, due: Instant, work: DeliveryWork) -> bool {
         let sequence = work.pending.sequence;
         if let Some(old) = self.due_of.remove(&sequence) {
             self.by_time.remove(&(old, sequence));
@@ -47,13 +47,13 @@ impl RetryQueue {
     }
 
     /// The messages that are due at `now`, longest due first.
-    pub(crate) fn due(&self, now: Instant) -> impl Iterator<Item = &Work> {
+    pub(crate) fn due(&self, now: Instant) -> impl Iterator<Item = &DeliveryWork> {
         self.by_time.range(..=(now, Sequence(u64::MAX))).map(|(_, work)| work)
     }
 
     /// Makes all messages due at `now`.
     pub(crate) fn all_due(&mut self, now: Instant) {
-        let all: Vec<Work> = std::mem::take(&mut self.by_time).into_values().collect();
+        let all: Vec<DeliveryWork> = std::mem::take(&mut self.by_time).into_values().collect();
         for work in all {
             self.due_of.insert(work.pending.sequence, now);
             self.by_time.insert((now, work.pending.sequence), work);
@@ -66,7 +66,7 @@ impl RetryQueue {
     }
 
     /// Takes a message out.
-    pub(crate) fn remove(&mut self, sequence: Sequence) -> Option<Work> {
+    pub(crate) fn remove(&mut self, sequence: Sequence) -> Option<DeliveryWork> {
         let due = self.due_of.remove(&sequence)?;
         self.by_time.remove(&(due, sequence))
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::testing::Random;
 
-    fn work(sequence: u64) -> Work {
+    fn work(sequence: u64) -> DeliveryWork {
         let pending = Pending {
             sequence: Sequence(sequence),
             id_key: u128::from(sequence),
@@ -102,7 +102,7 @@ mod tests {
             age: 0,
             expires_in: None,
         };
-        Work { pending, failures: 1 }
+        DeliveryWork { pending, failures: 1 }
     }
 
     #[test]

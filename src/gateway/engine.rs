@@ -9,7 +9,7 @@ use crate::config::Settings;
 
 /// An open store.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedStore {
     pub(crate) engine: Arc<dyn Engine>,
     /// What was found, in one line.
     pub(crate) found: String,
@@ -26,7 +26,7 @@ pub(crate) async fn open(
     settings: &Settings,
     addr: SocketAddr,
     observer: Arc<dyn Observer>,
-) -> Result<Opened, OpenError> {
+) -> Result<OpenedStore, OpenError> {
     #[cfg(not(feature = "redis"))]
     let _ = addr;
     #[cfg(feature = "redis")]
@@ -36,7 +36,7 @@ pub(crate) async fn open(
         for loss in &report.durability.losses {
             tracing::warn!(%url, "accepted messages can be lost: {loss}");
         }
-        return Ok(Opened {
+        return Ok(OpenedStore {
             engine,
             found: report.to_string(),
             kind: "redis",
@@ -59,7 +59,7 @@ pub(crate) async fn open(
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     };
     let place = settings.data_dir.display().to_string();
-    Ok(Opened {
+    Ok(OpenedStore {
         engine,
         found: format!("data folder {place}, found {report}"),
         kind: "embedded",

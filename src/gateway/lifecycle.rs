@@ -20,22 +20,22 @@ use crate::delivery::forwarder::Window;
 use crate::delivery::forwarders::Peers;
 use crate::delivery::paused::Paused;
 use crate::delivery::peer_link::LinkLimits;
-use crate::gateway::engine::{self, Opened};
-use crate::gateway::news::Hub;
-use crate::gateway::reload::Reload;
+use crate::gateway::engine::{self, OpenedStore};
+use crate::gateway::news::NewsHub;
+use crate::gateway::reload::ReloadTask;
 use crate::mailbox::Mailbox;
 use crate::mailbox::uploads::Uploads;
 use crate::operator::admin::{AdminApi, AdminSocket};
 use crate::operator::http::{self, Http};
-use crate::operator::overview::{Identity, Minute, Overview};
+use crate::operator::overview::{GatewayIdentity, Minute, Overview};
 use crate::rules::parties::Parties;
 use crate::server::connections::Connections;
 use crate::server::grpc::Server;
 use crate::server::health_service::HealthApi;
-use crate::server::link_service::{LinkApi, Partials};
+use crate::server::link_service::{LinkApi, PartialUploads};
 use crate::server::mailbox_service::MailboxApi;
 use crate::server::simple_service::SimpleApi;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 use crate::wire::wall_clock::now_ms;
 
 /// Connections that the kernel queues for us until we accept them.
@@ -80,16 +80,16 @@ pub struct Gateway {
     draining: CancellationToken,
     grace: Duration,
     #[cfg(test)]
-    pub(crate) parts: Parts,
+    pub(crate) parts: GatewayParts,
 }
 
 /// What tests look at.
 #[cfg(test)]
 #[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) partials: Arc<Partials>,
-    pub(crate) trust: Current,
+pub(crate) struct GatewayParts {
+    pub(crate) hub: Arc<NewsHub>,
+    pub(crate) partials: Arc<PartialUploads>,
+    pub(crate) trust: CurrentTrust,
     /// How often the files were read.
     pub(crate) readings: watch::Receiver<u64>,
 }
@@ -99,7 +99,7 @@ impl Gateway {
     pub async fn start(settings: Settings, parties: Parties) -> Result<Self, StartError> {
         // Before the store is opened: opening a large one only to find the port in use would be a waste.
         let listeners = Listeners::bind(&settings)?;
-        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+        let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
         let opened = engine::open(&settings, listeners.addr(), hub.clone()).await?;
         Self::assemble(settings, parties, hub, opened, listeners).await
     }
@@ -108,8 +108,8 @@ impl Gateway {
     pub(crate) async fn assemble(
         settings: Settings,
         parties: Parties,
-        hub: Arc<Hub>,
-        opened: Opened,
+        hub: Arc<NewsHub>,
+        opened: OpenedStore,
         listeners: Listeners,
     ) -> Result<Self, StartError> {
         let engine = opened.engine.clone();
@@ -119,7 +119,7 @@ impl Gateway {
         let (sender, trust) = watch::channel(Arc::new(trust));
         let peers = start_deliveries(&settings, &parties, &hub, engine.clone(), trust.clone()).await;
         let reload = Arc::<Notify>::default();
-        let reloading = Reload::new(settings.clone(), parties, sender, peers.clone(), reload.clone());
+        let reloading = ReloadTask::new(settings.clone(), parties, sender, peers.clone(), reload.clone());
         let refusals = reloading.refusals();
         #[cfg(test)]
         let readings = reloading.readings.subscribe();
@@ -144,7 +144,7 @@ impl Gateway {
         });
         tasks.spawn(overview.clone().measure());
         #[cfg(test)]
-        let parts = Parts { hub, partials: services.link.partials.clone(), trust, readings };
+        let parts = GatewayParts { hub, partials: services.link.partials.clone(), trust, readings };
         let (addr, http_addr) = (overview.identity.listen_addr, overview.identity.http_addr);
         let http = listeners.http.map(|listener| http::start(listener, overview.clone(), draining.clone()));
         let Services { simple, mailbox, link, health } = services;
@@ -243,13 +243,13 @@ struct Services {
 impl Services {
     fn new(
         settings: &Settings,
-        hub: &Hub,
+        hub: &NewsHub,
         engine: Arc<dyn Engine>,
-        trust: Current,
+        trust: CurrentTrust,
         draining: CancellationToken,
     ) -> Self {
         let health = HealthApi { store: engine.state(), draining: draining.clone() };
-        let partials = Partials::new(settings.link_resume, trust.clone());
+        let partials = PartialUploads::new(settings.link_resume, trust.clone());
         let mailbox = Arc::new(Mailbox {
             party: settings.party.clone(),
             trust,
@@ -279,9 +279,9 @@ impl Services {
 async fn start_deliveries(
     settings: &Settings,
     parties: &Parties,
-    hub: &Hub,
+    hub: &NewsHub,
     engine: Arc<dyn Engine>,
-    trust: Current,
+    trust: CurrentTrust,
 ) -> Arc<Peers> {
     let others = parties.parties.keys().filter(|party| **party != settings.party);
     let paused = Paused::load(&settings.data_dir, others);
@@ -343,8 +343,8 @@ fn in_flight(settings: &Settings) -> (Window, LinkLimits) {
 }
 
 /// Who this gateway is, for the operator.
-fn identity(settings: &Settings, listeners: &Listeners, opened: &Opened) -> Identity {
-    Identity {
+fn identity(settings: &Settings, listeners: &Listeners, opened: &OpenedStore) -> GatewayIdentity {
+    GatewayIdentity {
         party: settings.party.clone(),
         listen_addr: listeners.addr(),
         http_addr: listeners.http_addr(),

@@ -14,7 +14,7 @@ use crate::telemetry;
 
 /// The observer of a gateway's store.
 #[derive(Debug)]
-pub(crate) struct Hub {
+pub(crate) struct NewsHub {
     /// Receives that wait.
     pub(crate) waiters: Arc<Waiters>,
     /// Streams that are handed what arrives.
@@ -25,7 +25,7 @@ pub(crate) struct Hub {
     pub(crate) record: Arc<Record>,
 }
 
-impl Hub {
+impl NewsHub {
     /// A hub that knows nobody yet to pass news to.
     pub(crate) fn new(max_waiting: usize, max_subscriptions: usize) -> Arc<Self> {
         let waiters = Arc::new(Waiters::new(max_waiting));
@@ -34,7 +34,7 @@ impl Hub {
     }
 }
 
-impl Observer for Hub {
+impl Observer for NewsHub {
     fn arrived(&self, message: &Held) {
         self.waiters.arrived(message);
         self.subscriptions.arrived(message);

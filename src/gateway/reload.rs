@@ -2,7 +2,7 @@
 //!
 //! They are compared by content every few seconds: that also notices changes over bind mounts, symbolic links and network
 //! file systems, which cause no notification. A version with mistakes is refused with all of them, and the old one stays in
-//! force; that is shown until it is mended ([`Refusals`]). Whether there is TLS is decided at start: losing the
+//! force; that is shown until it is mended ([`StandingRefusals`]). Whether there is TLS is decided at start: losing the
 //! certificates must not end it.
 
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::config::files::{self, Files, Refused};
+use crate::config::files::{self, FileContents, FileMistakes};
 use crate::delivery::forwarders::Peers;
-use crate::operator::refused_files::Refusals;
+use crate::operator::refused_files::StandingRefusals;
 use crate::rules::parties::Parties;
 use crate::tls::trust::Trust;
 
@@ -23,21 +23,21 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// The task's state.
 #[derive(Debug)]
-pub(crate) struct Reload {
+pub(crate) struct ReloadTask {
     settings: Settings,
     /// The files in force.
-    files: Files,
+    files: FileContents,
     trust: watch::Sender<Arc<Trust>>,
     peers: Arc<Peers>,
     wanted: Arc<Notify>,
     /// The mistakes reported last, because each is reported only once.
-    told: Refused,
-    refusals: Arc<Refusals>,
+    told: FileMistakes,
+    refusals: Arc<StandingRefusals>,
     /// How often the files were read.
     pub(crate) readings: watch::Sender<u64>,
 }
 
-impl Reload {
+impl ReloadTask {
     /// `parties` are those in force; `wanted` asks for a reading at once.
     pub(crate) fn new(
         settings: Settings,
@@ -46,13 +46,13 @@ impl Reload {
         peers: Arc<Peers>,
         wanted: Arc<Notify>,
     ) -> Self {
-        let files = Files { parties, own_certificate: settings.own_certificate.clone() };
-        let (told, refusals) = (Refused::default(), Arc::default());
+        let files = FileContents { parties, own_certificate: settings.own_certificate.clone() };
+        let (told, refusals) = (FileMistakes::default(), Arc::default());
         Self { settings, files, trust, peers, wanted, told, refusals, readings: watch::channel(0).0 }
     }
 
     /// What is refused in the files.
-    pub(crate) fn refusals(&self) -> Arc<Refusals> {
+    pub(crate) fn refusals(&self) -> Arc<StandingRefusals> {
         self.refusals.clone()
     }
 
@@ -78,15 +78,15 @@ impl Reload {
         }
     }
 
-    fn judge(&mut self, read: Result<(Files, Vec<String>), Refused>, asked: bool) {
+    fn judge(&mut self, read: Result<(FileContents, Vec<String>), FileMistakes>, asked: bool) {
         let taken = read.and_then(|(files, notices)| self.take_up(files, &notices));
         let refused = match taken {
-            Ok(true) => Refused::default(),
+            Ok(true) => FileMistakes::default(),
             Ok(false) => {
                 if asked || !self.told.is_empty() {
                     tracing::info!("party file and certificates are those in force");
                 }
-                Refused::default()
+                FileMistakes::default()
             }
             Err(refused) => {
                 if asked || self.told != refused {
@@ -105,11 +105,12 @@ impl Reload {
     }
 
     /// Puts a new version into force. False if nothing has changed.
-    fn take_up(&mut self, files: Files, notices: &[String]) -> Result<bool, Refused> {
+    fn take_up(&mut self, files: FileContents, notices: &[String]) -> Result<bool, FileMistakes> {
         if files == self.files {
             return Ok(false);
         }
-        let certificates = |why: &str| Refused { certificates: vec![why.into()], ..Refused::default() };
+        let certificates =
+            |why: &str| FileMistakes { certificates: vec![why.into()], ..FileMistakes::default() };
         match (&self.files.own_certificate, &files.own_certificate) {
             (Some(_), None) => return Err(certificates("PEM_PATH: the certificate and its key are gone")),
             (None, Some(_)) => {
@@ -123,7 +124,7 @@ impl Reload {
         let version = self.trust.borrow().version + 1;
         let trust = settings
             .trust(files.parties.clone(), version)
-            .map_err(|why| Refused { party_file: vec![why.into()], ..Refused::default() })?;
+            .map_err(|why| FileMistakes { party_file: vec![why.into()], ..FileMistakes::default() })?;
         for notice in notices {
             tracing::warn!("{notice}");
         }

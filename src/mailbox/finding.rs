@@ -10,14 +10,14 @@ use petnet_storage::{FromSender, Held, Message, MessageId, StoreError, StoreStat
 use tokio::time::Instant;
 
 use super::Mailbox;
-use super::handed::Handing;
+use super::handed::HandedMessage;
 use crate::rules::refusal::Refusal;
 
 /// Pause before a message that could not be read is tried again, unless the store itself reports that it is back.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// The caller that asks for a message.
-pub(crate) trait Asking: Sync {
+pub(crate) trait AskingCaller: Sync {
     /// The caller's number, by which waits are counted.
     fn caller(&self) -> u64;
     /// Makes room for a message of `len` bytes in the memory of calls, waiting for it if necessary.
@@ -94,7 +94,7 @@ impl Mailbox {
     /// Hands a client a message in memory, after finding it as [`find`](Self::find) does.
     pub(crate) async fn receive(
         &self,
-        asking: &impl Asking,
+        asking: &impl AskingCaller,
         from: FromSender,
         id: &str,
         wait: Duration,
@@ -109,7 +109,7 @@ impl Mailbox {
                 return Err(Refusal::NeedsStream { len, limit });
             }
             asking.make_room(len).await;
-            let handing = Handing::new(&from, &held);
+            let handing = HandedMessage::new(&from, &held);
             match held.read().await {
                 // The message ended meanwhile; there may be another one.
                 Err(StoreError::Gone { .. }) => {}

@@ -15,7 +15,7 @@ const LONG: u64 = 3600;
 
 /// What is recorded about a message once it is handed out.
 #[derive(Debug, Clone)]
-pub(crate) struct Handing {
+pub(crate) struct HandedMessage {
     pub(crate) message: Handed,
     pub(crate) len: u64,
     unread: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Handing {
     plain: bool,
 }
 
-impl Handing {
+impl HandedMessage {
     /// Describes a message that was found for a reader.
     pub(crate) fn new(from: &FromSender, held: &Held) -> Self {
         let plain = *from == FromSender::Any;
@@ -39,8 +39,8 @@ pub(crate) fn name_of(sender: Option<&PartyId>) -> &str {
 
 impl Mailbox {
     /// Records that a message was handed to a client completely.
-    pub(crate) fn handed(&self, handing: &Handing) {
-        let Handing { message, len, unread, age, plain } = handing;
+    pub(crate) fn handed(&self, handing: &HandedMessage) {
+        let HandedMessage { message, len, unread, age, plain } = handing;
         self.engine.note_read(std::slice::from_ref(message));
         let Handed { sender, id, sequence } = message;
         self.record.read(sender.as_ref(), id, *sequence, *len);

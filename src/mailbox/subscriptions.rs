@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use petnet_storage::{Found, FromSender, Held, MessageId};
 use tokio::sync::Notify;
 
-use self::subscriber::{Bounds, Load, Subscriber};
-pub(crate) use self::subscriber::{Look, Overflown, Ticket};
+pub(crate) use self::subscriber::{Overflown, SubscriptionLook, Ticket};
+use self::subscriber::{Subscriber, SubscriberBounds, WaitingLoad};
 
 /// At most this many messages wait in one inbox.
 const TICKETS: usize = 65_536;
@@ -33,20 +33,21 @@ const NEWEST: usize = 4096;
 /// At most this many messages are returned by one look.
 pub(crate) const PAGE: usize = 4096;
 
-const BOUNDS: Bounds = Bounds { tickets: TICKETS, bytes: INBOX_BYTES, newest: NEWEST, page: PAGE };
+const BOUNDS: SubscriberBounds =
+    SubscriberBounds { tickets: TICKETS, bytes: INBOX_BYTES, newest: NEWEST, page: PAGE };
 
 /// What a subscription covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Which {
+pub(crate) enum Coverage {
     Id(MessageId),
     /// Every id that begins with this text.
     Topic(String),
 }
 
 /// How much may wait in all inboxes.
-const ALL: Load = Load { tickets: ALL_TICKETS, bytes: ALL_BYTES };
+const ALL: WaitingLoad = WaitingLoad { tickets: ALL_TICKETS, bytes: ALL_BYTES };
 /// How much may wait in the inboxes of one caller.
-const SHARE: Load = Load { tickets: share(ALL_TICKETS), bytes: share(ALL_BYTES) };
+const SHARE: WaitingLoad = WaitingLoad { tickets: share(ALL_TICKETS), bytes: share(ALL_BYTES) };
 
 /// One caller's share of a limit.
 const fn share(all: usize) -> usize {
@@ -55,22 +56,22 @@ const fn share(all: usize) -> usize {
 
 /// What the streams of one caller hold, or those of all callers.
 #[derive(Debug, Default)]
-struct Total {
+struct StreamTotal {
     subscriptions: AtomicUsize,
     tickets: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl Total {
+impl StreamTotal {
     /// What remains of the limit `most`.
-    fn room(&self, most: Load) -> Load {
-        Load {
+    fn room(&self, most: WaitingLoad) -> WaitingLoad {
+        WaitingLoad {
             tickets: most.tickets.saturating_sub(self.tickets.load(Ordering::Relaxed)),
             bytes: most.bytes.saturating_sub(self.bytes.load(Ordering::Relaxed)),
         }
     }
 
-    fn change(&self, from: Load, to: Load) {
+    fn change(&self, from: WaitingLoad, to: WaitingLoad) {
         // Wrapping, because the difference may be negative.
         if from.tickets != to.tickets {
             self.tickets.fetch_add(to.tickets.wrapping_sub(from.tickets), Ordering::Relaxed);
@@ -84,9 +85,9 @@ impl Total {
 /// Where the messages of one stream wait.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    all: Arc<Total>,
+    all: Arc<StreamTotal>,
     /// The totals of its caller.
-    own: Arc<Total>,
+    own: Arc<StreamTotal>,
     subscriber: Mutex<Subscriber>,
     /// Wakes the stream when something came.
     pub(crate) came: Notify,
@@ -136,17 +137,17 @@ impl Inbox {
     }
 
     /// The look to be done now; its result is reported with [`page`](Self::page) or [`away`](Self::away).
-    pub(crate) fn next_look(&self) -> Option<Look> {
+    pub(crate) fn next_look(&self) -> Option<SubscriptionLook> {
         self.with(Subscriber::next_look)
     }
 
     /// Reports what a look found, in order of arrival. `is_last` means that there was no more.
-    pub(crate) fn page(&self, look: Look, messages: Vec<Found>, is_last: bool) {
+    pub(crate) fn page(&self, look: SubscriptionLook, messages: Vec<Found>, is_last: bool) {
         self.with(|subscriber| subscriber.page(look, messages, is_last));
     }
 
     /// Reports that a look failed because the store is away.
-    pub(crate) fn away(&self, look: Look) {
+    pub(crate) fn away(&self, look: SubscriptionLook) {
         self.with(|subscriber| subscriber.away(Some(look)));
     }
 
@@ -176,23 +177,23 @@ impl Drop for Inbox {
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     max: usize,
-    all: Arc<Total>,
+    all: Arc<StreamTotal>,
     /// The totals of every caller that has a stream.
-    by_caller: Mutex<HashMap<u64, Weak<Total>>>,
-    inner: Mutex<Inner>,
+    by_caller: Mutex<HashMap<u64, Weak<StreamTotal>>>,
+    inner: Mutex<Registrations>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Registrations {
     next: u64,
-    ids: HashMap<MessageId, Vec<Registered>>,
-    topics: HashMap<String, Vec<Registered>>,
+    ids: HashMap<MessageId, Vec<Registration>>,
+    topics: HashMap<String, Vec<Registration>>,
     /// How many topics there are of each length in bytes.
     lengths: BTreeMap<usize, usize>,
 }
 
 #[derive(Debug)]
-struct Registered {
+struct Registration {
     number: u64,
     from: FromSender,
     inbox: Arc<Inbox>,
@@ -202,7 +203,7 @@ struct Registered {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     all: Arc<Subscriptions>,
-    pub(crate) which: Which,
+    pub(crate) which: Coverage,
     pub(crate) number: u64,
     inbox: Arc<Inbox>,
 }
@@ -226,18 +227,18 @@ impl Subscriptions {
     }
 
     /// The totals of a caller.
-    fn of(&self, caller: u64) -> Arc<Total> {
+    fn of(&self, caller: u64) -> Arc<StreamTotal> {
         let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = by_caller.get(&caller).and_then(Weak::upgrade) {
             return own;
         }
         by_caller.retain(|_, own| own.strong_count() > 0);
-        let own = Arc::<Total>::default();
+        let own = Arc::<StreamTotal>::default();
         by_caller.insert(caller, Arc::downgrade(&own));
         own
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Registrations> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -245,7 +246,7 @@ impl Subscriptions {
     /// many subscriptions, in total or of its caller.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
-        which: Which,
+        which: Coverage,
         from: FromSender,
         inbox: &Arc<Inbox>,
     ) -> Option<Subscription> {
@@ -260,11 +261,11 @@ impl Subscriptions {
         }
         let number = inner.next;
         inner.next += 1;
-        let registered = Registered { number, from, inbox: inbox.clone() };
+        let registered = Registration { number, from, inbox: inbox.clone() };
         inbox.with(|subscriber| subscriber.subscribe(number));
         match &which {
-            Which::Id(id) => inner.ids.entry(id.clone()).or_default().push(registered),
-            Which::Topic(topic) => {
+            Coverage::Id(id) => inner.ids.entry(id.clone()).or_default().push(registered),
+            Coverage::Topic(topic) => {
                 let subscribers = inner.topics.entry(topic.clone()).or_default();
                 subscribers.push(registered);
                 if subscribers.len() == 1 {
@@ -300,11 +301,11 @@ impl Subscriptions {
         }
     }
 
-    fn remove(&self, which: &Which, number: u64, own: &Total) {
+    fn remove(&self, which: &Coverage, number: u64, own: &StreamTotal) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         match which {
-            Which::Id(id) => {
+            Coverage::Id(id) => {
                 if let Some(subscribers) = inner.ids.get_mut(id) {
                     subscribers.retain(|subscriber| subscriber.number != number);
                     if subscribers.is_empty() {
@@ -312,7 +313,7 @@ impl Subscriptions {
                     }
                 }
             }
-            Which::Topic(topic) => {
+            Coverage::Topic(topic) => {
                 let Some(subscribers) = inner.topics.get_mut(topic) else { return };
                 subscribers.retain(|subscriber| subscriber.number != number);
                 if subscribers.is_empty() {
@@ -372,9 +373,9 @@ mod tests {
     fn what_arrives_goes_to_those_who_subscribed_to_it_and_no_others() {
         let all = Subscriptions::new(6);
         let inbox = all.inbox(1);
-        let topic = |name: &str| Which::Topic(name.into());
+        let topic = |name: &str| Coverage::Topic(name.into());
         let a = FromSender::Party(party("a"));
-        let of_id = all.subscribe(Which::Id(message_id("job:1")), FromSender::Any, &inbox).unwrap();
+        let of_id = all.subscribe(Coverage::Id(message_id("job:1")), FromSender::Any, &inbox).unwrap();
         let of_topic = all.subscribe(topic("job:"), a, &inbox).unwrap();
         let wide = all.subscribe(topic("é"), FromSender::Any, &inbox).unwrap();
         look(&inbox, &[]);
@@ -401,7 +402,7 @@ mod tests {
         let all = Subscriptions::new(100);
         let large = Held { payload: Bytes::from(vec![0; INBOX_BYTES]).into(), ..message("a", "m", 1) };
         let inboxes: Vec<_> = (0..17).map(|caller| all.inbox(caller)).collect();
-        let topic = || Which::Topic(String::new());
+        let topic = || Coverage::Topic(String::new());
         let subscribe = |inbox| all.subscribe(topic(), FromSender::Any, inbox).unwrap();
         let subscriptions: Vec<_> = inboxes.iter().map(subscribe).collect();
         for inbox in &inboxes {
@@ -423,7 +424,7 @@ mod tests {
     fn an_inbox_keeps_payloads_within_its_bound_and_says_when_it_overflows() {
         let all = Subscriptions::new(2);
         let inbox = all.inbox(1);
-        let whole = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
+        let whole = all.subscribe(Coverage::Topic(String::new()), FromSender::Any, &inbox).unwrap();
         look(&inbox, &[]);
         let big = Held { payload: Bytes::from(vec![0; INBOX_BYTES]).into(), ..message("a", "big", 1) };
         all.arrived(&big);
@@ -433,7 +434,7 @@ mod tests {
         assert_eq!(inbox.take().unwrap_err(), Overflown, "at once: what comes next is not all");
         let inbox = all.inbox(1);
         drop(whole);
-        let _whole = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
+        let _whole = all.subscribe(Coverage::Topic(String::new()), FromSender::Any, &inbox).unwrap();
         look(&inbox, &[]);
         all.arrived(&big);
         all.arrived(&message("a", "m", 2));
@@ -443,7 +444,7 @@ mod tests {
 
     /// A subscription to everything that has finished looking for what was there before.
     fn to_all(all: &Arc<Subscriptions>, inbox: &Arc<Inbox>) -> Option<Subscription> {
-        let subscription = all.subscribe(Which::Topic(String::new()), FromSender::Any, inbox);
+        let subscription = all.subscribe(Coverage::Topic(String::new()), FromSender::Any, inbox);
         look(inbox, &[]);
         subscription
     }

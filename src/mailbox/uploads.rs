@@ -13,14 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A seat, which is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct UploadSeat {
     _of_caller: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 /// The seats of one kind of callers.
 #[derive(Debug)]
-pub(crate) struct Seats<K> {
+pub(crate) struct UploadSeats<K> {
     /// Most seats for one caller.
     share: usize,
     all: Arc<Semaphore>,
@@ -31,19 +31,22 @@ pub(crate) struct Seats<K> {
 #[derive(Debug)]
 pub(crate) struct Uploads {
     /// By the number of the caller.
-    pub(crate) clients: Seats<u64>,
-    pub(crate) peers: Seats<PartyId>,
+    pub(crate) clients: UploadSeats<u64>,
+    pub(crate) peers: UploadSeats<PartyId>,
 }
 
 impl Uploads {
     /// Creates `max` seats for either side.
     pub(crate) fn new(max: usize) -> Self {
         let three_quarters = max - max / 4;
-        Self { clients: Seats::new(max, three_quarters), peers: Seats::new(max, (max / 4).max(1)) }
+        Self {
+            clients: UploadSeats::new(max, three_quarters),
+            peers: UploadSeats::new(max, (max / 4).max(1)),
+        }
     }
 }
 
-impl<K: Hash + Eq + Clone> Seats<K> {
+impl<K: Hash + Eq + Clone> UploadSeats<K> {
     fn new(max: usize, share: usize) -> Self {
         Self { share, all: Arc::new(Semaphore::new(max)), by_caller: Mutex::default() }
     }
@@ -60,19 +63,19 @@ impl<K: Hash + Eq + Clone> Seats<K> {
     }
 
     /// Takes a seat if one is free now.
-    pub(crate) fn try_take(&self, caller: &K) -> Option<Seat> {
+    pub(crate) fn try_take(&self, caller: &K) -> Option<UploadSeat> {
         let of_caller = self.of(caller).try_acquire_owned().ok()?;
         let of_all = self.all.clone().try_acquire_owned().ok()?;
-        Some(Seat { _of_caller: of_caller, _of_all: of_all })
+        Some(UploadSeat { _of_caller: of_caller, _of_all: of_all })
     }
 
     /// Takes a seat, waiting until one is free.
-    pub(crate) async fn take(&self, caller: &K) -> Option<Seat> {
+    pub(crate) async fn take(&self, caller: &K) -> Option<UploadSeat> {
         // Neither semaphore is ever closed. The caller's own comes first: otherwise a caller that waits for it would occupy
         // a seat that belongs to all.
         let of_caller = self.of(caller).acquire_owned().await.ok()?;
         let of_all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Seat { _of_caller: of_caller, _of_all: of_all })
+        Some(UploadSeat { _of_caller: of_caller, _of_all: of_all })
     }
 }
 

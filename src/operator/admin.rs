@@ -44,61 +44,61 @@ pub(crate) struct AdminApi {
     pub(crate) overview: Arc<Overview>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type AdminAnswer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Admin for AdminApi {
     type PayloadStream = Pin<Box<dyn Stream<Item = Result<PayloadPiece, Status>> + Send>>;
 
-    async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
+    async fn status(&self, _: Request<StatusRequest>) -> AdminAnswer<StatusResponse> {
         Ok(Response::new(self.overview.status().await))
     }
 
-    async fn list_pending(&self, request: Request<ListPendingRequest>) -> Answer<ListPendingResponse> {
+    async fn list_pending(&self, request: Request<ListPendingRequest>) -> AdminAnswer<ListPendingResponse> {
         pending::list(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn retry_pending(&self, request: Request<RetryPendingRequest>) -> Answer<Changed> {
+    async fn retry_pending(&self, request: Request<RetryPendingRequest>) -> AdminAnswer<Changed> {
         retry::retry(&self.overview, &request.into_inner().peer).await.map(Response::new)
     }
 
-    async fn drop_pending(&self, request: Request<DropPendingRequest>) -> Answer<Changed> {
+    async fn drop_pending(&self, request: Request<DropPendingRequest>) -> AdminAnswer<Changed> {
         pending::drop_some(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn pause(&self, request: Request<PauseRequest>) -> Answer<Changed> {
+    async fn pause(&self, request: Request<PauseRequest>) -> AdminAnswer<Changed> {
         pending::pause(&self.overview, &request.into_inner().peer, true).await.map(Response::new)
     }
 
-    async fn resume(&self, request: Request<PauseRequest>) -> Answer<Changed> {
+    async fn resume(&self, request: Request<PauseRequest>) -> AdminAnswer<Changed> {
         pending::pause(&self.overview, &request.into_inner().peer, false).await.map(Response::new)
     }
 
-    async fn list_dead(&self, request: Request<ListDeadRequest>) -> Answer<ListDeadResponse> {
+    async fn list_dead(&self, request: Request<ListDeadRequest>) -> AdminAnswer<ListDeadResponse> {
         dead::list(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn retry_dead(&self, request: Request<DeadRequest>) -> Answer<Changed> {
+    async fn retry_dead(&self, request: Request<DeadRequest>) -> AdminAnswer<Changed> {
         dead::retry(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn drop_dead(&self, request: Request<DeadRequest>) -> Answer<Changed> {
+    async fn drop_dead(&self, request: Request<DeadRequest>) -> AdminAnswer<Changed> {
         dead::drop_some(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_mailbox(&self, request: Request<ListMailboxRequest>) -> Answer<ListMailboxResponse> {
+    async fn list_mailbox(&self, request: Request<ListMailboxRequest>) -> AdminAnswer<ListMailboxResponse> {
         mail::list(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn release_mailbox(&self, request: Request<ReleaseMailboxRequest>) -> Answer<Changed> {
+    async fn release_mailbox(&self, request: Request<ReleaseMailboxRequest>) -> AdminAnswer<Changed> {
         mail::release(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn payload(&self, request: Request<PayloadRequest>) -> Answer<Self::PayloadStream> {
+    async fn payload(&self, request: Request<PayloadRequest>) -> AdminAnswer<Self::PayloadStream> {
         payload::open(&self.overview, request.into_inner()).await.map(Response::new)
     }
 
-    async fn track(&self, request: Request<TrackRequest>) -> Answer<TrackResponse> {
+    async fn track(&self, request: Request<TrackRequest>) -> AdminAnswer<TrackResponse> {
         track::lives(&self.overview, request.into_inner()).await.map(Response::new)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A small server of its own beside the gRPC server, so that it still answers when that one is full, and so that it can be
 //! restricted to the machine while that one faces the network. Invariant: it only reads. No request changes anything in the
-//! gateway, and no client can make it hold more connections, or hold them for longer, than [`server::Bounds`] allows, not
+//! gateway, and no client can make it hold more connections, or hold them for longer, than [`server::HttpBounds`] allows, not
 //! even at shutdown.
 
 mod answers;
@@ -32,7 +32,7 @@ pub(crate) use self::server::Http;
 
 /// The gateway whose numbers and state are shown.
 #[async_trait]
-pub(crate) trait Source: Debug + Send + Sync + 'static {
+pub(crate) trait StatusSource: Debug + Send + Sync + 'static {
     /// The state of the gateway. Must be cheap: it is asked for at every scrape, and every few seconds by each open page.
     async fn status(&self) -> StatusResponse;
     /// The newest dead letters, newest first, at most `limit`.
@@ -51,6 +51,10 @@ pub(crate) trait Source: Debug + Send + Sync + 'static {
 
 /// Serves on `listener` until [stopped](Http::stop). `draining`: shutdown has begun; from then on `/readyz` says so and no
 /// more samples are taken, while everything is still answered.
-pub(crate) fn start(listener: TcpListener, source: Arc<dyn Source>, draining: CancellationToken) -> Http {
-    Http::start(listener, source, draining, server::Bounds::default())
+pub(crate) fn start(
+    listener: TcpListener,
+    source: Arc<dyn StatusSource>,
+    draining: CancellationToken,
+) -> Http {
+    Http::start(listener, source, draining, server::HttpBounds::default())
 }

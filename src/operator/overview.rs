@@ -23,9 +23,9 @@ use crate::delivery::forwarder::Course;
 use crate::delivery::forwarders::Peers;
 use crate::mailbox::subscriptions::Subscriptions;
 use crate::mailbox::waiting::Waiters;
-use crate::operator::http::Source;
-use crate::operator::process::Process as Taken;
-use crate::operator::refused_files::{Refusal, Refusals};
+use crate::operator::http::StatusSource;
+use crate::operator::process::ProcessUsage;
+use crate::operator::refused_files::{StandingRefusal, StandingRefusals};
 use crate::proto::admin::{
     Certificate, DeadLetter, DeadLetters, Mailbox, Peer, Process, RefusedReload, StatusResponse, Store,
 };
@@ -34,7 +34,7 @@ use crate::record::recorder::Record;
 use crate::server::connections::Connections;
 use crate::server::health_service::is_ready;
 use crate::telemetry;
-use crate::tls::trust::{Current, Trust};
+use crate::tls::trust::{CurrentTrust, Trust};
 use crate::wire::wall_clock::now_ms;
 
 /// How long one answer of the store may take.
@@ -44,7 +44,7 @@ const COUNTED_LETTERS: usize = 20_000;
 
 /// What does not change while a gateway runs.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct GatewayIdentity {
     pub(crate) party: PartyId,
     pub(crate) listen_addr: SocketAddr,
     pub(crate) http_addr: Option<SocketAddr>,
@@ -62,14 +62,14 @@ pub(crate) struct Identity {
 /// The parts of the gateway from which its state is gathered.
 #[derive(Debug)]
 pub(crate) struct Overview {
-    pub(crate) identity: Identity,
+    pub(crate) identity: GatewayIdentity,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) record: Arc<Record>,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) trust: Current,
-    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) trust: CurrentTrust,
+    pub(crate) refusals: Arc<StandingRefusals>,
     pub(crate) connections: Connections,
     pub(crate) draining: CancellationToken,
     pub(crate) minute: Minute,
@@ -251,7 +251,7 @@ impl Overview {
 
 async fn process(connections: usize) -> Process {
     // This lists a folder of /proc.
-    let taken = tokio::task::spawn_blocking(Taken::read).await.unwrap_or_default();
+    let taken = tokio::task::spawn_blocking(ProcessUsage::read).await.unwrap_or_default();
     Process {
         resident_bytes: taken.resident_bytes,
         open_files: taken.open_files,
@@ -262,7 +262,7 @@ async fn process(connections: usize) -> Process {
 
 /// What the HTTP server shows.
 #[async_trait]
-impl Source for Overview {
+impl StatusSource for Overview {
     async fn status(&self) -> StatusResponse {
         Self::status(self).await
     }
@@ -303,8 +303,8 @@ fn certificates(trust: &Trust) -> Vec<Certificate> {
     trust.expiries.iter().map(certificate).collect()
 }
 
-fn refused(refusals: &Refusals) -> Vec<RefusedReload> {
-    let shown = |refusal: Refusal| RefusedReload {
+fn refused(refusals: &StandingRefusals) -> Vec<RefusedReload> {
+    let shown = |refusal: StandingRefusal| RefusedReload {
         what: refusal.what.into(),
         why: refusal.why,
         since_ms: refusal.since_ms,

@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// What the process uses at this moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Process {
+pub(crate) struct ProcessUsage {
     /// Memory that is resident, in bytes.
     pub(crate) resident_bytes: u64,
     /// Address space, in bytes.
@@ -26,7 +26,7 @@ pub(crate) struct Process {
     pub(crate) start_seconds: f64,
 }
 
-impl Process {
+impl ProcessUsage {
     /// Reads the figures. The time it takes grows with the number of open files, so it must not run on a thread that others
     /// wait for.
     pub(crate) fn read() -> Self {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn this_process_is_read() {
-        let process = Process::read();
+        let process = ProcessUsage::read();
         assert!(
             process.resident_bytes > 1 << 20 && process.virtual_bytes > process.resident_bytes,
             "{process:?}"
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {
         let fields: Vec<String> = (4..=30).map(|number| number.to_string()).collect();
-        let mut process = Process::default();
+        let mut process = ProcessUsage::default();
         process.fill(&format!("1 (a) b) S {}", fields.join(" ")), 0.0);
         assert_eq!((process.threads, process.virtual_bytes), (20, 23));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::files::Refused;
+use crate::config::files::FileMistakes;
 use crate::rules::mistake::{Mistake, in_a_line};
 use crate::wire::wall_clock::now_ms;
 
@@ -11,7 +11,7 @@ pub(crate) const WHAT: [&str; 2] = ["party_file", "certificates"];
 
 /// A refusal that stands: the former version stays in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct StandingRefusal {
     /// What was refused; one of [`WHAT`].
     pub(crate) what: &'static str,
     /// The mistakes in it, as one line.
@@ -23,25 +23,25 @@ pub(crate) struct Refusal {
 
 /// The refusals that stand, in the order of [`WHAT`].
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(Mutex<Vec<Refusal>>);
+pub(crate) struct StandingRefusals(Mutex<Vec<StandingRefusal>>);
 
-impl Refusals {
+impl StandingRefusals {
     /// Takes the result of a reading; without mistakes nothing is refused any longer.
-    pub(crate) fn read(&self, found: &Refused) {
+    pub(crate) fn read(&self, found: &FileMistakes) {
         let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *standing = next(&standing, found, now_ms());
     }
 
-    pub(crate) fn all(&self) -> Vec<Refusal> {
+    pub(crate) fn all(&self) -> Vec<StandingRefusal> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn next(before: &[Refusal], found: &Refused, now_ms: u64) -> Vec<Refusal> {
+fn next(before: &[StandingRefusal], found: &FileMistakes, now_ms: u64) -> Vec<StandingRefusal> {
     let of = |what: &'static str, mistakes: &[Mistake]| {
         let since_ms =
             before.iter().find(|refusal| refusal.what == what).map_or(now_ms, |refusal| refusal.since_ms);
-        (!mistakes.is_empty()).then(|| Refusal { what, why: in_a_line(mistakes), since_ms })
+        (!mistakes.is_empty()).then(|| StandingRefusal { what, why: in_a_line(mistakes), since_ms })
     };
     let [party_file, certificates] = WHAT;
     of(party_file, &found.party_file).into_iter().chain(of(certificates, &found.certificates)).collect()
@@ -53,18 +53,18 @@ mod tests {
 
     #[test]
     fn a_refusal_stands_since_its_first_mistake_and_goes_with_the_last() {
-        let party_file = |why: &str| Refused { party_file: vec![why.into()], ..Refused::default() };
+        let party_file = |why: &str| FileMistakes { party_file: vec![why.into()], ..FileMistakes::default() };
         let first = next(&[], &party_file("a"), 1);
-        assert_eq!(first, [Refusal { what: "party_file", why: "a".into(), since_ms: 1 }]);
+        assert_eq!(first, [StandingRefusal { what: "party_file", why: "a".into(), since_ms: 1 }]);
         let mut both = party_file("b");
         both.certificates = vec!["c".into(), "d".into()];
         let second = next(&first, &both, 2);
-        assert_eq!(second[0], Refusal { what: "party_file", why: "b".into(), since_ms: 1 });
-        assert_eq!(second[1], Refusal { what: "certificates", why: "c; d".into(), since_ms: 2 });
+        assert_eq!(second[0], StandingRefusal { what: "party_file", why: "b".into(), since_ms: 1 });
+        assert_eq!(second[1], StandingRefusal { what: "certificates", why: "c; d".into(), since_ms: 2 });
         both.party_file.clear();
         let third = next(&second, &both, 3);
         assert_eq!(third, second[1..]);
-        assert_eq!(next(&third, &Refused::default(), 4), []);
+        assert_eq!(next(&third, &FileMistakes::default(), 4), []);
         assert_eq!(next(&[], &both, 5)[0].since_ms, 5, "another time");
     }
 }

@@ -22,7 +22,7 @@ const MAX_REASON: usize = 500;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum EventKind {
     /// A client's message is durable; `took` is the time since it came.
     Accepted,
     /// The peer has it.
@@ -49,7 +49,7 @@ pub(crate) enum What {
     Released,
 }
 
-impl What {
+impl EventKind {
     /// Whether it concerns a message from us to another party.
     pub(crate) fn is_of_sent(self) -> bool {
         !matches!(
@@ -78,7 +78,7 @@ pub(crate) struct Event {
     pub(crate) at_ms: u64,
     /// How long it took, in microseconds; at most 71 minutes.
     pub(crate) took_us: u32,
-    pub(crate) what: What,
+    pub(crate) what: EventKind,
     /// The other party, if known.
     pub(crate) party: Option<PartyId>,
     pub(crate) detail: Option<Arc<str>>,
@@ -101,7 +101,7 @@ struct Rings {
 
 impl Journal {
     /// Notes that something happened to a message.
-    pub(crate) fn note(&self, what: What, party: Option<&PartyId>, id: &MessageId, sequence: Sequence) {
+    pub(crate) fn note(&self, what: EventKind, party: Option<&PartyId>, id: &MessageId, sequence: Sequence) {
         self.push(self.event(what, party, id, sequence));
     }
 
@@ -121,7 +121,7 @@ impl Journal {
         let at_ms = now_ms();
         let mut rings = self.lock();
         for (party, id, sequence) in messages {
-            let (what, party, detail) = (What::Accepted, Some(party), None);
+            let (what, party, detail) = (EventKind::Accepted, Some(party), None);
             rings.push(Event { id, sequence: sequence.0, at_ms, took_us, what, party, detail });
         }
     }
@@ -129,13 +129,13 @@ impl Journal {
     /// Notes that a message was accepted, `took` after it came.
     pub(crate) fn accepted(&self, party: &PartyId, id: &MessageId, sequence: Sequence, took: Duration) {
         let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        self.push(Event { took_us, ..self.event(What::Accepted, Some(party), id, sequence) });
+        self.push(Event { took_us, ..self.event(EventKind::Accepted, Some(party), id, sequence) });
     }
 
     /// Notes that something went wrong or ended a message, and why.
     pub(crate) fn note_why(
         &self,
-        what: What,
+        what: EventKind,
         party: Option<&PartyId>,
         id: &MessageId,
         sequence: Sequence,
@@ -168,7 +168,7 @@ impl Journal {
         let mut found = vec![(0, None); sequences.len()];
         let places: std::collections::HashMap<u64, usize> =
             sequences.iter().enumerate().map(|(at, sequence)| (sequence.0, at)).collect();
-        for event in self.lock().failures.iter().filter(|event| event.what == What::Failed) {
+        for event in self.lock().failures.iter().filter(|event| event.what == EventKind::Failed) {
             if let Some(at) = places.get(&event.sequence) {
                 found[*at] = (found[*at].0 + 1, event.detail.clone());
             }
@@ -176,7 +176,7 @@ impl Journal {
         found
     }
 
-    fn event(&self, what: What, party: Option<&PartyId>, id: &MessageId, sequence: Sequence) -> Event {
+    fn event(&self, what: EventKind, party: Option<&PartyId>, id: &MessageId, sequence: Sequence) -> Event {
         Event {
             id: self.hasher.hash_one(id),
             sequence: sequence.0,
@@ -218,24 +218,24 @@ mod tests {
         let journal = Journal::default();
         let (peer, id) = (party("party_b"), message_id("m"));
         journal.accepted(&peer, &id, Sequence(7), Duration::from_millis(3));
-        journal.note_why(What::Failed, Some(&peer), &id, Sequence(7), "connection refused");
-        journal.note(What::Delivered, Some(&peer), &id, Sequence(7));
-        journal.note(What::Delivered, Some(&peer), &message_id("other"), Sequence(8));
+        journal.note_why(EventKind::Failed, Some(&peer), &id, Sequence(7), "connection refused");
+        journal.note(EventKind::Delivered, Some(&peer), &id, Sequence(7));
+        journal.note(EventKind::Delivered, Some(&peer), &message_id("other"), Sequence(8));
         let events = journal.of(&id);
         let whats: Vec<_> = events.iter().map(|event| (event.what, event.sequence)).collect();
         assert_eq!(whats.len(), 3);
-        assert!(whats.contains(&(What::Failed, 7)) && whats.contains(&(What::Delivered, 7)));
-        let failed = events.iter().find(|event| event.what == What::Failed).unwrap();
+        assert!(whats.contains(&(EventKind::Failed, 7)) && whats.contains(&(EventKind::Delivered, 7)));
+        let failed = events.iter().find(|event| event.what == EventKind::Failed).unwrap();
         assert_eq!(failed.detail.as_deref(), Some("connection refused"));
         assert_eq!(events.iter().map(|event| event.took_us).max(), Some(3000));
         assert_eq!(journal.failures_of(&[Sequence(8), Sequence(7)]).map_counts(), [0, 1]);
     }
 
-    trait Counts {
+    trait MapCounts {
         fn map_counts(&self) -> Vec<u64>;
     }
 
-    impl Counts for Vec<(u64, Option<Arc<str>>)> {
+    impl MapCounts for Vec<(u64, Option<Arc<str>>)> {
         fn map_counts(&self) -> Vec<u64> {
             self.iter().map(|(count, _)| *count).collect()
         }
@@ -245,9 +245,9 @@ mod tests {
     fn failures_are_remembered_beside_any_number_of_other_events_within_the_bounds() {
         let journal = Journal::default();
         let (peer, id) = (party("party_b"), message_id("m"));
-        journal.note_why(What::Failed, Some(&peer), &id, Sequence(1), &"é".repeat(1000));
+        journal.note_why(EventKind::Failed, Some(&peer), &id, Sequence(1), &"é".repeat(1000));
         for n in 0..(USUAL as u64 + 10) {
-            journal.note(What::Read, Some(&peer), &message_id("busy"), Sequence(n));
+            journal.note(EventKind::Read, Some(&peer), &message_id("busy"), Sequence(n));
         }
         let events = journal.of(&id);
         assert_eq!(events.len(), 1);

@@ -16,7 +16,7 @@ const REMEMBERED: usize = 65_536;
 
 /// The change of an id from one sender's message to another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct SenderSwitch {
     /// Whose message plain receives were handed before.
     pub(crate) before: Option<PartyId>,
     /// Whose messages they have been handed since.
@@ -26,16 +26,16 @@ pub(crate) struct Change {
 }
 
 #[derive(Debug)]
-struct Last {
+struct LastRead {
     sender: Option<PartyId>,
-    change: Option<Change>,
+    change: Option<SenderSwitch>,
     /// The turn of its newest entry in `order`.
     turn: u64,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    by_id: HashMap<u64, Last>,
+struct LastReads {
+    by_id: HashMap<u64, LastRead>,
     order: VecDeque<(u64, u64)>,
     turns: u64,
 }
@@ -44,12 +44,12 @@ struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct PlainReads {
     hasher: RandomState,
-    table: Mutex<Table>,
+    table: Mutex<LastReads>,
 }
 
 impl PlainReads {
     /// Notes that a plain receive was handed a message; returns the change if the sender is a different one.
-    pub(crate) fn note(&self, id: &MessageId, sender: Option<&PartyId>) -> Option<Change> {
+    pub(crate) fn note(&self, id: &MessageId, sender: Option<&PartyId>) -> Option<SenderSwitch> {
         let id = self.hasher.hash_one(id);
         let mut table = self.lock();
         table.turns += 1;
@@ -57,7 +57,7 @@ impl PlainReads {
         table.order.push_back((id, turn));
         let change = match table.by_id.get_mut(&id) {
             None => {
-                table.by_id.insert(id, Last { sender: sender.cloned(), change: None, turn });
+                table.by_id.insert(id, LastRead { sender: sender.cloned(), change: None, turn });
                 None
             }
             Some(last) => {
@@ -65,7 +65,7 @@ impl PlainReads {
                 let changed = last.sender.as_ref() != sender;
                 changed.then(|| {
                     let before = std::mem::replace(&mut last.sender, sender.cloned());
-                    let change = Change { before, now: sender.cloned(), at_ms: now_ms() };
+                    let change = SenderSwitch { before, now: sender.cloned(), at_ms: now_ms() };
                     last.change = Some(change.clone());
                     change
                 })
@@ -82,13 +82,13 @@ impl PlainReads {
     }
 
     /// The last remembered change of an id.
-    pub(crate) fn last_change(&self, id: &MessageId) -> Option<Change> {
+    pub(crate) fn last_change(&self, id: &MessageId) -> Option<SenderSwitch> {
         let id = self.hasher.hash_one(id);
         self.lock().by_id.get(&id).and_then(|last| last.change.clone())
     }
 
     /// No code under this lock can panic half-way through a change.
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, LastReads> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

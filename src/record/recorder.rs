@@ -5,7 +5,7 @@ use std::time::Instant;
 use petnet_storage::{DeadLetter, FromSender, MessageId, PartyId, Sequence, Stored};
 use std::sync::atomic::Ordering;
 
-use crate::record::journal::{Journal, What};
+use crate::record::journal::{EventKind, Journal};
 use crate::record::meters::Meters;
 use crate::record::plain_reads::PlainReads;
 use crate::rules::refusal::Refusal;
@@ -55,20 +55,20 @@ impl Record {
         if let Some(sender) = sender {
             self.meters.peer(sender).arrived.add(len);
         }
-        self.journal.note(What::Arrived, sender, id, sequence);
+        self.journal.note(EventKind::Arrived, sender, id, sequence);
     }
 
     /// Records that a message was handed to a client.
     pub(crate) fn read(&self, sender: Option<&PartyId>, id: &MessageId, sequence: Sequence, len: u64) {
         self.meters.received.add(len);
-        self.journal.note(What::Read, sender, id, sequence);
+        self.journal.note(EventKind::Read, sender, id, sequence);
     }
 
     /// Records that a message was released, because its reader no longer needs it.
     pub(crate) fn released(&self, from: &FromSender, id: &MessageId) {
         self.meters.released.fetch_add(1, Ordering::Relaxed);
         let sender = if let FromSender::Party(party) = from { Some(party) } else { None };
-        self.journal.note(What::Released, sender, id, Sequence(0));
+        self.journal.note(EventKind::Released, sender, id, Sequence(0));
     }
 
     /// Counts the release of a whole topic, without an event for each message.
@@ -81,11 +81,17 @@ impl Record {
         let meters = self.meters.peer(peer);
         meters.delivered.add(len);
         meters.last_delivery_ms.store(now_ms(), Ordering::Relaxed);
-        self.journal.note(What::Delivered, Some(peer), id, sequence);
+        self.journal.note(EventKind::Delivered, Some(peer), id, sequence);
     }
 
     /// Records that the operator ended a message.
-    pub(crate) fn dropped(&self, what: What, peer: Option<&PartyId>, id: &MessageId, sequence: Sequence) {
+    pub(crate) fn dropped(
+        &self,
+        what: EventKind,
+        peer: Option<&PartyId>,
+        id: &MessageId,
+        sequence: Sequence,
+    ) {
         self.meters.dropped.fetch_add(1, Ordering::Relaxed);
         self.journal.note(what, peer, id, sequence);
     }
@@ -93,14 +99,14 @@ impl Record {
     /// Records that an attempt to deliver failed.
     pub(crate) fn failed(&self, peer: &PartyId, id: &MessageId, sequence: Sequence, why: &str) {
         self.meters.peer(peer).failed_attempts.fetch_add(1, Ordering::Relaxed);
-        self.journal.note_why(What::Failed, Some(peer), id, sequence, why);
+        self.journal.note_why(EventKind::Failed, Some(peer), id, sequence, why);
     }
 
     /// Records that a message became a dead letter.
     pub(crate) fn died(&self, letter: &DeadLetter) {
         self.meters.died(&letter.reason);
         let why = letter.reason.to_string();
-        let what = if letter.correspondent.is_from() { What::DiedUnread } else { What::Died };
+        let what = if letter.correspondent.is_from() { EventKind::DiedUnread } else { EventKind::Died };
         self.journal.note_why(what, letter.correspondent.party(), &letter.id, letter.sequence, &why);
     }
 

@@ -16,7 +16,7 @@ use crate::rules::access::Caller;
 
 /// What identifies a caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum CallerIdentity {
     /// Another party, whatever address it calls from.
     Party(PartyId),
     /// Programs of our own party, by address.
@@ -29,7 +29,7 @@ enum Key {
 
 /// One caller, as long as it has a connection.
 #[derive(Debug)]
-pub(crate) struct Holder {
+pub(crate) struct ShareHolder {
     /// Number of this caller; never used again for another one.
     pub(crate) id: u64,
     /// Whether the caller proved nothing on a gateway where others prove who they are.
@@ -37,14 +37,14 @@ pub(crate) struct Holder {
     /// Bytes of its small messages.
     pub(crate) small: AtomicU64,
     connections: AtomicUsize,
-    key: Option<Key>,
+    key: Option<CallerIdentity>,
     callers: Weak<Callers>,
 }
 
 /// All callers of a gateway.
 #[derive(Debug)]
 pub(crate) struct Callers {
-    table: Mutex<Table>,
+    table: Mutex<CallerTable>,
     /// Connections of all callers without a certificate.
     unnamed: AtomicUsize,
     most_unnamed: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Callers {
 
 /// A connection of a caller.
 #[derive(Debug)]
-pub(crate) struct Connected(Arc<Holder>);
+pub(crate) struct CallerConnection(Arc<ShareHolder>);
 
 /// The caller already has as many connections as it may.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +68,9 @@ pub(crate) enum TooMany {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct CallerTable {
     next: u64,
-    by_key: HashMap<Key, Weak<Holder>>,
+    by_key: HashMap<CallerIdentity, Weak<ShareHolder>>,
 }
 
 /// The network whose addresses are counted together: an IPv6 host has a whole network of 64 bits to choose from.
@@ -92,14 +92,18 @@ impl Callers {
     }
 
     /// Counts a connection of `caller` from `address`.
-    pub(crate) fn connect(self: &Arc<Self>, caller: &Caller, address: IpAddr) -> Result<Connected, TooMany> {
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        caller: &Caller,
+        address: IpAddr,
+    ) -> Result<CallerConnection, TooMany> {
         let holder = self.of(caller, address);
         let before = holder.connections.fetch_add(1, Ordering::AcqRel);
         if holder.unnamed {
             self.unnamed.fetch_add(1, Ordering::AcqRel);
         }
         // When dropped, it is no longer counted.
-        let connected = Connected(holder);
+        let connected = CallerConnection(holder);
         match caller {
             Caller::Peer(party) if before >= self.most_of_party => Err(TooMany::OfParty(party.clone())),
             Caller::Unnamed if self.unnamed.load(Ordering::Acquire) > self.most_unnamed => {
@@ -110,20 +114,20 @@ impl Callers {
     }
 
     /// The holder whose share a connection of `caller` from `address` uses.
-    fn of(self: &Arc<Self>, caller: &Caller, address: IpAddr) -> Arc<Holder> {
+    fn of(self: &Arc<Self>, caller: &Caller, address: IpAddr) -> Arc<ShareHolder> {
         let address = counted(address);
         let key = match caller {
-            Caller::Peer(party) => Key::Party(party.clone()),
-            Caller::Own => Key::Own(address),
-            Caller::Anyone => Key::Anyone(address),
-            Caller::Unnamed => Key::Unnamed(address),
+            Caller::Peer(party) => CallerIdentity::Party(party.clone()),
+            Caller::Own => CallerIdentity::Own(address),
+            Caller::Anyone => CallerIdentity::Anyone(address),
+            Caller::Unnamed => CallerIdentity::Unnamed(address),
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = table.by_key.get(&key).and_then(Weak::upgrade) {
             return holder;
         }
         table.next += 1;
-        let holder = Arc::new(Holder {
+        let holder = Arc::new(ShareHolder {
             id: table.next,
             unnamed: *caller == Caller::Unnamed,
             small: AtomicU64::new(0),
@@ -141,7 +145,7 @@ impl Callers {
     }
 }
 
-impl Holder {
+impl ShareHolder {
     /// The holder for calls that come over no connection of ours, as in tests of single services.
     pub(crate) fn alone() -> Arc<Self> {
         Self::numbered(0, false)
@@ -154,13 +158,13 @@ impl Holder {
     }
 }
 
-impl Connected {
-    pub(crate) fn holder(&self) -> &Arc<Holder> {
+impl CallerConnection {
+    pub(crate) fn holder(&self) -> &Arc<ShareHolder> {
         &self.0
     }
 }
 
-impl Drop for Connected {
+impl Drop for CallerConnection {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::AcqRel);
         if let Some(callers) = self.0.callers.upgrade().filter(|_| self.0.unnamed) {
@@ -169,7 +173,7 @@ impl Drop for Connected {
     }
 }
 
-impl Drop for Holder {
+impl Drop for ShareHolder {
     fn drop(&mut self) {
         let (Some(key), Some(callers)) = (&self.key, self.callers.upgrade()) else { return };
         let mut table = callers.table.lock().unwrap_or_else(PoisonError::into_inner);

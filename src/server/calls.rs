@@ -22,25 +22,25 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Extensions, Request, Response};
 
-use self::answer::Answer;
+use self::answer::AnswerBody;
 pub(crate) use self::memory::{Memory, Room};
-use self::request::Incoming;
-use crate::mailbox::finding::Asking;
+use self::request::RequestBody;
+use crate::mailbox::finding::AskingCaller;
 use crate::rules::access;
-use crate::server::callers::Holder;
+use crate::server::callers::ShareHolder;
 use crate::server::connections::{ConnectionInfo, OnConnection, Transfer};
 
 /// The calls of a server.
 #[derive(Debug, Clone)]
-pub(crate) struct Calls(Arc<CallsInner>);
+pub(crate) struct Calls(Arc<CallsState>);
 
 #[derive(Debug)]
-struct CallsInner {
+struct CallsState {
     running: AtomicUsize,
     ended: Notify,
     memory: Arc<Memory>,
     /// Holder for calls that come over no connection.
-    alone: Arc<Holder>,
+    alone: Arc<ShareHolder>,
     /// Largest gRPC message; tonic refuses a larger one unread.
     largest: u64,
 }
@@ -50,7 +50,7 @@ impl Calls {
     pub(crate) fn new(bytes: u64, largest: u64) -> Self {
         let (running, ended) = (AtomicUsize::new(0), Notify::new());
         let memory = Memory::new(bytes, largest);
-        Self(Arc::new(CallsInner { running, ended, memory, alone: Holder::alone(), largest }))
+        Self(Arc::new(CallsState { running, ended, memory, alone: ShareHolder::alone(), largest }))
     }
 
     /// Number of calls that are running.
@@ -89,10 +89,10 @@ impl Calls {
 /// One call; it ends when its last holder drops it.
 #[derive(Debug)]
 pub(crate) struct Call {
-    calls: Arc<CallsInner>,
+    calls: Arc<CallsState>,
     on: Option<OnConnection>,
     /// The caller whose share it uses.
-    holder: Arc<Holder>,
+    holder: Arc<ShareHolder>,
     /// Room for the messages of its request, in their order.
     asked: Mutex<VecDeque<Room>>,
     /// Room for its answer.
@@ -132,7 +132,7 @@ impl Call {
 }
 
 /// `None` in tests without a server.
-impl Asking for Option<Arc<Call>> {
+impl AskingCaller for Option<Arc<Call>> {
     fn caller(&self) -> u64 {
         self.as_ref().map_or(0, |call| call.caller())
     }
@@ -158,20 +158,20 @@ pub(crate) struct CountCalls(pub(crate) Calls);
 
 /// A service whose calls are counted.
 #[derive(Debug, Clone)]
-pub(crate) struct Counted<S> {
+pub(crate) struct CountedService<S> {
     calls: Calls,
     inner: S,
 }
 
 impl<S> tower::Layer<S> for CountCalls {
-    type Service = Counted<S>;
+    type Service = CountedService<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { calls: self.0.clone(), inner }
+    fn layer(&self, inner: S) -> CountedService<S> {
+        CountedService { calls: self.0.clone(), inner }
     }
 }
 
-impl<S> Service<Request<Body>> for Counted<S>
+impl<S> Service<Request<Body>> for CountedService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -190,7 +190,7 @@ where
         request.extensions_mut().insert(call.clone());
         let is_stream = access::is_stream(request.uri().path());
         let largest = access::largest(request.uri().path());
-        let request = request.map(|body| Body::new(Incoming::new(body, call.clone(), is_stream, largest)));
+        let request = request.map(|body| Body::new(RequestBody::new(body, call.clone(), is_stream, largest)));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
@@ -198,7 +198,7 @@ where
                 // The message was read and dealt with; the answer may be a stream that never ends.
                 call.asked().clear();
             }
-            Ok(answer.map(|body| Body::new(Answer::new(body, call))))
+            Ok(answer.map(|body| Body::new(AnswerBody::new(body, call))))
         })
     }
 }

@@ -22,14 +22,14 @@ use futures_util::stream::unfold;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use self::connection::Connection;
+use self::connection::ServedConnection;
 use self::seats::{Seat, Seats};
 pub(crate) use self::traffic::{OnConnection, Traffic, Transfer};
 use crate::rules::access::Caller;
 use crate::rules::limits::Limits;
-use crate::server::callers::{Callers, Connected, Holder, TooMany};
+use crate::server::callers::{CallerConnection, Callers, ShareHolder, TooMany};
 use crate::tls::counted::takes_as_it_sends;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -46,12 +46,12 @@ pub(crate) struct Connections {
     seats: Arc<Seats>,
     callers: Arc<Callers>,
     /// Settings for TLS, and who the callers are.
-    trust: Current,
+    trust: CurrentTrust,
 }
 
 impl Connections {
     /// With room for as many connections as `limits` allow.
-    pub(crate) fn new(limits: Limits, trust: Current, draining: CancellationToken) -> Self {
+    pub(crate) fn new(limits: Limits, trust: CurrentTrust, draining: CancellationToken) -> Self {
         let seats = Seats::new(limits.connections, limits.connections_per_address);
         let callers = Callers::new(limits.connections, limits.connections_per_address);
         let cut = CancellationToken::new();
@@ -82,7 +82,7 @@ impl Connections {
     }
 
     /// The connections of `listener`, one after the other; the stream never ends.
-    pub(crate) fn accept(self, listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+    pub(crate) fn accept(self, listener: TcpListener) -> impl Stream<Item = io::Result<ServedConnection>> {
         unfold((self, listener), |(connections, listener)| async move {
             loop {
                 let (socket, from) = accept(&listener).await;
@@ -94,7 +94,7 @@ impl Connections {
     }
 
     /// Gives a connection a seat. `None` if its address has too many; the connection is then closed.
-    async fn seated(&self, socket: TcpStream, from: SocketAddr) -> Option<Connection> {
+    async fn seated(&self, socket: TcpStream, from: SocketAddr) -> Option<ServedConnection> {
         let info = ConnectionInfo::new(from, self.callers.clone());
         let cut = self.cut.child_token();
         let Limits { connections: max, connections_per_address: per_address, .. } = self.limits;
@@ -109,7 +109,7 @@ impl Connections {
         if seat.is_none() {
             tracing::warn!(%from, per_address, "MAX_CONNECTIONS_PER_ADDRESS reached; a connection was closed");
         }
-        Some(Connection::new(socket, info, seat?, cut, self))
+        Some(ServedConnection::new(socket, info, seat?, cut, self))
     }
 }
 
@@ -139,7 +139,7 @@ pub(crate) struct ConnectionInfo {
     from: SocketAddr,
     callers: Arc<Callers>,
     /// Set when the handshake is done, and so before any call.
-    caller: Arc<OnceLock<(Caller, Connected)>>,
+    caller: Arc<OnceLock<(Caller, CallerConnection)>>,
     traffic: Arc<Traffic>,
 }
 
@@ -164,7 +164,7 @@ impl ConnectionInfo {
     }
 
     /// The holder whose share its calls use.
-    pub(crate) fn holder(&self) -> Option<&Arc<Holder>> {
+    pub(crate) fn holder(&self) -> Option<&Arc<ShareHolder>> {
         self.caller.get().map(|(_, connected)| connected.holder())
     }
 

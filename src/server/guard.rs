@@ -45,21 +45,21 @@ impl Guard {
 }
 
 impl<S> tower::Layer<S> for Guard {
-    type Service = Guarded<S>;
+    type Service = GuardedService<S>;
 
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { guard: self.clone(), inner }
+    fn layer(&self, inner: S) -> GuardedService<S> {
+        GuardedService { guard: self.clone(), inner }
     }
 }
 
 /// A service behind the guard.
 #[derive(Debug, Clone)]
-pub(crate) struct Guarded<S> {
+pub(crate) struct GuardedService<S> {
     guard: Guard,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Guarded<S>
+impl<S> Service<Request<Body>> for GuardedService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {

@@ -50,16 +50,16 @@ pub(crate) fn is_ready(state: &StoreState) -> bool {
 
 /// Health of a service; the numbers are those of the wire, and equal in both packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
+enum ServiceHealth {
     Serving = 1,
     NotServing = 2,
     ServiceUnknown = 3,
 }
 
 impl HealthApi {
-    fn of(&self, service: &str) -> Health {
+    fn of(&self, service: &str) -> ServiceHealth {
         if !SERVICES.contains(&service) {
-            return Health::ServiceUnknown;
+            return ServiceHealth::ServiceUnknown;
         }
         let state = self.store.borrow();
         let serves = match service {
@@ -67,18 +67,22 @@ impl HealthApi {
             RECEIVE => is_ready(&state) || matches!(*state, StoreState::Refusing(_)),
             _ => is_ready(&state),
         };
-        if serves && !self.draining.is_cancelled() { Health::Serving } else { Health::NotServing }
+        if serves && !self.draining.is_cancelled() {
+            ServiceHealth::Serving
+        } else {
+            ServiceHealth::NotServing
+        }
     }
 
-    fn check(&self, service: &str) -> Result<Health, Status> {
+    fn check(&self, service: &str) -> Result<ServiceHealth, Status> {
         match self.of(service) {
-            Health::ServiceUnknown => Err(status::unknown_service(service)),
+            ServiceHealth::ServiceUnknown => Err(status::unknown_service(service)),
             health => Ok(health),
         }
     }
 
     /// The health now and after every change, until shutdown begins.
-    fn changes(&self, service: String) -> impl Stream<Item = Health> + use<> {
+    fn changes(&self, service: String) -> impl Stream<Item = ServiceHealth> + use<> {
         unfold((self.clone(), service, None), |(mut api, service, told)| async move {
             loop {
                 api.store.mark_unchanged();
@@ -143,15 +147,15 @@ mod tests {
         let (store, rx) = watch::channel(StoreState::Serving);
         let api = HealthApi { store: rx, draining: CancellationToken::new() };
         let mut changes = pin!(api.changes(String::new()));
-        assert_eq!(changes.next().await, Some(Health::Serving));
+        assert_eq!(changes.next().await, Some(ServiceHealth::Serving));
         store.send_replace(StoreState::Poisoned("a test".into()));
-        assert_eq!(changes.next().await, Some(Health::NotServing));
+        assert_eq!(changes.next().await, Some(ServiceHealth::NotServing));
         api.draining.cancel();
         assert_eq!(changes.next().await, None);
 
         let fresh = HealthApi { draining: CancellationToken::new(), ..api.clone() };
         let mut unknown = pin!(fresh.changes("no.such.Service".into()));
-        assert_eq!(unknown.next().await, Some(Health::ServiceUnknown));
+        assert_eq!(unknown.next().await, Some(ServiceHealth::ServiceUnknown));
         fresh.draining.cancel();
         assert_eq!(unknown.next().await, None);
     }
@@ -162,17 +166,17 @@ mod tests {
         let (store, rx) = watch::channel(StoreState::Serving);
         let api = HealthApi { store: rx, draining: CancellationToken::new() };
         let all = ["", SEND, RECEIVE].map(|service| (service, api.of(service)));
-        assert_eq!(all.map(|(_, health)| health), [Health::Serving; 3]);
+        assert_eq!(all.map(|(_, health)| health), [ServiceHealth::Serving; 3]);
         let mut sends = pin!(api.changes(SEND.into()));
-        assert_eq!(sends.next().await, Some(Health::Serving));
+        assert_eq!(sends.next().await, Some(ServiceHealth::Serving));
         store.send_replace(StoreState::Full("a test".into()));
-        assert_eq!(sends.next().await, Some(Health::NotServing));
-        assert_eq!(["", RECEIVE].map(|service| api.of(service)), [Health::Serving; 2]);
+        assert_eq!(sends.next().await, Some(ServiceHealth::NotServing));
+        assert_eq!(["", RECEIVE].map(|service| api.of(service)), [ServiceHealth::Serving; 2]);
         store.send_replace(StoreState::Serving);
-        assert_eq!(sends.next().await, Some(Health::Serving), "it goes by itself");
+        assert_eq!(sends.next().await, Some(ServiceHealth::Serving), "it goes by itself");
         store.send_replace(StoreState::Refusing("a test".into()));
         let all = ["", SEND, RECEIVE].map(|service| api.of(service));
-        assert_eq!(all, [Health::NotServing, Health::NotServing, Health::Serving]);
+        assert_eq!(all, [ServiceHealth::NotServing, ServiceHealth::NotServing, ServiceHealth::Serving]);
     }
 
     #[tokio::test]
@@ -180,9 +184,9 @@ mod tests {
         let (_store, rx) = watch::channel(StoreState::Serving);
         let api = HealthApi { store: rx, draining: CancellationToken::new() };
         let mut changes = pin!(api.changes(SERVICES[1].into()));
-        assert_eq!(changes.next().await, Some(Health::Serving));
+        assert_eq!(changes.next().await, Some(ServiceHealth::Serving));
         api.draining.cancel();
-        assert_eq!(changes.next().await, Some(Health::NotServing));
+        assert_eq!(changes.next().await, Some(ServiceHealth::NotServing));
         assert_eq!(changes.next().await, None);
     }
 }

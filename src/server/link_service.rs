@@ -23,9 +23,9 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::answers::Answered;
-use self::large::{Incoming, Large};
-pub(crate) use self::resume::Partials;
+use self::answers::AnsweredTags;
+use self::large::{IncomingLarge, IncomingPart};
+pub(crate) use self::resume::PartialUploads;
 use crate::mailbox::Mailbox;
 use crate::proto::peer::peer_link_server::PeerLink;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part, Progress};
@@ -33,7 +33,7 @@ use crate::rules::access::{self, Caller};
 use crate::rules::refusal::Refusal;
 use crate::server::calls::{Call, Room};
 use crate::server::peer_calls;
-use crate::tls::trust::Current;
+use crate::tls::trust::CurrentTrust;
 use crate::wire::{metadata, status};
 
 /// Most deliveries of a stream that are being stored at a time.
@@ -49,13 +49,13 @@ pub(crate) struct LinkApi {
     /// `CONNECTION_AGE`: a stream of this age ends, because its connection is to end.
     pub(crate) max_age: Duration,
     /// What came of messages whose streams broke.
-    pub(crate) partials: Arc<Partials>,
+    pub(crate) partials: Arc<PartialUploads>,
 }
 
-type Storing = FuturesUnordered<Pin<Box<dyn Future<Output = Stored> + Send>>>;
+type StoresUnderWay = FuturesUnordered<Pin<Box<dyn Future<Output = StoredDeliveries> + Send>>>;
 
 /// What became of some deliveries.
-struct Stored {
+struct StoredDeliveries {
     results: Vec<(u64, Result<(), Refusal>)>,
     bytes: usize,
     /// Room of the frame in which they came.
@@ -63,23 +63,23 @@ struct Stored {
 }
 
 /// One stream.
-struct Link {
+struct IncomingLink {
     mailbox: Arc<Mailbox>,
-    partials: Arc<Partials>,
+    partials: Arc<PartialUploads>,
     sender: PartyId,
     call: Option<Arc<Call>>,
     /// Which parties there are.
-    trust: Current,
+    trust: CurrentTrust,
     incoming: Option<Streaming<Deliveries>>,
     old: Pin<Box<Sleep>>,
-    storing: Storing,
+    storing: StoresUnderWay,
     /// Number of deliveries being stored.
     under_way: usize,
     bytes: usize,
     /// Channels for the parts of large messages, by tag.
-    large: HashMap<u64, mpsc::Sender<Incoming>>,
+    large: HashMap<u64, mpsc::Sender<IncomingPart>>,
     progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
-    answered: Answered,
+    answered: AnsweredTags,
     /// How the stream ends once everything under way is answered.
     end: Option<Status>,
 }
@@ -108,7 +108,7 @@ impl PeerLink for LinkApi {
             status::link_refused(&refusal)
         })?;
         tracing::debug!(%sender, "link opened");
-        let link = Link {
+        let link = IncomingLink {
             mailbox: self.mailbox.clone(),
             partials: self.partials.clone(),
             sender,
@@ -121,7 +121,7 @@ impl PeerLink for LinkApi {
             bytes: 0,
             large: HashMap::new(),
             progress: mpsc::channel(MAX_STORING),
-            answered: Answered::default(),
+            answered: AnsweredTags::default(),
             end: None,
         };
         Ok(Response::new(Box::pin(unfold(link, |mut link| async move {
@@ -131,7 +131,7 @@ impl PeerLink for LinkApi {
     }
 }
 
-impl Link {
+impl IncomingLink {
     /// The next answers; `None` when the stream has ended.
     async fn answers(&mut self) -> Option<Result<Answers, Status>> {
         loop {
@@ -205,7 +205,7 @@ impl Link {
         self.under_way += deliveries.len();
         let (mailbox, sender) = (self.mailbox.clone(), self.sender.clone());
         self.storing.push(Box::pin(async move {
-            Stored { results: store(&mailbox, &sender, deliveries).await, bytes, _room: room }
+            StoredDeliveries { results: store(&mailbox, &sender, deliveries).await, bytes, _room: room }
         }));
     }
 
@@ -214,7 +214,7 @@ impl Link {
         let (parts, incoming) = mpsc::channel(WINDOW_PARTS);
         self.large.insert(delivery.tag, parts);
         let tag = delivery.tag;
-        let large = Large {
+        let large = IncomingLarge {
             mailbox: self.mailbox.clone(),
             partials: self.partials.clone(),
             sender: self.sender.clone(),
@@ -224,23 +224,23 @@ impl Link {
         };
         self.under_way += 1;
         self.storing.push(Box::pin(async move {
-            Stored { results: vec![(tag, large.receive(incoming).await)], bytes: 0, _room: None }
+            StoredDeliveries { results: vec![(tag, large.receive(incoming).await)], bytes: 0, _room: None }
         }));
     }
 
     /// Takes a part. A message that is refused, or was there already, may still have parts on their way.
     fn part(&mut self, part: Part, room: Option<Arc<Room>>) {
         let Some(parts) = self.large.get(&part.tag) else { return };
-        if let Err(mpsc::error::TrySendError::Full(_)) = parts.try_send(Incoming { part, _room: room }) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = parts.try_send(IncomingPart { part, _room: room }) {
             self.over(Some(status::bad_frame("parts beyond the window")));
         }
     }
 
     /// Puts everything that is done by now into one frame of answers.
-    fn collect(&mut self, first: Stored) -> Answers {
+    fn collect(&mut self, first: StoredDeliveries) -> Answers {
         let mut answers = Answers::default();
         let mut next = Some(first);
-        while let Some(Stored { results, bytes, .. }) = next {
+        while let Some(StoredDeliveries { results, bytes, .. }) = next {
             self.bytes -= bytes;
             self.under_way -= results.len();
             for (tag, result) in results {

@@ -41,7 +41,7 @@ pub(crate) struct MailboxApi {
     pub(crate) max_age: Duration,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type AnswerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl MailboxApi {
     /// Counts a refusal and turns it into a status.
@@ -52,8 +52,8 @@ impl MailboxApi {
 
 #[tonic::async_trait]
 impl MailboxService for MailboxApi {
-    type ReceiveStreamStream = Answers<ReceivePiece>;
-    type ExchangeStream = Answers<ExchangeResponse>;
+    type ReceiveStreamStream = AnswerStream<ReceivePiece>;
+    type ExchangeStream = AnswerStream<ExchangeResponse>;
 
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<Accepted>, Status> {
         let SendRequest { message_id, receiver_id, payload, key } = request.into_inner();

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::{Duration, Instant};
 
-use super::line::{Line, Value};
+use super::line::{FieldValue, LogLine};
 
 /// Lines of a kind that go out before further ones are counted.
 const TOLD: u32 = 5;
@@ -24,23 +24,23 @@ const KINDS: usize = 256;
 pub(super) struct Collapse {
     window: Duration,
     hashing: RandomState,
-    kinds: HashMap<u64, Repeats>,
+    kinds: HashMap<u64, RepeatingLine>,
 }
 
 #[derive(Debug)]
-struct Repeats {
+struct RepeatingLine {
     /// When the window began.
     since: Instant,
     /// Lines that may still go out in this window.
     left: u32,
     counted: u64,
     /// The line that the count is about.
-    line: Line,
+    line: LogLine,
 }
 
 /// What becomes of a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum LineOutcome {
     Tell,
     /// The line is counted. `first` means that from now on a count is due to be reported.
     Counted {
@@ -55,27 +55,27 @@ impl Collapse {
     }
 
     /// Decides what becomes of a line from `place` in the program.
-    pub(super) fn see(&mut self, line: &Line, place: impl Hash, now: Instant) -> Verdict {
+    pub(super) fn see(&mut self, line: &LogLine, place: impl Hash, now: Instant) -> LineOutcome {
         let (mut kind, mut about) =
-            (line.kind(&self.hashing, &place), Line::without_which as fn(Line) -> Line);
+            (line.kind(&self.hashing, &place), LogLine::without_which as fn(LogLine) -> LogLine);
         if !self.kinds.contains_key(&kind) && self.kinds.len() >= KINDS {
             self.kinds.retain(|_, repeats| repeats.counted > 0 || !repeats.is_over(now, self.window));
             if self.kinds.len() >= KINDS {
                 // The program has only a limited number of places.
-                (kind, about) = (self.hashing.hash_one(place), Line::without_fields);
+                (kind, about) = (self.hashing.hash_one(place), LogLine::without_fields);
             }
         }
-        let new = || Repeats { since: now, left: TOLD, counted: 0, line: about(line.clone()) };
+        let new = || RepeatingLine { since: now, left: TOLD, counted: 0, line: about(line.clone()) };
         let repeats = self.kinds.entry(kind).or_insert_with(new);
         if repeats.counted == 0 && repeats.is_over(now, self.window) {
             *repeats = new();
         }
         if let Some(left) = repeats.left.checked_sub(1) {
             repeats.left = left;
-            return Verdict::Tell;
+            return LineOutcome::Tell;
         }
         repeats.counted += 1;
-        Verdict::Counted { first: repeats.counted == 1 }
+        LineOutcome::Counted { first: repeats.counted == 1 }
     }
 
     /// When the next count is to be reported; `None` while nothing is counted.
@@ -88,7 +88,7 @@ impl Collapse {
     }
 
     /// The counts whose window has ended.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<Line> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<LogLine> {
         let mut lines = Vec::new();
         self.kinds.retain(|_, repeats| {
             if !repeats.is_over(now, self.window) {
@@ -102,18 +102,18 @@ impl Collapse {
     }
 
     /// All remaining counts, at the end.
-    pub(super) fn drain(&mut self, now: Instant) -> Vec<Line> {
+    pub(super) fn drain(&mut self, now: Instant) -> Vec<LogLine> {
         self.kinds.drain().filter_map(|(_, mut repeats)| repeats.take(now)).collect()
     }
 }
 
-impl Repeats {
+impl RepeatingLine {
     fn is_over(&self, now: Instant, window: Duration) -> bool {
         now.saturating_duration_since(self.since) >= window
     }
 
     /// Returns the count as a line, and begins the next window.
-    fn take(&mut self, now: Instant) -> Option<Line> {
+    fn take(&mut self, now: Instant) -> Option<LogLine> {
         if self.counted == 0 {
             return None;
         }
@@ -121,12 +121,12 @@ impl Repeats {
         let seconds = now.saturating_duration_since(self.since).as_secs().max(1);
         self.since = now;
         let times = if repeated == 1 { "time" } else { "times" };
-        let Line { level, message, fields, target, .. } = &self.line;
+        let LogLine { level, message, fields, target, .. } = &self.line;
         let mut line =
-            Line::new(*level, "", format!("{message} (repeated {repeated} {times} in {seconds} s)"));
+            LogLine::new(*level, "", format!("{message} (repeated {repeated} {times} in {seconds} s)"));
         line.target.clone_from(target);
         line.fields.clone_from(fields);
-        Some(line.with("repeated", Value::Unsigned(repeated)))
+        Some(line.with("repeated", FieldValue::Unsigned(repeated)))
     }
 }
 
@@ -138,18 +138,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn about(peer: &str, id: u64) -> Line {
-        Line::new(Level::WARN, "petnet::forwarder", "delivery failed")
-            .with("peer", Value::Text(peer.into()))
-            .with("message_id", Value::Text(id.to_string()))
+    fn about(peer: &str, id: u64) -> LogLine {
+        LogLine::new(Level::WARN, "petnet::forwarder", "delivery failed")
+            .with("peer", FieldValue::Text(peer.into()))
+            .with("message_id", FieldValue::Text(id.to_string()))
     }
 
     /// How many of `n` simultaneous lines go out.
     fn told(collapse: &mut Collapse, peer: &str, n: u64, now: Instant) -> usize {
-        (0..n).filter(|id| collapse.see(&about(peer, *id), 1, now) == Verdict::Tell).count()
+        (0..n).filter(|id| collapse.see(&about(peer, *id), 1, now) == LineOutcome::Tell).count()
     }
 
-    fn texts(lines: &[Line]) -> Vec<&str> {
+    fn texts(lines: &[LogLine]) -> Vec<&str> {
         lines.iter().map(|line| line.message.as_str()).collect()
     }
 
@@ -158,14 +158,15 @@ mod tests {
         let (mut collapse, start) = (Collapse::new(WINDOW), Instant::now());
         assert_eq!(told(&mut collapse, "party_b", 5, start), 5);
         assert_eq!(collapse.next(), None, "nothing is counted, so nothing need be waited for");
-        assert_eq!(collapse.see(&about("party_b", 6), 1, start), Verdict::Counted { first: true });
+        assert_eq!(collapse.see(&about("party_b", 6), 1, start), LineOutcome::Counted { first: true });
         assert_eq!(told(&mut collapse, "party_b", 999_999, start), 0);
         assert_eq!(collapse.next(), Some(start + WINDOW));
         assert!(collapse.due(start + WINDOW.saturating_sub(SECOND)).is_empty());
         let lines = collapse.due(start + WINDOW);
         assert_eq!(texts(&lines), ["delivery failed (repeated 1000000 times in 60 s)"]);
         assert_eq!((lines[0].level, &*lines[0].target), (Level::WARN, "petnet::forwarder"));
-        let fields = [("peer", Value::Text("party_b".into())), ("repeated", Value::Unsigned(1_000_000))];
+        let fields =
+            [("peer", FieldValue::Text("party_b".into())), ("repeated", FieldValue::Unsigned(1_000_000))];
         assert_eq!(lines[0].fields, fields);
     }
 

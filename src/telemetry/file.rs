@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::line::{Line, Value};
-use super::render::Look;
-use super::sink::{Target, dropped};
+use super::line::{FieldValue, LogLine};
+use super::render::LineStyle;
+use super::sink::{LineTarget, dropped};
 use crate::telemetry::options::LogFiles;
 
 /// The file that is currently written.
@@ -26,14 +26,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The log file, its numbered predecessors, and the trouble with them.
 pub(super) struct LogFile {
     files: LogFiles,
-    look: Look,
-    open: Option<Open>,
+    look: LineStyle,
+    open: Option<OpenFile>,
     /// Lines dropped since the trouble began; the trouble ends when a line is written.
     lost: u64,
     trouble: Option<Instant>,
 }
 
-struct Open {
+struct OpenFile {
     file: File,
     len: u64,
     /// When it was last seen that this is still the file of that name.
@@ -42,8 +42,8 @@ struct Open {
 
 impl LogFile {
     /// Starts without opening anything.
-    pub(super) fn new(files: LogFiles, look: Look) -> Self {
-        Self { files, look: Look { colours: false, ..look }, open: None, lost: 0, trouble: None }
+    pub(super) fn new(files: LogFiles, look: LineStyle) -> Self {
+        Self { files, look: LineStyle { colours: false, ..look }, open: None, lost: 0, trouble: None }
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -97,9 +97,9 @@ impl LogFile {
     /// Reports trouble on stderr, since the file is what does not work.
     fn tell(&self, why: &io::Error) {
         let text = "the log file cannot be written; lines are dropped from it until it can";
-        let line = Line::new(Level::WARN, module_path!(), text)
-            .with("path", Value::Text(self.path(0).display().to_string()))
-            .with("error", Value::Text(why.to_string()));
+        let line = LogLine::new(Level::WARN, module_path!(), text)
+            .with("path", FieldValue::Text(self.path(0).display().to_string()))
+            .with("error", FieldValue::Text(why.to_string()));
         // Without stderr there is nowhere to report it.
         drop(io::stderr().write_all(&self.look.render(&line)));
     }
@@ -107,7 +107,8 @@ impl LogFile {
     fn note_and_line(&mut self, line: &[u8]) -> io::Result<()> {
         if self.lost > 0 {
             let text = "log lines are missing here: the file could not be written";
-            let note = Line::new(Level::WARN, module_path!(), text).with("lines", Value::Unsigned(self.lost));
+            let note = LogLine::new(Level::WARN, module_path!(), text)
+                .with("lines", FieldValue::Unsigned(self.lost));
             self.try_write(&self.look.render(&note))?;
             self.lost = 0;
         }
@@ -135,7 +136,7 @@ impl LogFile {
     }
 
     /// Opens the file, to continue at the end of what is there.
-    fn open(&self) -> io::Result<Open> {
+    fn open(&self) -> io::Result<OpenFile> {
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.path(0))?;
         match file.try_lock() {
@@ -157,7 +158,7 @@ impl LogFile {
                 len += 1;
             }
         }
-        Ok(Open { file, len, seen: Instant::now() })
+        Ok(OpenFile { file, len, seen: Instant::now() })
     }
 
     /// Moves every file on by one number. A crash in between leaves a gap in the numbers, which the next rotation closes.
@@ -191,7 +192,7 @@ impl LogFile {
     }
 }
 
-impl Target for LogFile {
+impl LineTarget for LogFile {
     fn write_line(&mut self, line: &[u8]) {
         self.write_at(line, Instant::now());
     }
@@ -203,7 +204,7 @@ mod tests {
     use crate::telemetry::options::LogFormat;
 
     fn log(dir: &tempfile::TempDir, bytes: u64, count: usize) -> LogFile {
-        let look = Look { format: LogFormat::Text, colours: false, party: "party_a".into() };
+        let look = LineStyle { format: LogFormat::Text, colours: false, party: "party_a".into() };
         LogFile::new(LogFiles { dir: dir.path().join("log"), bytes, count }, look)
     }
 

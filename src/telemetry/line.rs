@@ -22,7 +22,7 @@ const WHICH: &[&str] = &["message_id", "from", "file"];
 
 /// What a field holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum FieldValue {
     Text(String),
     Unsigned(u64),
     Signed(i64),
@@ -32,15 +32,15 @@ pub(super) enum Value {
 
 /// One log line.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     pub(super) at: OffsetDateTime,
     pub(super) level: Level,
     pub(super) target: Cow<'static, str>,
     pub(super) message: String,
-    pub(super) fields: Vec<(&'static str, Value)>,
+    pub(super) fields: Vec<(&'static str, FieldValue)>,
 }
 
-impl Line {
+impl LogLine {
     /// A line of our own, with the current time.
     pub(super) fn new(level: Level, target: &'static str, message: impl Into<String>) -> Self {
         let at = SystemTime::now().into();
@@ -54,16 +54,16 @@ impl Line {
         line
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
-        self.put(name, if let Value::Text(text) = value { Value::Text(cut(text)) } else { value });
+    pub(super) fn with(mut self, name: &'static str, value: FieldValue) -> Self {
+        self.put(name, if let FieldValue::Text(text) = value { FieldValue::Text(cut(text)) } else { value });
         self
     }
 
-    fn put(&mut self, name: &'static str, value: Value) {
+    fn put(&mut self, name: &'static str, value: FieldValue) {
         match (name, value) {
-            ("message", Value::Text(text)) => self.message = text,
+            ("message", FieldValue::Text(text)) => self.message = text,
             // Lines from libraries that use the `log` crate carry these: their own target, and their place in the code.
-            ("log.target", Value::Text(text)) => self.target = text.into(),
+            ("log.target", FieldValue::Text(text)) => self.target = text.into(),
             (name, _) if name.starts_with("log.") => {}
             (name, value) => self.fields.push((name.strip_prefix("r#").unwrap_or(name), value)),
         }
@@ -78,8 +78,8 @@ impl Line {
         self.message.hash(&mut hasher);
         for (name, value) in &self.fields {
             match value {
-                Value::Text(text) if WHO.contains(name) => text.hash(&mut hasher),
-                Value::Text(text) if !WHICH.contains(name) => words(text, &mut hasher),
+                FieldValue::Text(text) if WHO.contains(name) => text.hash(&mut hasher),
+                FieldValue::Text(text) if !WHICH.contains(name) => words(text, &mut hasher),
                 _ => {}
             }
         }
@@ -89,7 +89,7 @@ impl Line {
     /// The line without the fields that hold for only one of many lines.
     pub(super) fn without_which(mut self) -> Self {
         self.fields.retain(|(name, value)| {
-            !WHICH.contains(name) && (WHO.contains(name) || matches!(value, Value::Text(_)))
+            !WHICH.contains(name) && (WHO.contains(name) || matches!(value, FieldValue::Text(_)))
         });
         self
     }
@@ -119,12 +119,12 @@ fn cut(text: String) -> String {
 
 /// Keeps the beginning of what is written, and the number of bytes of the rest: a value may be of any length.
 #[derive(Default)]
-struct Beginning {
+struct TextBeginning {
     text: String,
     more: usize,
 }
 
-impl Write for Beginning {
+impl Write for TextBeginning {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = if self.more == 0 { LONGEST_VALUE - self.text.len() } else { 0 };
         let end = text.floor_char_boundary(room);
@@ -134,15 +134,15 @@ impl Write for Beginning {
     }
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut beginning = Beginning::default();
+        let mut beginning = TextBeginning::default();
         let failed = write!(beginning, "{value:?}").is_err();
-        let Beginning { mut text, more } = beginning;
+        let TextBeginning { mut text, more } = beginning;
         if more > 0 || failed {
             text = [text, format!("... ({more} bytes more)")].concat();
         }
-        self.put(field.name(), Value::Text(text));
+        self.put(field.name(), FieldValue::Text(text));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -150,19 +150,19 @@ impl Visit for Line {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field.name(), Value::Unsigned(value));
+        self.put(field.name(), FieldValue::Unsigned(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field.name(), Value::Signed(value));
+        self.put(field.name(), FieldValue::Signed(value));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field.name(), Value::Float(value));
+        self.put(field.name(), FieldValue::Float(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field.name(), Value::Bool(value));
+        self.put(field.name(), FieldValue::Bool(value));
     }
 }
 
@@ -172,19 +172,19 @@ mod tests {
 
     use super::*;
 
-    fn failed(peer: &str, error: &str, id: &str, n: u64) -> Line {
-        let text = |text: &str| Value::Text(text.into());
-        Line::new(Level::WARN, "petnet", "delivery failed")
+    fn failed(peer: &str, error: &str, id: &str, n: u64) -> LogLine {
+        let text = |text: &str| FieldValue::Text(text.into());
+        LogLine::new(Level::WARN, "petnet", "delivery failed")
             .with("peer", text(peer))
             .with("error", text(error))
             .with("message_id", text(id))
-            .with("failures", Value::Unsigned(n))
+            .with("failures", FieldValue::Unsigned(n))
     }
 
     #[test]
     fn numbers_addresses_and_message_ids_make_no_other_kind_of_line() {
         let hashing = RandomState::new();
-        let kind = |line: &Line| line.kind(&hashing, 1);
+        let kind = |line: &LogLine| line.kind(&hashing, 1);
         let one = failed("party_1", "10.0.0.1:4711 refused", "a", 1);
         assert_eq!(kind(&one), kind(&failed("party_1", "10.0.0.22:1 refused", "b", 2)));
         assert_ne!(kind(&one), kind(&failed("party_2", "10.0.0.1:4711 refused", "a", 1)), "another peer");
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_value_is_cut_where_it_gets_too_long() {
-        let mut beginning = Beginning::default();
+        let mut beginning = TextBeginning::default();
         write!(beginning, "{}", "ü".repeat(LONGEST_VALUE)).unwrap();
         write!(beginning, "rest").unwrap();
         assert_eq!((beginning.text.len(), beginning.more), (LONGEST_VALUE, LONGEST_VALUE + 4));

@@ -13,9 +13,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::DEAD_LETTERS;
-use super::collapse::{Collapse, Verdict};
-use super::line::Line;
-use super::render::Look;
+use super::collapse::{Collapse, LineOutcome};
+use super::line::LogLine;
+use super::render::LineStyle;
 use super::sink::{Sink, lock};
 
 thread_local! {
@@ -26,7 +26,7 @@ thread_local! {
 /// All sinks, and the lines that repeat.
 #[derive(Debug)]
 pub(super) struct Output {
-    sinks: Vec<(Look, Sink)>,
+    sinks: Vec<(LineStyle, Sink)>,
     repeats: Mutex<Repeats>,
     counted: Condvar,
 }
@@ -39,7 +39,7 @@ struct Repeats {
 
 impl Output {
     /// Starts the output. Counts of repeated lines are reported after `window`.
-    pub(super) fn start(sinks: Vec<(Look, Sink)>, window: Duration) -> io::Result<Arc<Self>> {
+    pub(super) fn start(sinks: Vec<(LineStyle, Sink)>, window: Duration) -> io::Result<Arc<Self>> {
         let repeats = Mutex::new(Repeats { collapse: Collapse::new(window), ended: false });
         let output = Arc::new(Self { sinks, repeats, counted: Condvar::new() });
         let timed = output.clone();
@@ -69,11 +69,11 @@ impl Output {
     }
 
     /// Writes the line, or counts it.
-    fn take(&self, line: &Line, place: impl Hash) {
+    fn take(&self, line: &LogLine, place: impl Hash) {
         let may_repeat = line.level <= Level::WARN && line.target != DEAD_LETTERS;
         if may_repeat {
             let verdict = lock(&self.repeats).collapse.see(line, place, Instant::now());
-            if let Verdict::Counted { first } = verdict {
+            if let LineOutcome::Counted { first } = verdict {
                 if first {
                     self.counted.notify_all();
                 }
@@ -84,7 +84,7 @@ impl Output {
     }
 
     /// Writes the line.
-    pub(super) fn write(&self, line: &Line) {
+    pub(super) fn write(&self, line: &LogLine) {
         WRITING.set(true);
         for (look, sink) in &self.sinks {
             sink.write_line(&look.render(line));
@@ -92,7 +92,7 @@ impl Output {
         WRITING.set(false);
     }
 
-    fn write_all(&self, lines: &[Line]) {
+    fn write_all(&self, lines: &[LogLine]) {
         for line in lines {
             self.write(line);
         }
@@ -119,11 +119,11 @@ impl Output {
 }
 
 /// The layer to which `tracing` hands events.
-pub(super) struct Lines(pub(super) Arc<Output>);
+pub(super) struct LogLayer(pub(super) Arc<Output>);
 
-impl<S: Subscriber> Layer<S> for Lines {
+impl<S: Subscriber> Layer<S> for LogLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.take(&Line::of(event), event.metadata().callsite());
+        self.0.take(&LogLine::of(event), event.metadata().callsite());
     }
 }
 
@@ -136,11 +136,11 @@ mod tests {
     use super::*;
     use crate::telemetry::collapse::WINDOW;
     use crate::telemetry::options::LogFormat;
-    use crate::telemetry::sink::Target;
+    use crate::telemetry::sink::LineTarget;
 
-    struct Kept(Sender<String>);
+    struct KeptLines(Sender<String>);
 
-    impl Target for Kept {
+    impl LineTarget for KeptLines {
         fn write_line(&mut self, line: &[u8]) {
             drop(self.0.send(String::from_utf8(line.to_vec()).unwrap()));
         }
@@ -148,14 +148,14 @@ mod tests {
 
     fn output(window: Duration) -> (Arc<Output>, Receiver<String>) {
         let (kept, lines) = channel();
-        let look = Look { format: LogFormat::Json, colours: false, party: "party_a".into() };
-        (Output::start(vec![(look, Sink::direct(Kept(kept)))], window).unwrap(), lines)
+        let look = LineStyle { format: LogFormat::Json, colours: false, party: "party_a".into() };
+        (Output::start(vec![(look, Sink::direct(KeptLines(kept)))], window).unwrap(), lines)
     }
 
     /// What `logs` logs, as JSON values.
     fn logged(logs: impl FnOnce()) -> Vec<serde_json::Value> {
         let (output, lines) = output(WINDOW);
-        let subscriber = tracing_subscriber::registry().with(Lines(output.clone()));
+        let subscriber = tracing_subscriber::registry().with(LogLayer(output.clone()));
         tracing::subscriber::with_default(subscriber, logs);
         output.end();
         lines.try_iter().map(|line| serde_json::from_str(&line).unwrap()).collect()
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_count_is_told_when_its_time_is_over_and_nothing_else_happens() {
         let (output, lines) = output(Duration::from_millis(20));
-        let line = Line::new(Level::ERROR, "petnet", "no room");
+        let line = LogLine::new(Level::ERROR, "petnet", "no room");
         // On a busy machine windows may end meanwhile: whatever happens, every line is accounted for.
         (0..1000).for_each(|_| output.take(&line, 1));
         let mut told = 0;

@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use time::OffsetDateTime;
 use tracing::Level;
 
-use super::line::{Line, Value};
+use super::line::{FieldValue, LogLine};
 use crate::telemetry::options::LogFormat;
 
 /// Keys that every JSON line has; a field with such a name gets another one.
@@ -16,7 +16,7 @@ const KEYS: &[&str] = &["timestamp", "level", "party", "target", "message"];
 
 /// How lines look.
 #[derive(Debug, Clone)]
-pub(super) struct Look {
+pub(super) struct LineStyle {
     pub(super) format: LogFormat,
     /// Whether to use colours, for a terminal.
     pub(super) colours: bool,
@@ -24,9 +24,9 @@ pub(super) struct Look {
     pub(super) party: String,
 }
 
-impl Look {
+impl LineStyle {
     /// The line as text, including its end.
-    pub(super) fn render(&self, line: &Line) -> Vec<u8> {
+    pub(super) fn render(&self, line: &LogLine) -> Vec<u8> {
         let mut text = match self.format {
             LogFormat::Text => self.text(line),
             LogFormat::Json => self.json(line),
@@ -35,7 +35,7 @@ impl Look {
         text.into_bytes()
     }
 
-    fn text(&self, line: &Line) -> String {
+    fn text(&self, line: &LogLine) -> String {
         let (dim, colour, end) = match (self.colours, line.level) {
             (false, _) => ("", "", ""),
             (true, Level::ERROR) => ("\x1b[2m", "\x1b[31m", "\x1b[0m"),
@@ -57,7 +57,7 @@ impl Look {
         text
     }
 
-    fn json(&self, line: &Line) -> String {
+    fn json(&self, line: &LogLine) -> String {
         let mut text = format!("{{\"timestamp\":\"{}\",\"level\":\"{}\"", timestamp(line.at), line.level);
         for (key, value) in
             [("party", self.party.as_str()), ("target", &line.target), ("message", &line.message)]
@@ -73,9 +73,11 @@ impl Look {
                 push_json_key(&mut text, name);
             }
             match value {
-                Value::Text(value) => push_json_text(&mut text, value),
+                FieldValue::Text(value) => push_json_text(&mut text, value),
                 // JSON has no such numbers.
-                Value::Float(value) if !value.is_finite() => push_json_text(&mut text, &value.to_string()),
+                FieldValue::Float(value) if !value.is_finite() => {
+                    push_json_text(&mut text, &value.to_string());
+                }
                 number => push_value(&mut text, number),
             }
         }
@@ -108,9 +110,9 @@ fn push_harmless(text: &mut String, from: &str) {
 }
 
 /// Appends a value: bare if it can only be read as one value, otherwise quoted with escapes.
-fn push_value(text: &mut String, value: &Value) {
+fn push_value(text: &mut String, value: &FieldValue) {
     match value {
-        Value::Text(value) => {
+        FieldValue::Text(value) => {
             let bare =
                 |c: char| is_harmless(c) && !c.is_whitespace() && !matches!(c, '"' | '\'' | '\\' | '=');
             if !value.is_empty() && value.chars().all(bare) {
@@ -119,10 +121,10 @@ fn push_value(text: &mut String, value: &Value) {
                 push(text, format_args!("{value:?}"));
             }
         }
-        Value::Unsigned(value) => push(text, format_args!("{value}")),
-        Value::Signed(value) => push(text, format_args!("{value}")),
-        Value::Float(value) => push(text, format_args!("{value}")),
-        Value::Bool(value) => push(text, format_args!("{value}")),
+        FieldValue::Unsigned(value) => push(text, format_args!("{value}")),
+        FieldValue::Signed(value) => push(text, format_args!("{value}")),
+        FieldValue::Float(value) => push(text, format_args!("{value}")),
+        FieldValue::Bool(value) => push(text, format_args!("{value}")),
     }
 }
 
@@ -160,19 +162,19 @@ mod tests {
     const FORGED: &str =
         "id\" peer=x\n2026-01-01T00:00:00Z ERROR petnet: all is lost\r\x1b[2J\u{9b}31m\u{202e}\u{e0001}\\";
 
-    fn look(format: LogFormat) -> Look {
-        Look { format, colours: false, party: "party_a".into() }
+    fn look(format: LogFormat) -> LineStyle {
+        LineStyle { format, colours: false, party: "party_a".into() }
     }
 
-    fn line() -> Line {
-        let mut line = Line::new(Level::WARN, "petnet::hub", "message became a dead letter");
+    fn line() -> LogLine {
+        let mut line = LogLine::new(Level::WARN, "petnet::hub", "message became a dead letter");
         line.at = OffsetDateTime::from_unix_timestamp(1_767_225_600).unwrap();
-        line.with("peer", Value::Text("party_b".into()))
-            .with("message_id", Value::Text("round 1".into()))
-            .with("bytes", Value::Unsigned(7))
+        line.with("peer", FieldValue::Text("party_b".into()))
+            .with("message_id", FieldValue::Text("round 1".into()))
+            .with("bytes", FieldValue::Unsigned(7))
     }
 
-    fn rendered(format: LogFormat, line: &Line) -> String {
+    fn rendered(format: LogFormat, line: &LogLine) -> String {
         String::from_utf8(look(format).render(line)).unwrap()
     }
 
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn json_has_fields_beside_the_keys_of_every_line() {
-        let line = line().with("party", Value::Text("other".into())).with("ratio", Value::Float(f64::NAN));
+        let line =
+            line().with("party", FieldValue::Text("other".into())).with("ratio", FieldValue::Float(f64::NAN));
         let read: serde_json::Value = serde_json::from_str(&rendered(LogFormat::Json, &line)).unwrap();
         let wanted = serde_json::json!({
             "timestamp": "2026-01-01T00:00:00.000000Z", "level": "WARN", "party": "party_a", "target": "petnet::hub",
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn nobody_can_forge_a_line_or_a_field_or_speak_to_the_terminal() {
-        let mut line = line().with("reason", Value::Text(FORGED.into()));
+        let mut line = line().with("reason", FieldValue::Text(FORGED.into()));
         line.message = FORGED.into();
         for format in [LogFormat::Text, LogFormat::Json] {
             let text = rendered(format, &line);
@@ -218,14 +221,14 @@ mod tests {
             [("b:1235", "b:1235"), ("", "\"\""), ("a b", "\"a b\""), ("a=b", "\"a=b\""), ("é", "é")]
         {
             let mut text = String::new();
-            push_value(&mut text, &Value::Text(value.into()));
+            push_value(&mut text, &FieldValue::Text(value.into()));
             assert_eq!(text, shown);
         }
     }
 
     #[test]
     fn colours_are_for_terminals() {
-        let look = Look { colours: true, ..look(LogFormat::Text) };
+        let look = LineStyle { colours: true, ..look(LogFormat::Text) };
         assert!(String::from_utf8(look.render(&line())).unwrap().contains("\x1b[33m WARN\x1b[0m"));
     }
 }

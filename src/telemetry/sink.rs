@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::line::{Line, Value};
-use super::render::Look;
+use super::line::{FieldValue, LogLine};
+use super::render::LineStyle;
 
 /// Bytes of lines that may wait for a slow stderr, and the same again for a slow disk.
 const BUFFERED_BYTES: usize = 8 << 20;
@@ -31,7 +31,7 @@ pub(super) fn dropped(lines: u64) {
 }
 
 /// Something that takes lines.
-pub(super) trait Target: Send + 'static {
+pub(super) trait LineTarget: Send + 'static {
     /// Writes the line, or counts it as dropped.
     fn write_line(&mut self, line: &[u8]);
 }
@@ -39,7 +39,7 @@ pub(super) trait Target: Send + 'static {
 /// Standard error.
 pub(super) struct Stderr;
 
-impl Target for Stderr {
+impl LineTarget for Stderr {
     fn write_line(&mut self, line: &[u8]) {
         if io::stderr().write_all(line).is_err() {
             dropped(1);
@@ -50,9 +50,9 @@ impl Target for Stderr {
 /// One way out for lines.
 pub(super) enum Sink {
     /// The thread that logs also writes.
-    Direct(Mutex<Box<dyn Target>>),
+    Direct(Mutex<Box<dyn LineTarget>>),
     /// A separate thread writes.
-    Buffered(Arc<Buffer>),
+    Buffered(Arc<LineBuffer>),
 }
 
 impl fmt::Debug for Sink {
@@ -62,13 +62,13 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    pub(super) fn direct(target: impl Target) -> Self {
+    pub(super) fn direct(target: impl LineTarget) -> Self {
         Self::Direct(Mutex::new(Box::new(target)))
     }
 
     /// A buffered sink. Fails if the system has no thread for it.
-    pub(super) fn buffered(target: impl Target, look: Look) -> io::Result<Self> {
-        Buffer::start(target, look, BUFFERED_BYTES).map(Self::Buffered)
+    pub(super) fn buffered(target: impl LineTarget, look: LineStyle) -> io::Result<Self> {
+        LineBuffer::start(target, look, BUFFERED_BYTES).map(Self::Buffered)
     }
 
     pub(super) fn write_line(&self, line: &[u8]) {
@@ -87,15 +87,15 @@ impl Sink {
 }
 
 /// Lines that wait for the thread that writes them.
-pub(super) struct Buffer {
-    waiting: Mutex<Waiting>,
+pub(super) struct LineBuffer {
+    waiting: Mutex<WaitingLines>,
     changed: Condvar,
-    look: Look,
+    look: LineStyle,
     limit: usize,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingLines {
     /// Whole lines, one after the other.
     lines: Vec<u8>,
     /// Lines dropped since the last one that found room.
@@ -105,8 +105,8 @@ struct Waiting {
     ended: bool,
 }
 
-impl Buffer {
-    fn start(mut target: impl Target, look: Look, limit: usize) -> io::Result<Arc<Self>> {
+impl LineBuffer {
+    fn start(mut target: impl LineTarget, look: LineStyle, limit: usize) -> io::Result<Arc<Self>> {
         let buffer = Arc::new(Self { waiting: Mutex::default(), changed: Condvar::new(), look, limit });
         let shared = buffer.clone();
         let write = move || {
@@ -140,7 +140,9 @@ impl Buffer {
 
     fn note(&self, lost: u64) -> Vec<u8> {
         let text = "log lines are missing here: what takes them was too slow";
-        self.look.render(&Line::new(Level::WARN, module_path!(), text).with("lines", Value::Unsigned(lost)))
+        self.look.render(
+            &LogLine::new(Level::WARN, module_path!(), text).with("lines", FieldValue::Unsigned(lost)),
+        )
     }
 
     /// Takes everything that waits, as soon as there is something; `None` at the end.
@@ -148,7 +150,7 @@ impl Buffer {
         let mut waiting = lock(&self.waiting);
         waiting.writing = 0;
         self.changed.notify_all();
-        let idle = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.ended;
+        let idle = |waiting: &mut WaitingLines| waiting.lines.is_empty() && !waiting.ended;
         waiting = self.changed.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
         waiting.writing = count(&waiting.lines);
         (waiting.writing > 0).then(|| std::mem::take(&mut waiting.lines))
@@ -194,13 +196,13 @@ mod tests {
     use crate::telemetry::options::LogFormat;
 
     /// A target that passes each line on only when allowed to.
-    struct Slow {
+    struct SlowTarget {
         begun: Sender<()>,
         may: Receiver<()>,
         written: Sender<String>,
     }
 
-    impl Target for Slow {
+    impl LineTarget for SlowTarget {
         fn write_line(&mut self, line: &[u8]) {
             self.begun.send(()).unwrap_or_default();
             self.may.recv().unwrap_or_default();
@@ -209,10 +211,10 @@ mod tests {
     }
 
     /// A buffer whose thread is about to write the first line, and does so when allowed to.
-    fn slow(limit: usize) -> (Arc<Buffer>, Sender<()>, Receiver<String>) {
+    fn slow(limit: usize) -> (Arc<LineBuffer>, Sender<()>, Receiver<String>) {
         let ((written, lines), (let_go, may), (begun, begins)) = (channel(), channel(), channel());
-        let look = Look { format: LogFormat::Text, colours: false, party: "party_a".into() };
-        let buffer = Buffer::start(Slow { begun, may, written }, look, limit).unwrap();
+        let look = LineStyle { format: LogFormat::Text, colours: false, party: "party_a".into() };
+        let buffer = LineBuffer::start(SlowTarget { begun, may, written }, look, limit).unwrap();
         buffer.push(b"first\n");
         begins.recv().unwrap();
         (buffer, let_go, lines)

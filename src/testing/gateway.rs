@@ -6,23 +6,23 @@ use std::time::Duration;
 use petnet_storage::Engine;
 
 use crate::config::Settings;
-use crate::gateway::engine::Opened;
+use crate::gateway::engine::OpenedStore;
 use crate::gateway::lifecycle::{Gateway, Listeners, StartError};
-use crate::gateway::news::Hub;
+use crate::gateway::news::NewsHub;
 use crate::rules::parties::Parties;
-use crate::server::link_service::Partials;
-use crate::tls::trust::Current;
+use crate::server::link_service::PartialUploads;
+use crate::tls::trust::CurrentTrust;
 
 impl Gateway {
     /// Starts a whole gateway over an engine that is open already and reports to `hub`.
     pub(crate) async fn start_with_engine(
         settings: Settings,
         parties: Parties,
-        hub: Arc<Hub>,
+        hub: Arc<NewsHub>,
         engine: Arc<dyn Engine>,
     ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&settings)?;
-        let opened = Opened {
+        let opened = OpenedStore {
             engine,
             found: String::new(),
             kind: "test",
@@ -38,7 +38,7 @@ impl Gateway {
     }
 
     /// Large messages that are coming over links, including interrupted ones.
-    pub(crate) fn partials(&self) -> &Partials {
+    pub(crate) fn partials(&self) -> &PartialUploads {
         &self.parts.partials
     }
 
@@ -53,7 +53,7 @@ impl Gateway {
     }
 
     /// The trust that is in force.
-    pub(crate) fn trust(&self) -> &Current {
+    pub(crate) fn trust(&self) -> &CurrentTrust {
         &self.parts.trust
     }
 

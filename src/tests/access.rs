@@ -6,7 +6,7 @@ use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb as standard;
 
-use super::tls::{Member, Shows, call, tls_settings};
+use super::tls::{CallerProof, Member, call, tls_settings};
 use super::*;
 use crate::proto::health as own_health;
 use crate::proto::peer::Deliveries;
@@ -17,7 +17,7 @@ use crate::wire::status::code;
 
 /// The result of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Came {
+enum CallResult {
     /// It was served.
     Yes,
     /// It was refused: the caller is not allowed.
@@ -26,22 +26,22 @@ enum Came {
     Out,
 }
 
-fn of<T>(answer: Result<T, Status>) -> Came {
+fn of<T>(answer: Result<T, Status>) -> CallResult {
     match answer {
-        Ok(_) => Came::Yes,
-        Err(status) if status.code() == Code::PermissionDenied => Came::No,
+        Ok(_) => CallResult::Yes,
+        Err(status) if status.code() == Code::PermissionDenied => CallResult::No,
         // The client's end of the handshake finished before the server refused.
         Err(status) if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) => {
-            Came::Out
+            CallResult::Out
         }
         Err(status) => panic!("{status:?}"),
     }
 }
 
-fn of_response(answer: Result<tonic::Response<Response>, Status>) -> Came {
+fn of_response(answer: Result<tonic::Response<Response>, Status>) -> CallResult {
     match answer.map(tonic::Response::into_inner) {
-        Ok(Response { success: true, .. }) => Came::Yes,
-        Ok(response) if response.error_code == Some(code::ACCESS_DENIED) => Came::No,
+        Ok(Response { success: true, .. }) => CallResult::Yes,
+        Ok(response) if response.error_code == Some(code::ACCESS_DENIED) => CallResult::No,
         Ok(response) => panic!("{response:?}"),
         Err(status) => of(Err::<(), _>(status)),
     }
@@ -49,7 +49,7 @@ fn of_response(answer: Result<tonic::Response<Response>, Status>) -> Came {
 
 const METHODS: [&str; 8] = ["send", "recv", "deliver", "link", "check", "watch", "own check", "own watch"];
 
-async fn tried(channel: &Channel, method: &str) -> Came {
+async fn tried(channel: &Channel, method: &str) -> CallResult {
     let mut simple = SimpleRequestServerClient::new(channel.clone());
     let mut standard_health = standard::health_client::HealthClient::new(channel.clone());
     let mut own = own_health::health_client::HealthClient::new(channel.clone());
@@ -88,8 +88,8 @@ async fn tried(channel: &Channel, method: &str) -> Came {
 }
 
 /// One row of the table: the result for each method. A missing connection shows at once or with the first call.
-async fn row(a: &Running, server: &Member, shows: Shows<'_>) -> [Came; METHODS.len()] {
-    let mut row = [Came::Out; METHODS.len()];
+async fn row(a: &RunningGateway, server: &Member, shows: CallerProof<'_>) -> [CallResult; METHODS.len()] {
+    let mut row = [CallResult::Out; METHODS.len()];
     for (method, came) in METHODS.iter().zip(&mut row) {
         // A new connection for each: one that the server ended must not affect the next.
         if let Ok(channel) = tokio::time::timeout(LIMIT, call(a.addr, server, shows)).await.unwrap() {
@@ -100,7 +100,7 @@ async fn row(a: &Running, server: &Member, shows: Shows<'_>) -> [Came; METHODS.l
 }
 
 /// The table for people to read, in case it differs.
-fn printed(table: &[(&str, [Came; METHODS.len()])]) -> String {
+fn printed(table: &[(&str, [CallResult; METHODS.len()])]) -> String {
     let mut text = String::new();
     for (name, row) in table {
         write!(text, "\n{name:>24}:").unwrap();
@@ -111,15 +111,20 @@ fn printed(table: &[(&str, [Came; METHODS.len()])]) -> String {
     text
 }
 
-use Came::{No, Out, Yes};
+use CallResult::{No, Out, Yes};
 
 /// Results for mailbox (twice), deliver, link, health (four times).
-const CLIENT: [Came; 8] = [Yes, Yes, No, No, Yes, Yes, Yes, Yes];
-const PEER: [Came; 8] = [No, No, Yes, Yes, Yes, Yes, Yes, Yes];
-const UNNAMED: [Came; 8] = [No, No, Yes, No, No, No, No, No];
-const NOBODY: [Came; 8] = [Out; 8];
+const CLIENT: [CallResult; 8] = [Yes, Yes, No, No, Yes, Yes, Yes, Yes];
+const PEER: [CallResult; 8] = [No, No, Yes, Yes, Yes, Yes, Yes, Yes];
+const UNNAMED: [CallResult; 8] = [No, No, Yes, No, No, No, No, No];
+const NOBODY: [CallResult; 8] = [Out; 8];
 
-async fn check_table(auth: TlsClientAuth, whitelist: &[&str], without: [Came; 8], peer: [Came; 8]) {
+async fn check_table(
+    auth: TlsClientAuth,
+    whitelist: &[&str],
+    without: [CallResult; 8],
+    peer: [CallResult; 8],
+) {
     let (a, b, c) = (Member::new("a"), Member::new("b"), Member::new("c"));
     let folder = tempfile::tempdir().unwrap();
     let settings = tls_settings("a", folder.path(), &a.gateway(), auth);
@@ -131,7 +136,7 @@ async fn check_table(auth: TlsClientAuth, whitelist: &[&str], without: [Came; 8]
         ]
         .into(),
     };
-    let gateway = Running::start(settings, parties).await;
+    let gateway = RunningGateway::start(settings, parties).await;
     let expired = {
         let from = time::OffsetDateTime::now_utc() - time::Duration::days(3);
         b.with(
@@ -165,11 +170,11 @@ async fn check_table(auth: TlsClientAuth, whitelist: &[&str], without: [Came; 8]
     ];
     let (mut found, mut wanted) = (Vec::new(), Vec::new());
     for (name, pair, expected) in &callers {
-        found.push((*name, row(&gateway, &a, Shows::Certificate(pair)).await));
+        found.push((*name, row(&gateway, &a, CallerProof::Certificate(pair)).await));
         wanted.push((*name, *expected));
     }
     for (name, shows, expected) in
-        [("no certificate", Shows::Nothing, without), ("plain TCP", Shows::Plain, NOBODY)]
+        [("no certificate", CallerProof::Nothing, without), ("plain TCP", CallerProof::Plain, NOBODY)]
     {
         found.push((name, row(&gateway, &a, shows).await));
         wanted.push((name, expected));
@@ -199,8 +204,8 @@ async fn the_whitelist_of_our_own_entry_decides_who_delivers() {
 
 #[tokio::test]
 async fn without_tls_everybody_may_everything_but_what_is_not_served() {
-    let a = Running::alone().await;
-    let channel = call(a.addr, &Member::new("a"), Shows::Plain).await.unwrap();
+    let a = RunningGateway::alone().await;
+    let channel = call(a.addr, &Member::new("a"), CallerProof::Plain).await.unwrap();
     for method in METHODS {
         assert_eq!(tried(&channel, method).await, Yes, "{method}");
     }

@@ -13,7 +13,7 @@ use crate::proto::admin::{
     PauseRequest, PayloadRequest, ReleaseMailboxRequest, RetryPendingRequest, StatusRequest, StatusResponse,
     TrackRequest,
 };
-use crate::wire::admin_socket::{Client as Admin, NAME, connect};
+use crate::wire::admin_socket::{AdminSocketClient as Admin, NAME, connect};
 
 fn on(folder: &Path) -> Settings {
     Settings { data_dir: folder.into(), ..settings("a") }
@@ -50,12 +50,12 @@ async fn the_socket_is_for_its_owner_only_and_goes_with_the_gateway() {
     let folder = tempfile::tempdir().unwrap();
     // A socket file as a killed gateway leaves it.
     drop(std::os::unix::net::UnixListener::bind(folder.path().join(NAME)).unwrap());
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mode = std::fs::metadata(folder.path().join(NAME)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(status(&mut connect(folder.path()).await.unwrap()).await.party, "a");
     // Another gateway on the same folder (which is possible with Redis) leaves the socket alone, and works.
-    let other = Running::alone_with(on(folder.path())).await;
+    let other = RunningGateway::alone_with(on(folder.path())).await;
     assert_eq!(
         status(&mut connect(folder.path()).await.unwrap()).await.listen_addr,
         a.addr.to_string(),
@@ -69,7 +69,7 @@ async fn the_socket_is_for_its_owner_only_and_goes_with_the_gateway() {
 #[tokio::test]
 async fn a_connection_that_hangs_on_the_socket_does_not_hold_the_shutdown() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let silent: Vec<_> =
         (0..12).map(|_| std::os::unix::net::UnixStream::connect(folder.path().join(NAME)).unwrap()).collect();
     a.shutdown().await;
@@ -79,7 +79,7 @@ async fn a_connection_that_hangs_on_the_socket_does_not_hold_the_shutdown() {
 #[tokio::test]
 async fn a_peer_that_is_down_is_shown_with_its_reason_and_what_waits_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mut admin = connect(folder.path()).await.unwrap();
     let before = status(&mut admin).await;
     assert_eq!((before.state.as_str(), before.peers[0].state.as_str()), ("serving", "idle"));
@@ -121,7 +121,7 @@ async fn a_peer_that_is_back_is_idle_though_nothing_waits_for_it_and_a_retry_tel
     let folder = tempfile::tempdir().unwrap();
     let b_addr = free_address();
     let to_b = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
-    let a = Running::start(on(folder.path()), to_b).await;
+    let a = RunningGateway::start(on(folder.path()), to_b).await;
     let mut admin = connect(folder.path()).await.unwrap();
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
     until("it is down", async || (status(&mut admin).await.peers[0].state == "down").then_some(())).await;
@@ -134,7 +134,7 @@ async fn a_peer_that_is_back_is_idle_though_nothing_waits_for_it_and_a_retry_tel
     assert_eq!(status(&mut admin).await.peers[0].state, "down");
 
     let to_a = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
-    let b = Running::start(Settings { listen_addr: b_addr, ..settings("b") }, to_a).await;
+    let b = RunningGateway::start(Settings { listen_addr: b_addr, ..settings("b") }, to_a).await;
     let peer = until("it is idle by itself", async || {
         let peer = status(&mut admin).await.peers.remove(0);
         (peer.state == "idle").then_some(peer)
@@ -154,10 +154,10 @@ async fn the_life_of_a_delivered_and_read_message_is_remembered_on_both_sides() 
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let b_addr = free_address();
     let to_b = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
-    let a = Running::start(on(folders[0].path()), to_b).await;
+    let a = RunningGateway::start(on(folders[0].path()), to_b).await;
     let of_b = Settings { listen_addr: b_addr, data_dir: folders[1].path().into(), ..settings("b") };
     let to_a = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
-    let b = Running::start(of_b, to_a).await;
+    let b = RunningGateway::start(of_b, to_a).await;
     a.client().await.send("b", "m", "hello").await.unwrap();
     let reader = b.client().await;
     for _ in 0..2 {
@@ -198,14 +198,14 @@ async fn a_pause_holds_over_a_restart_until_it_is_ended() {
     let b_addr = free_address();
     let to_b = || parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
     let b = start_b(b_addr, free_address()).await;
-    let a = Running::start(on(folder.path()), to_b()).await;
+    let a = RunningGateway::start(on(folder.path()), to_b()).await;
     let mut admin = connect(folder.path()).await.unwrap();
     let pause = PauseRequest { peer: "b".into() };
     let said = admin.pause(pause.clone()).await.unwrap().into_inner().text;
     assert!(said.contains("b is paused"), "{said}");
     assert_eq!(admin.pause(PauseRequest { peer: "z".into() }).await.unwrap_err().code(), Code::NotFound);
     a.shutdown().await;
-    let a = Running::start(on(folder.path()), to_b()).await;
+    let a = RunningGateway::start(on(folder.path()), to_b()).await;
     a.client().await.send("b", "m", "x").await.unwrap();
     let mut admin = connect(folder.path()).await.unwrap();
     let retry = RetryPendingRequest { peer: "b".into() };
@@ -222,7 +222,7 @@ async fn a_pause_holds_over_a_restart_until_it_is_ended() {
 #[tokio::test]
 async fn what_the_operator_drops_is_never_delivered() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mut admin = connect(folder.path()).await.unwrap();
     let client = a.client().await;
     for n in 0..5 {
@@ -250,7 +250,7 @@ async fn what_the_operator_drops_is_never_delivered() {
 #[tokio::test]
 async fn dead_letters_are_shown_read_retried_and_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mut admin = connect(folder.path()).await.unwrap();
     let client = a.client().await;
     let b = party("b");
@@ -288,7 +288,7 @@ async fn dead_letters_are_shown_read_retried_and_dropped() {
 #[tokio::test]
 async fn retrying_all_dead_letters_replaces_no_newer_message() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mut admin = connect(folder.path()).await.unwrap();
     let client = a.client().await;
     let b = party("b");
@@ -320,7 +320,7 @@ async fn retrying_all_dead_letters_replaces_no_newer_message() {
 #[tokio::test]
 async fn the_mailbox_is_listed_by_sender_and_prefix() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let mut admin = connect(folder.path()).await.unwrap();
     for n in 0..4 {
         let arrival = petnet_storage::Arrival {
@@ -361,7 +361,7 @@ async fn the_mailbox_is_listed_by_sender_and_prefix() {
 #[tokio::test]
 async fn silent_connections_do_not_keep_the_operator_out() {
     let folder = tempfile::tempdir().unwrap();
-    let a = Running::alone_with(on(folder.path())).await;
+    let a = RunningGateway::alone_with(on(folder.path())).await;
     let connect_silently = || tokio::net::UnixStream::connect(folder.path().join(NAME));
     let mut silent = Vec::new();
     for _ in 0..16 {

@@ -8,7 +8,7 @@ use super::*;
 use crate::proto::simple::ServerSimpleSendRequest;
 use crate::testing::{Fault, message_id, until};
 
-async fn arrive(gateway: &Running, sender: Option<&str>, id: &str, payload: &'static [u8]) {
+async fn arrive(gateway: &RunningGateway, sender: Option<&str>, id: &str, payload: &'static [u8]) {
     let arrival = Arrival {
         sender: sender.map(party),
         id: message_id(id),
@@ -20,7 +20,7 @@ async fn arrive(gateway: &Running, sender: Option<&str>, id: &str, payload: &'st
 
 #[tokio::test]
 async fn not_there_yet_has_no_payload_and_an_empty_message_has_an_empty_one() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let nothing = client.receive_with("m", &[], None).await.unwrap();
     assert_eq!((nothing.success, nothing.payload, nothing.error_code), (true, None, None));
@@ -32,7 +32,7 @@ async fn not_there_yet_has_no_payload_and_an_empty_message_has_an_empty_one() {
 
 #[tokio::test]
 async fn reading_does_not_remove_and_the_last_write_wins() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     arrive(&a, Some("b"), "m", b"old").await;
     assert_eq!(client.receive("m").await.unwrap(), "old");
@@ -48,7 +48,7 @@ async fn reading_does_not_remove_and_the_last_write_wins() {
 
 #[tokio::test]
 async fn waiting_receive_is_answered_when_the_message_arrives() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let waiting = tokio::spawn(async move { client.receive("m").await });
     until("it waits", async || a.gateway.waiting() == 1).await;
@@ -61,7 +61,7 @@ async fn waiting_receive_is_answered_when_the_message_arrives() {
 
 #[tokio::test]
 async fn cancelled_call_leaves_no_waiter_behind() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let waiting = tokio::spawn(async move { client.receive("m").await });
     until("it waits", async || a.gateway.waiting() == 1).await;
@@ -72,7 +72,7 @@ async fn cancelled_call_leaves_no_waiter_behind() {
 
 #[tokio::test]
 async fn wait_is_that_of_the_call_and_ends_before_its_deadline() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let wait = |metadata: &'static [(&'static str, &'static str)], deadline| {
         let client = client.clone();
@@ -94,7 +94,7 @@ async fn wait_is_that_of_the_call_and_ends_before_its_deadline() {
 
 #[tokio::test]
 async fn invalid_sends_are_refused_with_code_and_text() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     assert_refused(&client.send("b", "", "x").await.unwrap(), 20002, "empty");
     assert_refused(
@@ -111,7 +111,7 @@ async fn invalid_sends_are_refused_with_code_and_text() {
 
 #[tokio::test]
 async fn size_limit_is_exact_and_its_error_clear() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let payload = |more: usize| vec![1; MAX_MESSAGE as usize + more];
     assert!(client.send("b", &"x".repeat(1024), payload(0)).await.unwrap().success);
@@ -124,7 +124,7 @@ async fn size_limit_is_exact_and_its_error_clear() {
 
 #[tokio::test]
 async fn malformed_protobuf_gets_an_error_and_hurts_nobody() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let channel = Endpoint::from_shared(format!("http://{}", a.addr)).unwrap().connect().await.unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
@@ -142,7 +142,7 @@ async fn malformed_protobuf_gets_an_error_and_hurts_nobody() {
 
 #[tokio::test]
 async fn store_errors_reach_the_client_as_what_they_are() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     a.engine.set_fault(Fault::Full);
     assert_refused(&client.send("b", "m", "x").await.unwrap(), 30005, "full");
@@ -166,7 +166,7 @@ async fn store_errors_reach_the_client_as_what_they_are() {
 
 #[tokio::test]
 async fn success_is_answered_only_after_the_sync() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     a.engine.set_sync_time(Duration::from_millis(300));
     let start = Instant::now();
@@ -175,7 +175,7 @@ async fn success_is_answered_only_after_the_sync() {
     a.shutdown().await;
 }
 
-async fn deliver(client: &Client, metadata: &[(&'static str, &str)]) -> Response {
+async fn deliver(client: &TestClient, metadata: &[(&'static str, &str)]) -> Response {
     let mut request =
         Request::new(ServerSimpleSendRequest { message_id: "m".into(), payload: Bytes::from_static(b"x") });
     for (key, value) in metadata {
@@ -187,7 +187,7 @@ async fn deliver(client: &Client, metadata: &[(&'static str, &str)]) -> Response
 
 #[tokio::test]
 async fn delivery_names_a_known_sender_or_none() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     let incarnation = ("petnet-incarnation", "0123456789abcdef0123456789abcdef");
     let identity = [("petnet-sender", "b"), incarnation, ("petnet-number", "5"), ("petnet-low-water", "1")];
@@ -205,7 +205,7 @@ async fn delivery_names_a_known_sender_or_none() {
 
 #[tokio::test]
 async fn late_delivery_of_an_older_message_replaces_nothing() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let incarnation = petnet_storage::Incarnation { started_ms: 5, random: 5 };
     for (number, payload) in [(2, "newer"), (1, "older")] {
         let identity = Some(DeliveryIdentity { incarnation, number, low_water: 1 });

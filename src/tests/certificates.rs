@@ -9,17 +9,17 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cli::doctor::checks::{Depth, Finding, Level, examine};
-use crate::config::{Checked, Mistakes, RawSettings, look};
+use crate::cli::doctor::checks::{CheckDepth, Finding, Severity, examine};
+use crate::config::{Configuration, Mistakes, RawSettings, look};
 use crate::testing::until;
 
 const NAMES: &str = "URI:petnet://party/party_b,IP:127.0.0.1";
 const BOTH: &str = "serverAuth,clientAuth";
 
 /// A folder in which openssl works.
-struct Place(TempDir);
+struct OpensslFolder(TempDir);
 
-impl Place {
+impl OpensslFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -61,7 +61,7 @@ impl Place {
         self.issue("server", P256, issuer, digest, &extensions(names, purposes));
     }
 
-    fn look(&self, url: &str, roots: &str) -> Result<Checked, Mistakes> {
+    fn look(&self, url: &str, roots: &str) -> Result<Configuration, Mistakes> {
         let file = self.file("party.json");
         let party_file =
             format!(r#"{{"party_b": {{"petnet": [{{"url": "{url}", "certificates": "{roots}"}}]}}}}"#);
@@ -82,9 +82,9 @@ impl Place {
     async fn told(&self, url: &str, roots: &str) -> (Vec<String>, Vec<String>) {
         let checked = self.look(url, roots).unwrap();
         let mut bad = Vec::new();
-        let depth = Depth { timeout: Duration::from_secs(1), largest: 1 };
+        let depth = CheckDepth { timeout: Duration::from_secs(1), largest: 1 };
         examine(&checked, depth, |_, found: Vec<Finding>| {
-            let broken = found.into_iter().filter(|finding| finding.level == Level::Bad);
+            let broken = found.into_iter().filter(|finding| finding.level == Severity::Bad);
             bad.extend(broken.inspect(|f| assert!(!f.advice.is_empty())).map(|finding| finding.what));
         })
         .await;
@@ -117,7 +117,7 @@ fn assert_told((notices, bad): &(Vec<String>, Vec<String>), part: &str) {
 #[tokio::test]
 async fn a_certificate_that_no_peer_believes_is_told_at_start_and_broken_for_the_doctor() {
     const URL: &str = "127.0.0.1:1235";
-    let place = Place::new();
+    let place = OpensslFolder::new();
     place.root("ca", P256);
     place.root("rsa", "RSA -pkeyopt rsa_keygen_bits:2048");
     place.gateway("ca", "sha256", NAMES, BOTH);
@@ -149,7 +149,7 @@ async fn a_certificate_that_no_peer_believes_is_told_at_start_and_broken_for_the
 #[tokio::test]
 async fn an_authority_as_a_gateways_and_a_chain_with_a_gap_are_told() {
     const URL: &str = "127.0.0.1:1235";
-    let place = Place::new();
+    let place = OpensslFolder::new();
     // The kind that most guides on the web make.
     place.key("server", P256);
     place.openssl(&format!(
@@ -188,7 +188,7 @@ async fn an_authority_as_a_gateways_and_a_chain_with_a_gap_are_told() {
 /// rustls with ring cannot sign with these keys: the file is sound, but the error used to say that it was not.
 #[test]
 fn keys_that_cannot_be_used_are_refused_by_their_kind() {
-    let place = Place::new();
+    let place = OpensslFolder::new();
     place.root("ca", P256);
     for (kind, said) in [
         ("EC -pkeyopt ec_paramgen_curve:P-521", "its key is of the curve P-521"),
@@ -208,7 +208,7 @@ fn keys_that_cannot_be_used_are_refused_by_their_kind() {
 #[tokio::test]
 async fn roots_by_which_nothing_is_proved_or_whose_time_is_over_are_told() {
     const URL: &str = "127.0.0.1:1235";
-    let place = Place::new();
+    let place = OpensslFolder::new();
     for (kind, said) in [
         ("EC -pkeyopt ec_paramgen_curve:P-521", "proves nothing: its key is of the curve P-521"),
         ("RSA -pkeyopt rsa_keygen_bits:1024", "proves nothing: its key is RSA of 1024 bits"),

@@ -27,7 +27,7 @@ async fn two_gateways_exchange_messages_both_ways() {
 async fn messages_wait_for_a_peer_that_is_down_and_the_last_write_wins() {
     let b_addr = free_address();
     let entries = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
-    let a = Running::start(settings("a"), entries).await;
+    let a = RunningGateway::start(settings("a"), entries).await;
     let client = a.client().await;
     for n in 0..50 {
         assert!(client.send("b", &n.to_string(), format!("message {n}")).await.unwrap().success);
@@ -56,7 +56,7 @@ async fn messages_wait_for_a_peer_that_is_down_and_the_last_write_wins() {
 async fn next_connection_is_used_when_one_fails() {
     let b_addr = free_address();
     let urls = [free_address().to_string(), b_addr.to_string()];
-    let a = Running::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &urls)])).await;
+    let a = RunningGateway::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &urls)])).await;
     let b = start_b(b_addr, a.addr).await;
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
     assert_eq!(b.client().await.receive("m").await.unwrap(), "x");
@@ -68,10 +68,10 @@ async fn next_connection_is_used_when_one_fails() {
 async fn message_above_the_peers_limit_becomes_a_dead_letter_and_blocks_no_other() {
     let b_addr = free_address();
     let entries = || parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
-    let a = Running::start(settings("a"), entries()).await;
+    let a = RunningGateway::start(settings("a"), entries()).await;
     let b_settings =
         Settings { listen_addr: b_addr, max_message_bytes: 100, max_stream_bytes: 100, ..settings("b") };
-    let b = Running::start(b_settings, entries()).await;
+    let b = RunningGateway::start(b_settings, entries()).await;
     let client = a.client().await;
     for (id, len) in [("slightly", 200), ("far", 1 << 20)] {
         assert!(client.send("b", id, vec![1; len]).await.unwrap().success);
@@ -104,7 +104,8 @@ async fn peer_that_swallows_deliveries_is_given_up_in_time_and_tried_anew() {
     let b_addr = free_address();
     let tarpit = tokio::net::TcpListener::bind(b_addr).await.unwrap();
     let short = Settings { link_stall: Duration::from_millis(300), ..settings("a") };
-    let a = Running::start(short, parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])])).await;
+    let a =
+        RunningGateway::start(short, parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])])).await;
     assert!(a.client().await.send("b", "m", "x").await.unwrap().success);
     // It accepts, then says nothing on each connection; a second connection shows that the first was given up.
     let first = tokio::time::timeout(LIMIT, tarpit.accept()).await.unwrap().unwrap();

@@ -4,18 +4,18 @@ use std::path::Path;
 
 use super::tls::{Member, tls_settings};
 use super::*;
-use crate::cli::doctor::checks::{Depth, Finding, Level, examine};
-use crate::config::Checked;
+use crate::cli::doctor::checks::{CheckDepth, Finding, Severity, examine};
+use crate::config::Configuration;
 use crate::telemetry::options::{LogFormat, LogLevel, LogMode, Logging};
 use crate::tls::client_auth::TlsClientAuth;
 
-const DEPTH: Depth = Depth { timeout: Duration::from_secs(2), largest: 64 << 20 };
+const DEPTH: CheckDepth = CheckDepth { timeout: Duration::from_secs(2), largest: 64 << 20 };
 
 /// All findings, each with its heading in front.
 async fn findings(settings: Settings, parties: Parties) -> Vec<Finding> {
     let logging =
         Logging { level: LogLevel::Info, mode: LogMode::Direct, format: LogFormat::Text, files: None };
-    let checked = Checked { settings, parties, logging, notices: Vec::new() };
+    let checked = Configuration { settings, parties, logging, notices: Vec::new() };
     let mut all = Vec::new();
     examine(&checked, DEPTH, |heading, found| {
         all.extend(found.into_iter().map(|f| Finding { what: format!("{heading}: {}", f.what), ..f }));
@@ -25,12 +25,12 @@ async fn findings(settings: Settings, parties: Parties) -> Vec<Finding> {
 }
 
 #[track_caller]
-fn assert_found(all: &[Finding], level: Level, part: &str) {
+fn assert_found(all: &[Finding], level: Severity, part: &str) {
     assert!(
         all.iter().any(|f| f.level == level && f.what.contains(part)),
         "no {level:?} {part:?} in {all:#?}"
     );
-    assert!(all.iter().all(|f| f.level != Level::Bad || !f.advice.is_empty()), "{all:#?}");
+    assert!(all.iter().all(|f| f.level != Severity::Bad || !f.advice.is_empty()), "{all:#?}");
 }
 
 fn as_a(folder: &Path) -> Settings {
@@ -44,12 +44,12 @@ async fn the_way_to_a_good_peer_is_followed_to_the_largest_message_that_passes()
     let parties = parties(&[("a", &[String::new()]), ("b", &[b.addr.to_string()])]);
     let all = findings(as_a(folder.path()), parties).await;
     for part in ["b at 127.0.0.1", "connects to", "answers and serves", "a sync takes", "free to listen on"] {
-        assert_found(&all, Level::Good, part);
+        assert_found(&all, Severity::Good, part);
     }
     // The peer's limit is 3 MiB; the step before was 1 MiB.
-    assert_found(&all, Level::Warning, "messages of 1 MiB pass, of 4 MiB do not");
-    assert_found(&all, Level::Warning, "plaintext");
-    assert!(!all.iter().any(|f| f.level == Level::Bad), "{all:#?}");
+    assert_found(&all, Severity::Warning, "messages of 1 MiB pass, of 4 MiB do not");
+    assert_found(&all, Severity::Warning, "plaintext");
+    assert!(!all.iter().any(|f| f.level == Severity::Bad), "{all:#?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     assert_eq!(b.client().await.receive_with("", &[], None).await.unwrap().error_code, Some(20002));
     b.shutdown().await;
@@ -61,20 +61,20 @@ async fn each_break_on_the_way_to_a_peer_is_told_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let settings = || as_a(folder.path());
     let nobody = findings(settings(), parties(&[("b", &[free_address().to_string()])])).await;
-    assert_found(&nobody, Level::Bad, "does not connect");
+    assert_found(&nobody, Severity::Bad, "does not connect");
     let unknown = findings(settings(), parties(&[("b", &["no-such-host.invalid:1".into()])])).await;
-    assert_found(&unknown, Level::Bad, "cannot be resolved");
+    assert_found(&unknown, Severity::Bad, "cannot be resolved");
 
     // Something listens there, but it is not a gateway.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = silent.local_addr().unwrap().to_string();
     let no_gateway = findings(settings(), parties(&[("b", &[url])])).await;
-    assert_found(&no_gateway, Level::Bad, "no answer");
+    assert_found(&no_gateway, Severity::Bad, "no answer");
 
     // The peer does not know us.
-    let b = Running::start(super::settings("b"), parties(&[("b", &[String::new()])])).await;
+    let b = RunningGateway::start(super::settings("b"), parties(&[("b", &[String::new()])])).await;
     let stranger = findings(settings(), parties(&[("b", &[b.addr.to_string()])])).await;
-    assert_found(&stranger, Level::Bad, "refuses our deliveries");
+    assert_found(&stranger, Severity::Bad, "refuses our deliveries");
     b.shutdown().await;
 }
 
@@ -86,7 +86,7 @@ async fn a_peer_is_believed_by_its_own_root_only_and_old_certificates_are_told()
     let parties = |b: &Member, url: &str| Parties {
         parties: [member_a.entry("localhost:1", &["*"]), b.entry(url, &["*"])].into(),
     };
-    let b = Running::start(of_b, parties(&member_b, "localhost:1")).await;
+    let b = RunningGateway::start(of_b, parties(&member_b, "localhost:1")).await;
     let url = format!("localhost:{}", b.addr.port());
     let of_a = || {
         let settings = tls_settings("a", folders[0].path(), &member_a.gateway(), TlsClientAuth::Required);
@@ -95,15 +95,15 @@ async fn a_peer_is_believed_by_its_own_root_only_and_old_certificates_are_told()
 
     let good = findings(of_a(), parties(&member_b, &url)).await;
     for part in ["its certificate is that of b", "answers and serves"] {
-        assert_found(&good, Level::Good, part);
+        assert_found(&good, Severity::Good, part);
     }
     // The certificates that these tests make are valid for ten days.
     for part in ["server.crt: a: expires in", "root of b (connection 0 of the party file)"] {
-        assert_found(&good, Level::Warning, part);
+        assert_found(&good, Severity::Warning, part);
     }
-    assert!(!good.iter().any(|f| f.level == Level::Bad), "{good:#?}");
+    assert!(!good.iter().any(|f| f.level == Severity::Bad), "{good:#?}");
 
     let wrong = findings(of_a(), parties(&other, &url)).await;
-    assert_found(&wrong, Level::Bad, "b at localhost");
+    assert_found(&wrong, Severity::Bad, "b at localhost");
     b.shutdown().await;
 }

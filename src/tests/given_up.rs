@@ -2,7 +2,7 @@
 
 use petnet_storage::Arrival;
 
-use super::raw::{Raw, prefixed};
+use super::raw::{RawConnection, prefixed};
 use super::*;
 use crate::proto::mailbox::SendPiece;
 use crate::testing::{message_id, until};
@@ -16,15 +16,15 @@ fn receive(id: &str) -> Vec<u8> {
     prefixed(&ClientSimpleRecvRequest { message_id: id.into() })
 }
 
-async fn arrives(a: &Running, id: &str) {
+async fn arrives(a: &RunningGateway, id: &str) {
     let payload = Bytes::from_static(b"here");
     a.engine.store(Arrival { sender: None, id: message_id(id), payload, identity: None }).await.unwrap();
 }
 
 #[tokio::test]
 async fn all_other_calls_of_a_connection_are_given_up_at_once_and_one_goes_on() {
-    let a = Running::alone().await;
-    let mut raw = Raw::connect(a.addr).await;
+    let a = RunningGateway::alone().await;
+    let mut raw = RawConnection::connect(a.addr).await;
     raw.call(1, "ClientSimpleRecv").await;
     raw.data(1, &receive("kept"), true).await;
     until("it waits", async || a.gateway.waiting() == 1).await;
@@ -46,8 +46,8 @@ async fn all_other_calls_of_a_connection_are_given_up_at_once_and_one_goes_on() 
 /// Bytes of refused uploads that were on their way arrive after HTTP/2 has forgotten the uploads.
 #[tokio::test]
 async fn late_bytes_of_refused_uploads_leave_the_other_calls_of_their_connection_alone() {
-    let a = Running::alone().await;
-    let mut raw = Raw::connect(a.addr).await;
+    let a = RunningGateway::alone().await;
+    let mut raw = RawConnection::connect(a.addr).await;
     raw.call(1, "ClientSimpleRecv").await;
     raw.data(1, &receive("kept"), true).await;
     until("it waits", async || a.gateway.waiting() == 1).await;
@@ -71,9 +71,9 @@ async fn late_bytes_of_refused_uploads_leave_the_other_calls_of_their_connection
 
 #[tokio::test]
 async fn a_flood_of_calls_that_are_given_up_is_cut_and_others_are_served() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
-    let mut flood = Raw::connect(a.addr).await;
+    let mut flood = RawConnection::connect(a.addr).await;
     // False means that it is cut before all of it was taken.
     flood.give_up(streams(0, 20_000), "ClientSimpleRecv", &receive("never")).await;
     assert!(client.send("b", "m", "x").await.unwrap().success);

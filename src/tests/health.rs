@@ -10,7 +10,7 @@ macro_rules! health_test {
     ($name:ident, $package:ident) => {
         #[tokio::test]
         async fn $name() {
-            let a = Running::alone().await;
+            let a = RunningGateway::alone().await;
             let channel =
                 Endpoint::from_shared(format!("http://{}", a.addr)).unwrap().connect().await.unwrap();
             let mut client = $package::health_client::HealthClient::new(channel);

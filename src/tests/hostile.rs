@@ -17,12 +17,12 @@ pub(super) async fn channel(addr: SocketAddr) -> Channel {
 }
 
 /// A peer that speaks the link protocol by hand.
-pub(super) struct Link {
+pub(super) struct HandmadeLink {
     frames: mpsc::Sender<Deliveries>,
     pub(super) answers: Streaming<Answers>,
 }
 
-impl Link {
+impl HandmadeLink {
     async fn of_b(addr: SocketAddr) -> Self {
         Self::open(channel(addr).await, "b").await
     }
@@ -80,14 +80,14 @@ pub(super) fn offer(tag: u64, number: u64, len: u64) -> Delivery {
 #[tokio::test]
 async fn a_message_that_two_streams_let_go_of_is_forgotten_and_its_seat_is_free() {
     let short = Settings { link_resume: Duration::from_millis(100), max_uploads: 1, ..settings("a") };
-    let a = Running::alone_with(short).await;
-    let mut first = Link::of_b(a.addr).await;
+    let a = RunningGateway::alone_with(short).await;
+    let mut first = HandmadeLink::of_b(a.addr).await;
     first.offer(vec![offer(0, 1, 10)]).await;
     assert_eq!(first.begins(0).await, Ok(0));
     a.engine.set_sync_time(Duration::from_millis(600));
     first.part(0, 0, Bytes::from_static(b"abc")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let second = Link::of_b(a.addr).await;
+    let second = HandmadeLink::of_b(a.addr).await;
     second.offer(vec![offer(0, 1, 10)]).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(second);
@@ -96,7 +96,7 @@ async fn a_message_that_two_streams_let_go_of_is_forgotten_and_its_seat_is_free(
     a.engine.set_sync_time(Duration::ZERO);
     // LINK_RESUME is a tenth of a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut other = Link::of_b(a.addr).await;
+    let mut other = HandmadeLink::of_b(a.addr).await;
     other.offer(vec![offer(0, 2, 10)]).await;
     let begins = other.begins(0).await;
     assert_eq!((begins, a.gateway.partials().len()), (Ok(0), 1), "the seat is never given back");
@@ -105,10 +105,10 @@ async fn a_message_that_two_streams_let_go_of_is_forgotten_and_its_seat_is_free(
 
 /// Content of which only the beginning can be read.
 #[derive(Debug, Default)]
-struct Breaks(std::sync::atomic::AtomicBool);
+struct BreakingContent(std::sync::atomic::AtomicBool);
 
 #[tonic::async_trait]
-impl Pieces for Breaks {
+impl Pieces for BreakingContent {
     fn len(&self) -> u64 {
         1 << 20
     }
@@ -126,16 +126,20 @@ impl Pieces for Breaks {
 #[tokio::test]
 async fn a_large_message_that_its_sender_gave_up_leaves_nothing_at_the_receiver() {
     let b_addr = free_address();
-    let a = Running::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]))
-        .await;
+    let a = RunningGateway::start(
+        settings("a"),
+        parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]),
+    )
+    .await;
     let of_b = Settings {
         listen_addr: b_addr,
         link_resume: Duration::from_millis(100),
         max_uploads: 2,
         ..settings("b")
     };
-    let b = Running::start(of_b, parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])])).await;
-    let contents = [Arc::new(Breaks::default()), Arc::new(Breaks::default())];
+    let b =
+        RunningGateway::start(of_b, parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])])).await;
+    let contents = [Arc::new(BreakingContent::default()), Arc::new(BreakingContent::default())];
     for number in 1..=2 {
         a.engine.show(Message {
             receiver: party("b"),
@@ -149,7 +153,7 @@ async fn a_large_message_that_its_sender_gave_up_leaves_nothing_at_the_receiver(
             },
         });
     }
-    let broke = |content: &Arc<Breaks>| content.0.load(std::sync::atomic::Ordering::SeqCst);
+    let broke = |content: &Arc<BreakingContent>| content.0.load(std::sync::atomic::Ordering::SeqCst);
     until("both are given up", async || contents.iter().all(broke)).await;
     until("nothing of them is left", async || b.gateway.partials().len() == 0).await;
     let left = b.gateway.partials().len();
@@ -169,8 +173,8 @@ async fn a_large_message_that_its_sender_gave_up_leaves_nothing_at_the_receiver(
 /// All parts have come and the message is being stored when the link breaks.
 #[tokio::test]
 async fn a_large_message_that_is_there_whole_is_not_sent_again_when_its_link_breaks() {
-    let a = Running::alone().await;
-    let mut first = Link::of_b(a.addr).await;
+    let a = RunningGateway::alone().await;
+    let mut first = HandmadeLink::of_b(a.addr).await;
     first.offer(vec![offer(0, 1, 3)]).await;
     assert_eq!(first.begins(0).await, Ok(0));
     a.engine.set_sync_time(Duration::from_millis(500));
@@ -179,7 +183,7 @@ async fn a_large_message_that_is_there_whole_is_not_sent_again_when_its_link_bre
     drop(first);
     until("the link is gone", async || a.gateway.calls() == 0).await;
     a.engine.set_sync_time(Duration::ZERO);
-    let mut second = Link::of_b(a.addr).await;
+    let mut second = HandmadeLink::of_b(a.addr).await;
     second.offer(vec![offer(0, 1, 3)]).await;
     let begins = tokio::time::timeout(Duration::from_secs(2), second.begins(0)).await;
     assert_ne!(begins, Ok(Ok(0)), "it begins anew");
@@ -189,8 +193,8 @@ async fn a_large_message_that_is_there_whole_is_not_sent_again_when_its_link_bre
 /// Clients used to be refused for lack of a seat while one peer delivered as usual.
 #[tokio::test]
 async fn a_peer_that_delivers_does_not_take_every_seat() {
-    let a = Running::alone_with(Settings { max_uploads: 32, ..settings("a") }).await;
-    let mut link = Link::of_b(a.addr).await;
+    let a = RunningGateway::alone_with(Settings { max_uploads: 32, ..settings("a") }).await;
+    let mut link = HandmadeLink::of_b(a.addr).await;
     link.offer((0..8).map(|n| offer(n, n + 1, 300_000)).collect()).await;
     assert_eq!(link.begins(7).await, Ok(0));
     let piece = SendPiece {
@@ -209,14 +213,14 @@ async fn a_peer_that_delivers_does_not_take_every_seat() {
 #[tokio::test]
 async fn a_client_that_rests_in_the_middle_does_not_keep_a_seat() {
     let limits = Limits { stall_timeout: Duration::from_secs(1), ..Limits::default() };
-    let a = Running::alone_with(Settings { max_uploads: 1, limits, ..settings("a") }).await;
+    let a = RunningGateway::alone_with(Settings { max_uploads: 1, limits, ..settings("a") }).await;
     let (pieces, ready) = mpsc::channel(4);
     let first = SendPiece { message_id: "m".into(), receiver_id: "b".into(), ..SendPiece::default() };
     pieces.send(first).await.unwrap();
     let mut client = MailboxClient::new(channel(a.addr).await);
     let resting = tokio::spawn(async move { client.send_stream(ReceiverStream::new(ready)).await });
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let mut link = Link::of_b(a.addr).await;
+    let mut link = HandmadeLink::of_b(a.addr).await;
     link.offer(vec![offer(0, 1, 10)]).await;
     let begins = link.begins(0).await;
     resting.abort();

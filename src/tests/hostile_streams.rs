@@ -23,27 +23,30 @@ use crate::proto::mailbox::{ExchangeRequest, ExchangeResponse, Received, Release
 use crate::testing::{message_id, until};
 
 /// A gateway with a store on a disk whose syncs can be held.
-pub(super) struct Real {
+pub(super) struct RealStoreGateway {
     pub(super) gateway: Gateway,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) disk: SimDisk,
 }
 
-impl Drop for Real {
+impl Drop for RealStoreGateway {
     fn drop(&mut self) {
         self.disk.let_syncs_go("");
     }
 }
 
-pub(super) async fn real(observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+pub(super) async fn real(observer: impl FnOnce(Arc<NewsHub>) -> Arc<dyn Observer>) -> RealStoreGateway {
     real_with(0, observer).await
 }
 
 /// The store has room for `max_bytes`; with 0, for what the disk has.
-pub(super) async fn real_with(max_bytes: u64, observer: impl FnOnce(Arc<Hub>) -> Arc<dyn Observer>) -> Real {
+pub(super) async fn real_with(
+    max_bytes: u64,
+    observer: impl FnOnce(Arc<NewsHub>) -> Arc<dyn Observer>,
+) -> RealStoreGateway {
     let disk = SimDisk::new(Path::new("/data"), None);
     let settings = Settings { max_subscriptions: 10_000, ..settings("a") };
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let options = StoreOptions {
         disk: Arc::new(disk.clone()),
         segment_bytes: 4 << 20,
@@ -59,10 +62,10 @@ pub(super) async fn real_with(max_bytes: u64, observer: impl FnOnce(Arc<Hub>) ->
     let entries: Vec<_> = [("a", &own[..])].into_iter().chain(peers).collect();
     let all = parties(&entries);
     let gateway = Gateway::start_with_engine(settings, all, hub, engine.clone()).await.unwrap();
-    Real { gateway, engine, disk }
+    RealStoreGateway { gateway, engine, disk }
 }
 
-impl Real {
+impl RealStoreGateway {
     pub(super) fn deliver(&self, id: &str, number: u64, payload: Bytes) -> tokio::task::JoinHandle<()> {
         let incarnation = Incarnation { started_ms: 1, random: 1 };
         let identity = Some(DeliveryIdentity { incarnation, number, low_water: 1 });
@@ -78,12 +81,12 @@ impl Real {
     }
 }
 
-struct Exchange {
+struct TimedExchange {
     requests: mpsc::Sender<ExchangeRequest>,
     answers: Streaming<ExchangeResponse>,
 }
 
-impl Exchange {
+impl TimedExchange {
     async fn open(addr: SocketAddr) -> Self {
         let (requests, ready) = mpsc::channel(1);
         let mut client = MailboxClient::new(channel(addr).await).max_decoding_message_size(1 << 30);
@@ -124,7 +127,7 @@ async fn a_subscription_to_an_id_does_not_miss_what_is_queued() {
     let two = a.deliver("m", 3, "newer".into());
     let after = a.deliver("after", 4, "x".into());
     until("all are queued", async || a.is_there("after").await).await;
-    let mut exchange = Exchange::open(a.gateway.local_addr()).await;
+    let mut exchange = TimedExchange::open(a.gateway.local_addr()).await;
     exchange.subscribe(Wanted::MessageId("m".into())).await;
     let before = exchange.received_within(Duration::from_millis(500)).await;
     a.disk.let_syncs_go("");
@@ -141,7 +144,7 @@ async fn a_subscription_to_an_id_does_not_miss_what_is_queued() {
 async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
     let a = real(|hub| hub).await;
     a.deliver("t:m", 1, "older".into()).await.unwrap();
-    let mut exchange = Exchange::open(a.gateway.local_addr()).await;
+    let mut exchange = TimedExchange::open(a.gateway.local_addr()).await;
     exchange.subscribe(Wanted::Topic("t:".into())).await;
     assert_eq!(named(&exchange.received_within(Duration::from_millis(500)).await, "t:m"), ["older"]);
     a.disk.hold_syncs_of("");
@@ -169,9 +172,9 @@ async fn a_subscription_does_not_drop_what_is_queued_when_the_inbox_is_full() {
 }
 
 /// An observer that is told of arrivals late, as by a thread that was preempted between the lock and the notification.
-struct Late(Arc<Hub>);
+struct LateObserver(Arc<NewsHub>);
 
-impl Observer for Late {
+impl Observer for LateObserver {
     fn arrived(&self, message: &Held) {
         std::thread::sleep(Duration::from_millis(700));
         self.0.arrived(message);
@@ -188,10 +191,10 @@ impl Observer for Late {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_subscription_gives_a_message_once_though_its_news_comes_after_the_look() {
-    let a = real(|hub| Arc::new(Late(hub))).await;
+    let a = real(|hub| Arc::new(LateObserver(hub))).await;
     let stored = a.deliver("m", 1, "x".into());
     until("it is visible", async || a.is_there("m").await).await;
-    let mut exchange = Exchange::open(a.gateway.local_addr()).await;
+    let mut exchange = TimedExchange::open(a.gateway.local_addr()).await;
     exchange.subscribe(Wanted::MessageId("m".into())).await;
     let received = exchange.received_within(Duration::from_secs(2)).await;
     stored.await.unwrap();
@@ -205,7 +208,7 @@ async fn an_exchange_is_not_read_on_when_its_releases_are_not_dealt_with() {
     a.disk.hold_syncs_of("");
     let first = a.deliver("first", 1, "x".into());
     until("the first is written", async || a.engine.stats().appends >= 1).await;
-    let exchange = Exchange::open(a.gateway.local_addr()).await;
+    let exchange = TimedExchange::open(a.gateway.local_addr()).await;
     let topic = "t".repeat(1000);
     let release =
         |_| ReleaseRequest { which: Some(Which::Topic(topic.clone())), ..ReleaseRequest::default() };
@@ -227,10 +230,10 @@ async fn an_exchange_is_not_read_on_when_its_releases_are_not_dealt_with() {
 /// More came than an inbox keeps, and its reader never quite catches up: it was not told of the loss.
 #[test]
 fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
-    use crate::mailbox::subscriptions::{Subscriptions, Which};
+    use crate::mailbox::subscriptions::{Coverage, Subscriptions};
     let all = Subscriptions::new(2);
     let inbox = all.inbox(1);
-    let _subscription = all.subscribe(Which::Topic(String::new()), FromSender::Any, &inbox).unwrap();
+    let _subscription = all.subscribe(Coverage::Topic(String::new()), FromSender::Any, &inbox).unwrap();
     let look = inbox.next_look().unwrap();
     inbox.page(look, Vec::new(), true);
     let arrive = |n: u64| {
@@ -265,7 +268,7 @@ fn an_inbox_that_lost_a_message_says_so_while_more_comes() {
 /// Two senders have a message under the id. A topic finds both.
 #[tokio::test]
 async fn a_subscription_to_an_id_gives_those_of_all_senders() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     for (number, sender) in [(1, "b"), (2, "c")] {
         let incarnation = Incarnation { started_ms: number, random: 1 };
         let identity = Some(DeliveryIdentity { incarnation, number, low_water: 1 });
@@ -273,10 +276,10 @@ async fn a_subscription_to_an_id_gives_those_of_all_senders() {
             Arrival { sender: Some(party(sender)), id: message_id("m"), payload: "x".into(), identity };
         a.engine.store(arrival).await.unwrap();
     }
-    let mut exchange = Exchange::open(a.addr).await;
+    let mut exchange = TimedExchange::open(a.addr).await;
     exchange.subscribe(Wanted::Topic("m".into())).await;
     assert_eq!(exchange.received_within(Duration::from_millis(500)).await.len(), 2);
-    let mut exchange = Exchange::open(a.addr).await;
+    let mut exchange = TimedExchange::open(a.addr).await;
     exchange.subscribe(Wanted::MessageId("m".into())).await;
     assert_eq!(exchange.received_within(Duration::from_millis(500)).await.len(), 2);
 }

@@ -7,16 +7,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
+use super::mailbox::TestMailboxClient;
 use super::*;
 use crate::proto::mailbox::mailbox_client::MailboxClient;
 use crate::proto::mailbox::{ExchangeRequest, Outgoing as Sending, SendPiece, SendRequest};
 use crate::wire::status::ERROR_CODE;
 
-type New = MailboxClient<Channel>;
-
-async fn start(folder: &Path) -> (Gateway, Arc<dyn Engine>, New) {
+async fn start(folder: &Path) -> (Gateway, Arc<dyn Engine>, TestMailboxClient) {
     let settings = settings("a");
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let (engine, _) = Store::open(StoreOptions::new(folder), hub.clone()).unwrap();
     let parties = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
     let gateway = Gateway::start_with_engine(settings, parties, hub, engine.clone()).await.unwrap();
@@ -30,12 +29,20 @@ fn request(payload: &'static str, key: &'static [u8]) -> SendRequest {
     SendRequest { message_id, receiver_id, payload: payload.into(), key: Bytes::from_static(key) }
 }
 
-async fn send(client: &mut New, payload: &'static str, key: &'static [u8]) -> Result<u64, Status> {
+async fn send(
+    client: &mut TestMailboxClient,
+    payload: &'static str,
+    key: &'static [u8],
+) -> Result<u64, Status> {
     Ok(client.send(request(payload, key)).await?.into_inner().sequence)
 }
 
 /// Sends the first piece of a stream that does not continue.
-async fn begin(client: &mut New, payload: &'static str, key: &'static [u8]) -> Result<u64, Status> {
+async fn begin(
+    client: &mut TestMailboxClient,
+    payload: &'static str,
+    key: &'static [u8],
+) -> Result<u64, Status> {
     let (pieces, ready) = mpsc::channel(1);
     let SendRequest { message_id, receiver_id, payload, key } = request(payload, key);
     let first = SendPiece { message_id, receiver_id, payload, key, ..SendPiece::default() };
@@ -45,7 +52,11 @@ async fn begin(client: &mut New, payload: &'static str, key: &'static [u8]) -> R
 }
 
 /// The sequence, or the number of the refusal.
-async fn exchange(client: &mut New, payload: &'static str, key: &'static [u8]) -> Result<u64, i32> {
+async fn exchange(
+    client: &mut TestMailboxClient,
+    payload: &'static str,
+    key: &'static [u8],
+) -> Result<u64, i32> {
     let SendRequest { message_id, receiver_id, payload, key } = request(payload, key);
     let send = vec![Sending { tag: 7, message_id, receiver_id, payload, key }];
     let requests = tokio_stream::iter([ExchangeRequest { send, ..ExchangeRequest::default() }]);
@@ -67,7 +78,7 @@ async fn a_send_with_its_key_is_one_acceptance_in_every_call_and_over_a_restart(
     let folder = tempfile::tempdir().unwrap();
     let (gateway, engine, mut client) = start(folder.path()).await;
     let first = send(&mut client, "hello", KEY).await.unwrap();
-    let check = async |client: &mut New, engine: &Arc<dyn Engine>| {
+    let check = async |client: &mut TestMailboxClient, engine: &Arc<dyn Engine>| {
         assert_eq!(send(client, "hello", KEY).await.unwrap(), first);
         assert_eq!(begin(client, "hel", KEY).await.unwrap(), first, "its bytes are not waited for");
         assert_eq!(exchange(client, "hello", KEY).await, Ok(first));

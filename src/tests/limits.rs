@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use super::raw::{Raw, prefixed, zeros};
-use super::tls::{Member, Shows, call, tls_settings};
+use super::raw::{RawConnection, prefixed, zeros};
+use super::tls::{CallerProof, Member, call, tls_settings};
 use super::*;
 use crate::rules::limits::{least_call_bytes, message_limit};
 use crate::testing::until;
@@ -20,13 +20,13 @@ const LATER: Duration = Duration::from_secs(3);
 /// A grace time that nothing may need.
 const LONG_GRACE: Duration = Duration::from_mins(1);
 
-async fn limited(limits: Limits) -> Running {
+async fn limited(limits: Limits) -> RunningGateway {
     let entries = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
-    Running::start(Settings { limits, ..settings("a") }, entries).await
+    RunningGateway::start(Settings { limits, ..settings("a") }, entries).await
 }
 
 /// A gateway with room for the largest message once.
-async fn tight() -> Running {
+async fn tight() -> RunningGateway {
     let call_bytes = least_call_bytes(message_limit(MAX_MESSAGE) as u64);
     limited(Limits { call_bytes, ..Limits::default() }).await
 }
@@ -57,10 +57,10 @@ async fn silent_connections_make_room_for_one_that_speaks() {
     }
 }
 
-async fn with_tls(member: &Member, folder: &Path, limits: Limits) -> Running {
+async fn with_tls(member: &Member, folder: &Path, limits: Limits) -> RunningGateway {
     let settings = tls_settings("a", folder, &member.gateway(), TlsClientAuth::Required);
     let parties = Parties { parties: [member.entry("localhost:1", &["*"])].into() };
-    Running::start(Settings { limits, shutdown_grace: LONG_GRACE, ..settings }, parties).await
+    RunningGateway::start(Settings { limits, shutdown_grace: LONG_GRACE, ..settings }, parties).await
 }
 
 async fn half_a_handshake(addr: SocketAddr) -> TcpStream {
@@ -91,7 +91,7 @@ async fn half_handshakes_make_room_for_a_whole_one_and_do_not_hold_up_shutdown()
         all.push(half_a_handshake(a.addr).await);
     }
     let program = member.program();
-    let connecting = call(a.addr, &member, Shows::Certificate(&program));
+    let connecting = call(a.addr, &member, CallerProof::Certificate(&program));
     let channel = tokio::time::timeout(LIMIT, connecting).await.unwrap().unwrap();
     let mut client = SimpleRequestServerClient::new(channel);
     let request = ClientSimpleRecvRequest { message_id: "m".into() };
@@ -194,7 +194,7 @@ async fn any_number_of_waiting_receives_leaves_room_for_sends() {
 async fn an_announced_message_that_never_comes_holds_its_room_for_the_stall_timeout_only() {
     let call_bytes = least_call_bytes(message_limit(MAX_MESSAGE) as u64);
     let a = limited(Limits { stall_timeout: LATER, call_bytes, ..Limits::default() }).await;
-    let mut hostile = Raw::connect(a.addr).await;
+    let mut hostile = RawConnection::connect(a.addr).await;
     hostile.call(1, "ClientSimpleSend").await;
     hostile.data(1, &send(zeros(MAX_MESSAGE))[..1000], false).await;
     until("its call runs", async || a.gateway.calls() == 1).await;
@@ -208,7 +208,7 @@ async fn an_announced_message_that_never_comes_holds_its_room_for_the_stall_time
 #[tokio::test]
 async fn a_request_that_keeps_coming_is_not_cut_however_slow() {
     let a = limited(Limits { stall_timeout: LATER, ..Limits::default() }).await;
-    let mut slow = Raw::connect(a.addr).await;
+    let mut slow = RawConnection::connect(a.addr).await;
     slow.call(1, "ClientSimpleSend").await;
     let request = send(zeros(40 << 10));
     let (steps, pause) = (30, LATER / 10);
@@ -233,8 +233,9 @@ async fn a_reader_that_does_not_read_is_cut() {
 
     let entries = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
     let limits = Limits { stall_timeout: SOON, ..Limits::default() };
-    let b = Running::over(engine, Settings { limits, listen_addr: addr, ..settings("b") }, entries).await;
-    let mut lazy = Raw::connect(b.addr).await;
+    let b =
+        RunningGateway::over(engine, Settings { limits, listen_addr: addr, ..settings("b") }, entries).await;
+    let mut lazy = RawConnection::connect(b.addr).await;
     lazy.call(1, "ClientSimpleRecv").await;
     lazy.data(1, &prefixed(&ClientSimpleRecvRequest { message_id: "m".into() }), true).await;
     until("its call runs", async || b.gateway.calls() == 1).await;
@@ -261,7 +262,7 @@ async fn a_connection_whose_other_side_is_gone_is_closed() {
     let limits = Limits { keepalive_interval: SOON / 5, keepalive_timeout: SOON / 5, ..Limits::default() };
     let a = limited(limits).await;
     // This connection never answers a ping.
-    let mut dead = Raw::connect(a.addr).await;
+    let mut dead = RawConnection::connect(a.addr).await;
     assert!(dead.is_closed_within(LIMIT).await);
     a.shutdown().await;
 }
@@ -269,7 +270,7 @@ async fn a_connection_whose_other_side_is_gone_is_closed() {
 #[tokio::test]
 async fn an_old_connection_ends_and_calls_go_on_over_a_new_one() {
     let a = limited(Limits { connection_age: SOON, ..Limits::default() }).await;
-    let mut old = Raw::connect(a.addr).await;
+    let mut old = RawConnection::connect(a.addr).await;
     // This call lasts longer than that.
     old.call(1, "ClientSimpleRecv").await;
     old.data(1, &prefixed(&ClientSimpleRecvRequest { message_id: "m".into() }), true).await;
@@ -286,9 +287,9 @@ async fn delivering_goes_on_while_links_grow_old() {
     let b_addr = free_address();
     let limits = Limits { connection_age: SOON, ..Limits::default() };
     let entries = parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]);
-    let a = Running::start(Settings { limits: limits.clone(), ..settings("a") }, entries).await;
+    let a = RunningGateway::start(Settings { limits: limits.clone(), ..settings("a") }, entries).await;
     let entries = parties(&[("a", &[a.addr.to_string()]), ("b", &[String::new()])]);
-    let b = Running::start(Settings { limits, listen_addr: b_addr, ..settings("b") }, entries).await;
+    let b = RunningGateway::start(Settings { limits, listen_addr: b_addr, ..settings("b") }, entries).await;
     // Their own connections reach their age, too.
     let (sender, receiver) = (a.client().await, b.client().await);
     let end = tokio::time::Instant::now() + 6 * SOON;
@@ -311,12 +312,12 @@ async fn delivering_goes_on_while_links_grow_old() {
 #[tokio::test]
 async fn shutdown_does_not_wait_for_any_number_of_silent_connections() {
     let entries = parties(&[("a", &[String::new()])]);
-    let a = Running::start(Settings { shutdown_grace: LONG_GRACE, ..settings("a") }, entries).await;
+    let a = RunningGateway::start(Settings { shutdown_grace: LONG_GRACE, ..settings("a") }, entries).await;
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(TcpStream::connect(a.addr).await.unwrap());
     }
-    let half = Raw::connect(a.addr).await;
+    let half = RawConnection::connect(a.addr).await;
     a.shutdown().await;
     drop(half);
 }

@@ -11,14 +11,14 @@ use crate::proto::peer::peer_link_client::PeerLinkClient;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part};
 
 /// A peer that speaks the link protocol by hand.
-struct Link {
+struct TrackingLink {
     frames: mpsc::Sender<Deliveries>,
     answers: Streaming<Answers>,
     /// Tags that were answered.
     known: BTreeSet<u64>,
 }
 
-impl Link {
+impl TrackingLink {
     async fn open(addr: SocketAddr, metadata: &[(&'static str, &str)]) -> Result<Self, Status> {
         let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
         let (frames, ready) = mpsc::channel(16);
@@ -31,7 +31,7 @@ impl Link {
         Ok(Self { frames, answers, known: BTreeSet::new() })
     }
 
-    async fn of_b(gateway: &Running) -> Self {
+    async fn of_b(gateway: &RunningGateway) -> Self {
         Self::open(gateway.addr, &[("petnet-sender", "b"), ("petnet-link-version", "1")]).await.unwrap()
     }
 
@@ -75,8 +75,8 @@ fn delivery(tag: u64, id: &str, number: u64, payload: &'static [u8]) -> Delivery
 
 #[tokio::test]
 async fn each_delivery_on_a_stream_is_answered_for_itself() {
-    let a = Running::alone().await;
-    let mut link = Link::of_b(&a).await;
+    let a = RunningGateway::alone().await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send(vec![delivery(0, "m", 1, b"one"), delivery(1, "", 2, b"no id"), delivery(2, "n", 3, b"")])
         .await;
     assert_eq!(link.answered(3).await, (vec![0, 2], vec![(1, 20002)]));
@@ -93,7 +93,7 @@ fn offer(tag: u64, id: &str, number: u64, len: u64) -> Delivery {
     Delivery { len: Some(len), ..delivery(tag, id, number, b"") }
 }
 
-impl Link {
+impl TrackingLink {
     async fn parts(&self, tag: u64, from: usize, bytes: &'static [u8]) {
         let part = |n: usize| {
             let payload = Bytes::from_static(&bytes[n..bytes.len().min(n + 3)]);
@@ -116,8 +116,8 @@ impl Link {
 
 #[tokio::test]
 async fn a_large_message_comes_in_parts_and_small_ones_pass_it() {
-    let a = Running::alone().await;
-    let mut link = Link::of_b(&a).await;
+    let a = RunningGateway::alone().await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send(vec![offer(0, "large", 1, 10)]).await;
     assert_eq!(link.begins(0).await, 0);
     link.parts(0, 0, b"012345").await;
@@ -136,15 +136,15 @@ async fn a_large_message_comes_in_parts_and_small_ones_pass_it() {
 
 #[tokio::test]
 async fn a_large_message_goes_on_where_it_was_when_its_stream_broke() {
-    let a = Running::alone().await;
-    let mut first = Link::of_b(&a).await;
+    let a = RunningGateway::alone().await;
+    let mut first = TrackingLink::of_b(&a).await;
     first.send(vec![offer(0, "large", 1, 10)]).await;
     assert_eq!(first.begins(0).await, 0);
     first.parts(0, 0, b"012").await;
     // A second stream takes it over from one that hangs.
-    let mut second = Link::of_b(&a).await;
+    let mut second = TrackingLink::of_b(&a).await;
     crate::testing::until("the part is there", async || {
-        second = Link::of_b(&a).await;
+        second = TrackingLink::of_b(&a).await;
         second.send(vec![offer(0, "large", 1, 10)]).await;
         second.begins(0).await == 3
     })
@@ -152,9 +152,9 @@ async fn a_large_message_goes_on_where_it_was_when_its_stream_broke() {
     second.parts(0, 3, b"012345").await;
     assert_eq!(second.begins(0).await, 6, "told of what is durable");
     drop(second);
-    let mut third = Link::of_b(&a).await;
+    let mut third = TrackingLink::of_b(&a).await;
     crate::testing::until("the next part is there", async || {
-        third = Link::of_b(&a).await;
+        third = TrackingLink::of_b(&a).await;
         third.send(vec![offer(0, "large", 1, 10)]).await;
         third.begins(0).await == 6
     })
@@ -168,8 +168,8 @@ async fn a_large_message_goes_on_where_it_was_when_its_stream_broke() {
 #[tokio::test]
 async fn an_interrupted_message_is_forgotten_after_link_resume_and_its_seat_is_free() {
     let short = Settings { link_resume: Duration::from_millis(100), max_uploads: 1, ..settings("a") };
-    let a = Running::alone_with(short).await;
-    let mut link = Link::of_b(&a).await;
+    let a = RunningGateway::alone_with(short).await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send(vec![offer(0, "large", 1, 10)]).await;
     assert_eq!(link.begins(0).await, 0);
     link.send(vec![offer(1, "other", 2, 10)]).await;
@@ -178,7 +178,7 @@ async fn an_interrupted_message_is_forgotten_after_link_resume_and_its_seat_is_f
     assert_eq!(link.answered(1).await.0, [2]);
     drop(link);
     crate::testing::until("it is forgotten", async || a.gateway.partials().len() == 0).await;
-    let mut link = Link::of_b(&a).await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send(vec![offer(0, "other", 2, 3)]).await;
     assert_eq!(link.begins(0).await, 0);
     link.parts(0, 0, b"abc").await;
@@ -189,8 +189,8 @@ async fn an_interrupted_message_is_forgotten_after_link_resume_and_its_seat_is_f
 #[tokio::test]
 async fn parts_that_do_not_fit_and_frames_that_break_the_rules_are_refused() {
     let large = Settings { max_stream_bytes: 100, ..settings("a") };
-    let a = Running::alone_with(large).await;
-    let mut link = Link::of_b(&a).await;
+    let a = RunningGateway::alone_with(large).await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send(vec![offer(0, "m", 1, 101), offer(1, "n", 2, 10)]).await;
     assert_eq!(link.answered(1).await.1, [(0, 30006)], "MAX_STREAM_BYTES");
     link.parts(1, 3, b"012345").await;
@@ -207,9 +207,9 @@ async fn parts_that_do_not_fit_and_frames_that_break_the_rules_are_refused() {
 
 #[tokio::test]
 async fn a_link_is_opened_by_a_known_party_in_a_known_version_only() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let code = async |metadata: &[(&'static str, &str)]| {
-        Link::open(a.addr, metadata).await.err().map(|status| status.code())
+        TrackingLink::open(a.addr, metadata).await.err().map(|status| status.code())
     };
     assert_eq!(
         code(&[("petnet-sender", "b"), ("petnet-link-version", "2")]).await,
@@ -226,9 +226,9 @@ async fn a_link_is_opened_by_a_known_party_in_a_known_version_only() {
 
 #[tokio::test]
 async fn shutdown_answers_what_is_under_way_and_ends_the_link() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     a.engine.set_sync_time(Duration::from_millis(300));
-    let mut link = Link::of_b(&a).await;
+    let mut link = TrackingLink::of_b(&a).await;
     link.send((1..=20).map(|n| delivery(n - 1, &n.to_string(), n, b"x")).collect()).await;
     crate::testing::until("they are being stored", async || a.engine.storing() == 20).await;
     let (answered, ()) = tokio::join!(link.answered(20), a.shutdown());

@@ -17,9 +17,9 @@ use crate::proto::mailbox::{
 use crate::testing::until;
 use crate::wire::status::ERROR_CODE;
 
-type New = MailboxClient<tonic::transport::Channel>;
+pub(super) type TestMailboxClient = MailboxClient<tonic::transport::Channel>;
 
-async fn client(gateway: &Running) -> New {
+async fn client(gateway: &RunningGateway) -> TestMailboxClient {
     let channel = Endpoint::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap();
     MailboxClient::new(channel)
 }
@@ -28,7 +28,7 @@ fn request(id: &str, wait_ms: u32) -> ReceiveRequest {
     ReceiveRequest { message_id: id.into(), sender_id: String::new(), wait_ms }
 }
 
-async fn send(client: &mut New, id: &str, payload: &'static str) -> Result<u64, Status> {
+async fn send(client: &mut TestMailboxClient, id: &str, payload: &'static str) -> Result<u64, Status> {
     let request = SendRequest {
         message_id: id.into(),
         receiver_id: "b".into(),
@@ -40,7 +40,7 @@ async fn send(client: &mut New, id: &str, payload: &'static str) -> Result<u64, 
 
 /// Sends `payload` in pieces, the first with `len`.
 async fn stream(
-    client: &mut New,
+    client: &mut TestMailboxClient,
     id: &str,
     len: Option<u64>,
     pieces: &[&'static [u8]],
@@ -83,7 +83,7 @@ async fn what_is_sent_is_received_by_whoever_waits_with_its_sender() {
 #[tokio::test]
 async fn a_refusal_is_a_status_with_the_number_that_old_clients_know() {
     let small = Settings { max_message_bytes: 4, max_stream_bytes: 6, ..settings("a") };
-    let a = Running::alone_with(small).await;
+    let a = RunningGateway::alone_with(small).await;
     let mut client = client(&a).await;
     let refused = send(&mut client, "m", "12345").await.unwrap_err();
     assert_eq!((refused.code(), number(&refused)), (Code::OutOfRange, "30006"));
@@ -135,7 +135,7 @@ async fn a_stream_is_accepted_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn no_more_streams_than_max_uploads_and_a_broken_one_leaves_nothing() {
-    let a = Running::alone_with(Settings { max_uploads: 1, ..settings("a") }).await;
+    let a = RunningGateway::alone_with(Settings { max_uploads: 1, ..settings("a") }).await;
     let mut client = client(&a).await;
     let (pieces, ready) = mpsc::channel(4);
     let first = SendPiece {
@@ -161,7 +161,7 @@ async fn no_more_streams_than_max_uploads_and_a_broken_one_leaves_nothing() {
 }
 
 /// A field that a program forgot to set must not end every message in the mailbox.
-async fn assert_all_must_be_said(at_a: &mut New, at_b: &mut New) {
+async fn assert_all_must_be_said(at_a: &mut TestMailboxClient, at_b: &mut TestMailboxClient) {
     send(at_a, "kept", "x").await.unwrap();
     at_b.receive(request("kept", 5000)).await.unwrap();
     let release = |which, sender: &str| ReleaseRequest {
@@ -191,8 +191,9 @@ async fn release_and_track_say_what_there_was() {
     let held = at_b.track(track("job:1")).await.unwrap().into_inner();
     assert_eq!((held.state(), held.len, held.sender_id.as_str()), (State::Held, 1, "a"));
     let release = |which| ReleaseRequest { which: Some(which), ..ReleaseRequest::default() };
-    let released =
-        async |client: &mut New, which| client.release(release(which)).await.unwrap().into_inner().released;
+    let released = async |client: &mut TestMailboxClient, which| {
+        client.release(release(which)).await.unwrap().into_inner().released
+    };
     assert_eq!(released(&mut at_b, Which::Topic("job:".into())).await, 2);
     assert_eq!(released(&mut at_b, Which::MessageId("other".into())).await, 1);
     assert_eq!(released(&mut at_b, Which::MessageId("other".into())).await, 0);
@@ -210,17 +211,17 @@ async fn release_and_track_say_what_there_was() {
 }
 
 /// A stream of Exchange.
-pub(super) struct Exchange {
+pub(super) struct TestExchange {
     pub(super) requests: mpsc::Sender<ExchangeRequest>,
     answers: Streaming<ExchangeResponse>,
 }
 
-impl Exchange {
-    pub(super) async fn open(gateway: &Running) -> Self {
+impl TestExchange {
+    pub(super) async fn open(gateway: &RunningGateway) -> Self {
         Self::over(client(gateway).await).await
     }
 
-    pub(super) async fn over(mut client: New) -> Self {
+    pub(super) async fn over(mut client: TestMailboxClient) -> Self {
         let (requests, ready) = mpsc::channel(16);
         let answers = client.exchange(ReceiverStream::new(ready)).await.unwrap().into_inner();
         Self { requests, answers }
@@ -260,8 +261,8 @@ impl Exchange {
 
 #[tokio::test]
 async fn an_exchange_accepts_each_message_for_itself_with_its_sequence() {
-    let a = Running::alone().await;
-    let mut exchange = Exchange::open(&a).await;
+    let a = RunningGateway::alone().await;
+    let mut exchange = TestExchange::open(&a).await;
     exchange.send(&[(7, "one", "x"), (8, "", "no id"), (9, "two", "y")]).await;
     let (mut accepted, mut refused) = (Vec::new(), Vec::new());
     while accepted.len() + refused.len() < 3 {
@@ -278,9 +279,9 @@ async fn an_exchange_accepts_each_message_for_itself_with_its_sequence() {
 
 #[tokio::test]
 async fn an_acceptance_over_an_exchange_waits_for_its_sync() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     a.engine.set_sync_time(Duration::from_millis(200));
-    let mut exchange = Exchange::open(&a).await;
+    let mut exchange = TestExchange::open(&a).await;
     let start = tokio::time::Instant::now();
     exchange.send(&[(1, "m", "x")]).await;
     assert_eq!(exchange.next().await.accepted, [1]);
@@ -300,7 +301,7 @@ async fn a_subscription_gives_what_was_there_and_what_comes_once_each() {
         send(&mut at_a, id, "before").await.unwrap();
         client(&b).await.receive(request(id, 5000)).await.unwrap();
     }
-    let mut exchange = Exchange::open(&b).await;
+    let mut exchange = TestExchange::open(&b).await;
     exchange.subscribe(Wanted::Topic("job:".into())).await;
     assert_eq!(exchange.received(2).await, ["job:1", "job:2"]);
     for id in ["job:3", "other2", "job:4"] {
@@ -347,7 +348,7 @@ async fn releases_over_an_exchange_are_answered_by_their_tags() {
         send(&mut at_a, id, "x").await.unwrap();
         client(&b).await.receive(request(id, 5000)).await.unwrap();
     }
-    let mut exchange = Exchange::open(&b).await;
+    let mut exchange = TestExchange::open(&b).await;
     let release = |tag, which| ReleaseRequest { which, tag, ..ReleaseRequest::default() };
     let release = vec![
         release(7, Some(Which::Topic("job:".into()))),
@@ -371,15 +372,15 @@ async fn releases_over_an_exchange_are_answered_by_their_tags() {
 
 #[tokio::test]
 async fn no_more_subscriptions_than_there_may_be_and_they_end_with_their_stream() {
-    let a = Running::alone_with(Settings { max_subscriptions: 1, ..settings("a") }).await;
-    let mut first = Exchange::open(&a).await;
+    let a = RunningGateway::alone_with(Settings { max_subscriptions: 1, ..settings("a") }).await;
+    let mut first = TestExchange::open(&a).await;
     first.subscribe(Wanted::Topic("x".into())).await;
     first.subscribe(Wanted::Topic("y".into())).await;
     let refused = first.next().await.refused;
     assert!(refused[0].error_msg.contains("MAX_SUBSCRIPTIONS"), "{refused:?}");
     drop(first);
     until("another stream may subscribe", async || {
-        let mut other = Exchange::open(&a).await;
+        let mut other = TestExchange::open(&a).await;
         other.subscribe(Wanted::Topic("x".into())).await;
         other.send(&[(1, "m", "x")]).await;
         other.next().await.refused.is_empty()
@@ -390,9 +391,9 @@ async fn no_more_subscriptions_than_there_may_be_and_they_end_with_their_stream(
 
 #[tokio::test]
 async fn a_request_of_too_many_entries_or_bytes_ends_the_exchange() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let end = async |request: ExchangeRequest| {
-        let mut exchange = Exchange::open(&a).await;
+        let mut exchange = TestExchange::open(&a).await;
         exchange.requests.send(request).await.unwrap();
         loop {
             match tokio::time::timeout(LIMIT, exchange.answers.message()).await.unwrap() {

@@ -37,7 +37,7 @@ use tonic::{Request, Status};
 
 use crate::config::Settings;
 use crate::gateway::lifecycle::Gateway;
-use crate::gateway::news::Hub;
+use crate::gateway::news::NewsHub;
 use crate::proto::simple::simple_request_server_client::SimpleRequestServerClient;
 use crate::proto::simple::{ClientSimpleRecvRequest, ClientSimpleSendRequest, Response};
 use crate::rules::limits::Limits;
@@ -106,27 +106,27 @@ fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-struct Running {
+struct RunningGateway {
     gateway: Gateway,
-    hub: Arc<Hub>,
+    hub: Arc<NewsHub>,
     engine: Arc<FakeEngine>,
     addr: SocketAddr,
 }
 
-impl Running {
+impl RunningGateway {
     async fn start(settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+        let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
         let engine = FakeEngine::new(hub.clone());
         Self::with(engine, hub, settings, parties).await
     }
 
     /// A gateway that starts on what another one kept. Arrivals wake nobody.
     async fn over(engine: Arc<FakeEngine>, settings: Settings, parties: Parties) -> Self {
-        let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+        let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
         Self::with(engine, hub, settings, parties).await
     }
 
-    async fn with(engine: Arc<FakeEngine>, hub: Arc<Hub>, settings: Settings, parties: Parties) -> Self {
+    async fn with(engine: Arc<FakeEngine>, hub: Arc<NewsHub>, settings: Settings, parties: Parties) -> Self {
         let as_trait: Arc<dyn Engine> = engine.clone();
         let gateway = Gateway::start_with_engine(settings, parties, hub.clone(), as_trait).await.unwrap();
         let addr = gateway.local_addr();
@@ -142,8 +142,8 @@ impl Running {
         Self::start(settings, parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])])).await
     }
 
-    async fn client(&self) -> Client {
-        Client::connect(self.addr).await
+    async fn client(&self) -> TestClient {
+        TestClient::connect(self.addr).await
     }
 
     async fn shutdown(self) {
@@ -152,23 +152,26 @@ impl Running {
 }
 
 /// Two gateways that know each other.
-async fn pair() -> (Running, Running) {
+async fn pair() -> (RunningGateway, RunningGateway) {
     let b_addr = free_address();
-    let a = Running::start(settings("a"), parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]))
-        .await;
+    let a = RunningGateway::start(
+        settings("a"),
+        parties(&[("a", &[String::new()]), ("b", &[b_addr.to_string()])]),
+    )
+    .await;
     let b = start_b(b_addr, a.addr).await;
     (a, b)
 }
 
-async fn start_b(addr: SocketAddr, a: SocketAddr) -> Running {
+async fn start_b(addr: SocketAddr, a: SocketAddr) -> RunningGateway {
     let settings = Settings { listen_addr: addr, ..settings("b") };
-    Running::start(settings, parties(&[("a", &[a.to_string()]), ("b", &[String::new()])])).await
+    RunningGateway::start(settings, parties(&[("a", &[a.to_string()]), ("b", &[String::new()])])).await
 }
 
 #[derive(Clone)]
-struct Client(SimpleRequestServerClient<Channel>);
+struct TestClient(SimpleRequestServerClient<Channel>);
 
-impl Client {
+impl TestClient {
     async fn connect(addr: SocketAddr) -> Self {
         let channel = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
         let limit = 64 << 20;

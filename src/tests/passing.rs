@@ -37,7 +37,7 @@ async fn filled(
     store.close().await.unwrap();
     drop(store);
     let settings = settings("a");
-    let hub = Hub::new(settings.max_waiting, settings.max_subscriptions);
+    let hub = NewsHub::new(settings.max_waiting, settings.max_subscriptions);
     let (store, _) = Store::open(options(folder, disk), hub.clone()).unwrap();
     let all = parties(&[("a", &[String::new()]), ("b", &[b.to_string()])]);
     let gateway = Gateway::start_with_engine(settings, all, hub, store.clone()).await.unwrap();
@@ -66,7 +66,7 @@ async fn an_error_of_reading_that_passes_is_told_as_that_and_the_next_read_gives
     let (folder, disk) = (tempfile::tempdir().unwrap(), FlakyDisk::default());
     let (gateway, store) = filled(folder.path(), &disk, false, free_address()).await;
     let addr = gateway.local_addr();
-    let (client, mut mailbox) = (Client::connect(addr).await, MailboxClient::new(channel(addr).await));
+    let (client, mut mailbox) = (TestClient::connect(addr).await, MailboxClient::new(channel(addr).await));
     let from_b = [("petnet-sender", "b")];
     for (id, len) in SIZES {
         disk.fail_reads(1);

@@ -24,12 +24,12 @@ const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// A socket that HTTP/2 can use.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait RawSocket: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> RawSocket for S {}
 
 /// A connection that has said hello.
-pub(super) struct Raw(Box<dyn Socket>);
+pub(super) struct RawConnection(Box<dyn RawSocket>);
 
 /// A gRPC message with its prefix.
 pub(super) fn prefixed(message: &impl Message) -> Vec<u8> {
@@ -75,12 +75,12 @@ fn beginning(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
-impl Raw {
+impl RawConnection {
     pub(super) async fn connect(addr: SocketAddr) -> Self {
         Self::over(TcpStream::connect(addr).await.unwrap()).await
     }
 
-    pub(super) async fn over(socket: impl Socket + 'static) -> Self {
+    pub(super) async fn over(socket: impl RawSocket + 'static) -> Self {
         let mut raw = Self(Box::new(socket));
         raw.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         raw.frame(SETTINGS, 0, 0, &[]).await;

@@ -8,12 +8,12 @@ use crate::proto::mailbox::release_request::Which;
 use crate::proto::mailbox::{ReceiveRequest, ReleaseRequest};
 use crate::testing::message_id;
 
-async fn bring(gateway: &Running, sender: &str, id: &str, payload: Bytes) {
+async fn bring(gateway: &RunningGateway, sender: &str, id: &str, payload: Bytes) {
     let arrival = Arrival { sender: Some(party(sender)), id: message_id(id), payload, identity: None };
     gateway.engine.store(arrival).await.unwrap();
 }
 
-async fn is_unread(gateway: &Running, sender: &str, id: &str) -> bool {
+async fn is_unread(gateway: &RunningGateway, sender: &str, id: &str) -> bool {
     gateway.engine.open(&FromSender::Party(party(sender)), &message_id(id)).await.unwrap().unwrap().unread
 }
 
@@ -23,7 +23,7 @@ fn of(sender: &str, id: &str) -> ReceiveRequest {
 
 #[tokio::test]
 async fn two_unread_messages_are_refused_to_old_clients_with_both_names() {
-    let b = Running::alone_with(settings("b")).await;
+    let b = RunningGateway::alone_with(settings("b")).await;
     bring(&b, "a", "m", "of a".into()).await;
     bring(&b, "c", "m", "of c".into()).await;
     let client = b.client().await;
@@ -36,7 +36,7 @@ async fn two_unread_messages_are_refused_to_old_clients_with_both_names() {
 
 #[tokio::test]
 async fn a_message_is_read_when_it_was_answered_and_a_stream_when_its_last_piece_was_taken() {
-    let b = Running::alone_with(settings("b")).await;
+    let b = RunningGateway::alone_with(settings("b")).await;
     let large = Bytes::from(vec![7; 8 << 20]);
     for id in ["small", "asked for", "large"] {
         bring(&b, "a", id, if id == "large" { large.clone() } else { "x".into() }).await;
@@ -60,7 +60,7 @@ async fn a_message_is_read_when_it_was_answered_and_a_stream_when_its_last_piece
 /// It used to end what another party had sent under the id, which nobody had read, and to report it as one message.
 #[tokio::test]
 async fn a_release_without_a_sender_ends_what_was_read_and_never_what_nobody_has_read_beside_it() {
-    let b = Running::alone_with(settings("b")).await;
+    let b = RunningGateway::alone_with(settings("b")).await;
     bring(&b, "a", "m", "of a".into()).await;
     bring(&b, "c", "m", "of c".into()).await;
     let channel = Endpoint::from_shared(format!("http://{}", b.addr)).unwrap().connect().await.unwrap();

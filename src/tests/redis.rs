@@ -58,7 +58,7 @@ async fn stop(gateway: Gateway) {
 async fn a_receive_waits_at_one_gateway_for_what_comes_to_another_also_through_an_outage() {
     let server = RedisServer::start(Options::default());
     let (one, two) = (start(&server).await, start(&server).await);
-    let client = Client::connect(one.local_addr()).await;
+    let client = TestClient::connect(one.local_addr()).await;
     for (id, outage) in [("first", false), ("second", true)] {
         let waiting = tokio::spawn({
             let client = client.clone();
@@ -81,7 +81,7 @@ async fn a_receive_waits_at_one_gateway_for_what_comes_to_another_also_through_a
 async fn while_redis_is_away_sends_are_refused_receives_may_be_tried_again_and_health_says_so() {
     let server = RedisServer::start(Options::default());
     let gateway = start(&server).await;
-    let client = Client::connect(gateway.local_addr()).await;
+    let client = TestClient::connect(gateway.local_addr()).await;
     assert!(client.send("a", "before", "x").await.unwrap().success);
     let channel = Endpoint::from_shared(format!("http://{}", gateway.local_addr())).unwrap();
     let channel = channel.connect().await.unwrap();
@@ -134,7 +134,7 @@ async fn a_full_redis_is_full_and_healthy_and_says_why() {
         let check = health::HealthCheckRequest { service: service.into() };
         assert_eq!(asked.check(check).await.unwrap().into_inner().status, wanted, "{service:?}");
     }
-    let client = Client::connect(gateway.local_addr()).await;
+    let client = TestClient::connect(gateway.local_addr()).await;
     assert_refused(&client.send("a", "refused", "x").await.unwrap(), code::REDIS, "OOM");
     assert_eq!(client.receive("there").await.unwrap(), "there");
     server.config_set("maxmemory", "0");
@@ -154,7 +154,7 @@ async fn what_is_pending_is_listed_the_same_at_every_gateway() {
         let settings = Settings { data_dir: folder.path().into(), ..settings("b") };
         gateways.push(start_with(&server, settings).await);
     }
-    let client = Client::connect(gateways[0].local_addr()).await;
+    let client = TestClient::connect(gateways[0].local_addr()).await;
     for id in ["m1", "m2"] {
         assert!(client.send("a", id, "x").await.unwrap().success);
     }

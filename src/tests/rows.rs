@@ -3,12 +3,12 @@
 
 use petnet_storage::FromSender;
 
-use super::hostile::{Link, channel, offer};
+use super::hostile::{HandmadeLink, channel, offer};
 use super::hostile_streams::{real, real_with};
-use super::mailbox::Exchange;
-use super::raw::{Raw, prefixed, zeros};
+use super::mailbox::TestExchange;
+use super::raw::{RawConnection, prefixed, zeros};
 use super::shares::begun;
-use super::tls::{Member, Shows, call, tls_settings};
+use super::tls::{CallerProof, Member, call, tls_settings};
 use super::*;
 use crate::proto::mailbox::mailbox_client::MailboxClient;
 use crate::proto::mailbox::subscription::Which as Wanted;
@@ -35,11 +35,11 @@ fn subscriptions(count: usize, name: &str) -> ExchangeRequest {
 #[tokio::test]
 async fn programs_of_one_address_leave_subscriptions_and_waits_to_those_of_another() {
     let settings = Settings { max_subscriptions: 40, max_waiting: 40, ..settings("a") };
-    let a = Running::alone_with(settings).await;
+    let a = RunningGateway::alone_with(settings).await;
     // Over several streams and connections.
     let mut hostile = Vec::new();
     for n in 0..4 {
-        let exchange = Exchange::over(MailboxClient::new(channel_from("127.0.0.2", a.addr).await)).await;
+        let exchange = TestExchange::over(MailboxClient::new(channel_from("127.0.0.2", a.addr).await)).await;
         exchange.requests.send(subscriptions(20, &format!("hostile {n}"))).await.unwrap();
         hostile.push(exchange);
     }
@@ -47,18 +47,19 @@ async fn programs_of_one_address_leave_subscriptions_and_waits_to_those_of_anoth
     let waits: Vec<_> = (0..50)
         .map(|n| {
             tokio::spawn(async move {
-                let client = Client(SimpleRequestServerClient::new(channel_from("127.0.0.2", a.addr).await));
+                let client =
+                    TestClient(SimpleRequestServerClient::new(channel_from("127.0.0.2", a.addr).await));
                 client.receive_with(&n.to_string(), &[("petnet-wait-ms", "60000")], None).await
             })
         })
         .collect();
     until("it waits as often as it may", async || a.gateway.waiting() == 30).await;
 
-    let mut good = Exchange::over(MailboxClient::new(channel_from("127.0.0.3", a.addr).await)).await;
+    let mut good = TestExchange::over(MailboxClient::new(channel_from("127.0.0.3", a.addr).await)).await;
     good.requests.send(subscriptions(9, "good")).await.unwrap();
     good.subscribe(Wanted::MessageId("m".into())).await;
     until("another has subscribed", async || a.hub.subscriptions.len() == 40).await;
-    let client = Client(SimpleRequestServerClient::new(channel_from("127.0.0.3", a.addr).await));
+    let client = TestClient(SimpleRequestServerClient::new(channel_from("127.0.0.3", a.addr).await));
     let waiting = tokio::spawn(async move { client.receive("m").await });
     until("another waits", async || a.gateway.waiting() == 31).await;
     let sent = a.client().await;
@@ -79,8 +80,8 @@ async fn programs_of_one_address_leave_subscriptions_and_waits_to_those_of_anoth
 async fn a_connection_that_sends_beyond_its_windows_is_cut_and_others_are_served() {
     let call_bytes = least_call_bytes(message_limit(MAX_MESSAGE) as u64);
     let limits = Limits { call_bytes, ..Limits::default() };
-    let a = Running::alone_with(Settings { limits, ..settings("a") }).await;
-    let mut hostile = Raw::connect(a.addr).await;
+    let a = RunningGateway::alone_with(Settings { limits, ..settings("a") }).await;
+    let mut hostile = RawConnection::connect(a.addr).await;
     hostile.agree().await;
     let message = prefixed(&ServerSimpleSendRequest { message_id: "h".into(), payload: zeros(MAX_MESSAGE) });
     let mut sent = 0;
@@ -89,7 +90,7 @@ async fn a_connection_that_sends_beyond_its_windows_is_cut_and_others_are_served
         sent += 1;
     }
     assert!(sent < 50 && hostile.is_closed_within(LIMIT).await, "{sent} times 3 MiB were taken");
-    let client = Client(SimpleRequestServerClient::new(channel_from("127.0.0.3", a.addr).await));
+    let client = TestClient(SimpleRequestServerClient::new(channel_from("127.0.0.3", a.addr).await));
     assert!(client.send("b", "m", zeros(1 << 20)).await.unwrap().success);
     until("its calls are over", async || a.gateway.calls() == 0 && a.gateway.shares().is_empty()).await;
     a.shutdown().await;
@@ -101,7 +102,7 @@ async fn three_peers_that_announce_more_than_the_store_has_room_for_take_none_of
     let a = real_with(64 << 20, |hub| hub).await;
     let mut hostile = Vec::new();
     for name in ["c", "d", "e"] {
-        let mut link = Link::open(channel(a.gateway.local_addr()).await, name).await;
+        let mut link = HandmadeLink::open(channel(a.gateway.local_addr()).await, name).await;
         // With its first part, so that the upload is kept.
         link.offer((0..2).map(|n| offer(n, n + 1, 40 << 20)).collect()).await;
         for tag in begun(&mut link, 2).await {
@@ -110,7 +111,7 @@ async fn three_peers_that_announce_more_than_the_store_has_room_for_take_none_of
         hostile.push(link);
     }
     until("they are under way", async || a.gateway.partials().len() == 6).await;
-    let client = Client::connect(a.gateway.local_addr()).await;
+    let client = TestClient::connect(a.gateway.local_addr()).await;
     for n in 0..10 {
         assert!(client.send("b", &format!("sent {n}"), vec![1; 2 << 20]).await.unwrap().success, "{n}");
         a.deliver(&format!("delivered {n}"), n + 1, vec![2; 100_000].into()).await.unwrap();
@@ -127,7 +128,7 @@ async fn a_link_is_not_read_on_when_its_deliveries_are_not_stored() {
     a.disk.hold_syncs_of("");
     let first = a.deliver("first", 1, "x".into());
     until("the first is written", async || a.engine.stats().appends >= 1).await;
-    let hostile = Link::open(channel(a.gateway.local_addr()).await, "c").await;
+    let hostile = HandmadeLink::open(channel(a.gateway.local_addr()).await, "c").await;
     let delivery =
         |tag: u64| Delivery { payload: vec![1; 60_000].into(), len: None, ..offer(tag, tag + 1, 0) };
     let mut sent = 0;
@@ -155,8 +156,9 @@ async fn callers_without_a_certificate_leave_no_memory_of_deliveries() {
     let folder = tempfile::tempdir().unwrap();
     let settings = tls_settings("a", folder.path(), &member.gateway(), TlsClientAuth::Optional);
     let all = [&member, &other].map(|of| of.entry("localhost:1", &["*"]));
-    let a = Running::start(settings, Parties { parties: all.into() }).await;
-    let mut hostile = SimpleRequestServerClient::new(call(a.addr, &member, Shows::Nothing).await.unwrap());
+    let a = RunningGateway::start(settings, Parties { parties: all.into() }).await;
+    let mut hostile =
+        SimpleRequestServerClient::new(call(a.addr, &member, CallerProof::Nothing).await.unwrap());
     let identity = |started_ms| {
         let incarnation = Incarnation { started_ms, random: 1 };
         petnet_storage::DeliveryIdentity { incarnation, number: 1, low_water: 1 }
@@ -172,8 +174,8 @@ async fn callers_without_a_certificate_leave_no_memory_of_deliveries() {
     }
     // What the party delivers is new, whatever the unnamed callers said before.
     let pair = other.gateway();
-    let channel = call(a.addr, &member, Shows::Certificate(&pair)).await.unwrap();
-    let mut good = Link::open(channel, "b").await;
+    let channel = call(a.addr, &member, CallerProof::Certificate(&pair)).await.unwrap();
+    let mut good = HandmadeLink::open(channel, "b").await;
     good.offer(vec![Delivery { payload: "y".into(), len: None, started_ms: 3, random: 1, ..offer(0, 1, 0) }])
         .await;
     until("it is kept", async || good.next().await.answered_below == 1).await;

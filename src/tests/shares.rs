@@ -6,22 +6,22 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::hostile::{Link, channel, offer};
-use super::raw::{Raw, prefixed, zeros};
-use super::tls::{Member, Shows, call, open, tls_settings};
+use super::hostile::{HandmadeLink, channel, offer};
+use super::raw::{RawConnection, prefixed, zeros};
+use super::tls::{CallerProof, Member, call, open, tls_settings};
 use super::*;
 use crate::proto::simple::ServerSimpleSendRequest;
 use crate::testing::until;
 use crate::tls::client_auth::TlsClientAuth;
 
 /// Gateway `a` with TLS, and the parties `b`, which behaves well, and `c`, which does not.
-struct Three {
+struct ThreeParties {
     members: [Member; 3],
     folder: TempDir,
-    a: Running,
+    a: RunningGateway,
 }
 
-impl Three {
+impl ThreeParties {
     async fn new(auth: TlsClientAuth) -> Self {
         let members = ["a", "b", "c"].map(Member::new);
         let folder = tempfile::tempdir().unwrap();
@@ -31,7 +31,7 @@ impl Three {
         write_parties(&party_file, &members);
         let settings =
             Settings { limits, party_file, max_uploads: 16, ..tls_settings("a", folder.path(), &pair, auth) };
-        let a = Running::start(settings, parties_of(&members)).await;
+        let a = RunningGateway::start(settings, parties_of(&members)).await;
         Self { members, folder, a }
     }
 
@@ -42,18 +42,18 @@ impl Three {
     async fn channel(&self, of: usize) -> Channel {
         let member = &self.members[of];
         let pair = if of == 0 { member.program() } else { member.gateway() };
-        call(self.addr(), &self.members[0], Shows::Certificate(&pair)).await.unwrap()
+        call(self.addr(), &self.members[0], CallerProof::Certificate(&pair)).await.unwrap()
     }
 
-    async fn raw(&self, shows: Shows<'_>) -> Raw {
-        let mut raw = Raw::over(open(self.addr(), &self.members[0], shows).await).await;
+    async fn raw(&self, shows: CallerProof<'_>) -> RawConnection {
+        let mut raw = RawConnection::over(open(self.addr(), &self.members[0], shows).await).await;
         raw.agree().await;
         raw
     }
 
     /// Checks that programs of `a` and the gateway of `b` are served, with messages of every size.
     async fn serves_the_others(&self, round: &str) {
-        let client = Client(SimpleRequestServerClient::new(self.channel(0).await));
+        let client = TestClient(SimpleRequestServerClient::new(self.channel(0).await));
         let mut peer = SimpleRequestServerClient::new(self.channel(1).await);
         for len in [10, 50_000, 100_000, 1 << 20, MAX_MESSAGE] {
             let id = format!("{round}-{len}");
@@ -88,9 +88,13 @@ fn largest() -> Vec<u8> {
 #[tokio::test]
 async fn messages_that_are_announced_and_do_not_come_hold_nothing() {
     for auth in [TlsClientAuth::Required, TlsClientAuth::Optional] {
-        let three = Three::new(auth).await;
+        let three = ThreeParties::new(auth).await;
         let pair = three.members[2].gateway();
-        let shows = if auth == TlsClientAuth::Required { Shows::Certificate(&pair) } else { Shows::Nothing };
+        let shows = if auth == TlsClientAuth::Required {
+            CallerProof::Certificate(&pair)
+        } else {
+            CallerProof::Nothing
+        };
         let mut hostile = three.raw(shows).await;
         for n in 0..200 {
             hostile.call(2 * n + 1, "ServerSimpleSend").await;
@@ -110,9 +114,13 @@ async fn messages_that_are_announced_and_do_not_come_hold_nothing() {
 #[tokio::test]
 async fn a_caller_with_all_the_memory_that_it_may_have_leaves_the_rest_to_others() {
     for auth in [TlsClientAuth::Required, TlsClientAuth::Optional] {
-        let three = Three::new(auth).await;
+        let three = ThreeParties::new(auth).await;
         let pair = three.members[2].gateway();
-        let shows = if auth == TlsClientAuth::Required { Shows::Certificate(&pair) } else { Shows::Nothing };
+        let shows = if auth == TlsClientAuth::Required {
+            CallerProof::Certificate(&pair)
+        } else {
+            CallerProof::Nothing
+        };
         let message = largest();
         let mut hostile = Vec::new();
         // The windows of a connection are 16 MiB.
@@ -135,7 +143,7 @@ async fn a_caller_with_all_the_memory_that_it_may_have_leaves_the_rest_to_others
 }
 
 /// The tags of the messages that may come, once there are `count` of them.
-pub(super) async fn begun(link: &mut Link, count: usize) -> BTreeSet<u64> {
+pub(super) async fn begun(link: &mut HandmadeLink, count: usize) -> BTreeSet<u64> {
     let mut begun = BTreeSet::new();
     while begun.len() < count {
         begun.extend(link.next().await.progress.iter().map(|progress| progress.tag));
@@ -146,13 +154,13 @@ pub(super) async fn begun(link: &mut Link, count: usize) -> BTreeSet<u64> {
 #[tokio::test]
 async fn a_peer_that_begins_large_messages_and_leaves_takes_no_seats_of_others() {
     let entries = parties(&[("a", &[String::new()]), ("b", &["b:1".into()]), ("c", &["c:1".into()])]);
-    let a = Running::start(Settings { max_uploads: 16, ..settings("a") }, entries).await;
-    let mut hostile = Link::open(channel(a.addr).await, "c").await;
+    let a = RunningGateway::start(Settings { max_uploads: 16, ..settings("a") }, entries).await;
+    let mut hostile = HandmadeLink::open(channel(a.addr).await, "c").await;
     hostile.offer((0..128).map(|n| offer(n, n + 1, 10 << 20)).collect()).await;
     assert_eq!(begun(&mut hostile, 4).await.len(), 4, "its share of the seats");
     until("all of them are under way", async || a.gateway.partials().len() == 128).await;
     let deliver = async |tag: u64| {
-        let mut good = Link::open(channel(a.addr).await, "b").await;
+        let mut good = HandmadeLink::open(channel(a.addr).await, "b").await;
         good.offer(vec![offer(0, tag, 3)]).await;
         assert_eq!(good.begins(0).await, Ok(0));
         good.part(0, 0, Bytes::from_static(b"abc")).await;
@@ -163,7 +171,7 @@ async fn a_peer_that_begins_large_messages_and_leaves_takes_no_seats_of_others()
     until("nothing of it is left", async || a.gateway.partials().len() == 0).await;
     deliver(2).await;
     // What it has sent a part of is kept for it, within its share.
-    let mut hostile = Link::open(channel(a.addr).await, "c").await;
+    let mut hostile = HandmadeLink::open(channel(a.addr).await, "c").await;
     hostile.offer((0..8).map(|n| offer(n, n + 1000, 10 << 20)).collect()).await;
     let mut missing = begun(&mut hostile, 4).await;
     for tag in &missing {
@@ -183,20 +191,20 @@ async fn a_peer_that_begins_large_messages_and_leaves_takes_no_seats_of_others()
 
 #[tokio::test]
 async fn a_party_that_leaves_the_party_file_holds_nothing_from_then_on() {
-    let three = Three::new(TlsClientAuth::Required).await;
+    let three = ThreeParties::new(TlsClientAuth::Required).await;
     let a = &three.a.gateway;
-    let mut kept = Link::open(three.channel(2).await, "c").await;
+    let mut kept = HandmadeLink::open(three.channel(2).await, "c").await;
     kept.offer(vec![offer(0, 1, 10)]).await;
     assert_eq!(kept.begins(0).await, Ok(0));
     kept.part(0, 0, Bytes::from_static(b"abc")).await;
     until("the part is here", async || kept.next().await.progress.iter().any(|p| p.bytes == 3)).await;
     drop(kept);
     until("it is kept", async || a.calls() == 0 && a.partials().len() == 1).await;
-    let mut open = Link::open(three.channel(2).await, "c").await;
+    let mut open = HandmadeLink::open(three.channel(2).await, "c").await;
     open.offer(vec![offer(0, 2, 10)]).await;
     assert_eq!(open.begins(0).await, Ok(0));
     let pair = three.members[2].gateway();
-    let mut raw = three.raw(Shows::Certificate(&pair)).await;
+    let mut raw = three.raw(CallerProof::Certificate(&pair)).await;
     raw.call(1, "ServerSimpleSend").await;
     raw.data(1, &largest()[..500_000], false).await;
     until("its call runs", async || a.calls() == 2).await;

@@ -13,7 +13,7 @@ const QUICK: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn silent_and_idle_connections_do_not_hold_up_shutdown() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let mut silent = TcpStream::connect(a.addr).await.unwrap();
     // Half a preface: hyper waits for the rest of it.
     let mut half = TcpStream::connect(a.addr).await.unwrap();
@@ -32,7 +32,7 @@ async fn silent_and_idle_connections_do_not_hold_up_shutdown() {
 
 #[tokio::test]
 async fn running_calls_finish_and_waiting_receives_are_answered() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     a.engine.set_sync_time(Duration::from_secs(1));
     let sending = tokio::spawn({
@@ -56,8 +56,11 @@ async fn running_calls_finish_and_waiting_receives_are_answered() {
 #[tokio::test]
 async fn call_that_outlasts_the_grace_is_cut_off() {
     let entries = parties(&[("a", &[String::new()]), ("b", &[free_address().to_string()])]);
-    let a = Running::start(Settings { shutdown_grace: Duration::from_millis(300), ..settings("a") }, entries)
-        .await;
+    let a = RunningGateway::start(
+        Settings { shutdown_grace: Duration::from_millis(300), ..settings("a") },
+        entries,
+    )
+    .await;
     let client = a.client().await;
     a.engine.set_sync_time(Duration::from_hours(1));
     let sending = tokio::spawn(async move { client.send("b", "m", "x").await });
@@ -70,7 +73,7 @@ async fn call_that_outlasts_the_grace_is_cut_off() {
 
 #[tokio::test]
 async fn calls_after_shutdown_began_are_refused_as_unavailable() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let client = a.client().await;
     assert!(client.send("b", "m", "x").await.unwrap().success);
     a.engine.set_fault(Fault::None);
@@ -81,7 +84,7 @@ async fn calls_after_shutdown_began_are_refused_as_unavailable() {
 
 #[tokio::test]
 async fn port_in_use_is_named_at_start() {
-    let a = Running::alone().await;
+    let a = RunningGateway::alone().await;
     let taken = Settings { listen_addr: a.addr, ..settings("a") };
     let error = Gateway::start(taken, Parties::default()).await.unwrap_err();
     assert!(error.to_string().contains(&a.addr.to_string()), "{error}");

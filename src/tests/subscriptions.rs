@@ -2,17 +2,17 @@
 
 use petnet_storage::{Arrival, DeliveryIdentity};
 
-use super::mailbox::Exchange;
+use super::mailbox::TestExchange;
 use super::*;
 use crate::proto::mailbox::subscription::Which;
 use crate::proto::mailbox::{ExchangeRequest, Outgoing, Subscription};
 use crate::testing::message_id;
 
-async fn gateway() -> Running {
-    Running::alone_with(Settings { max_subscriptions: 10_000, ..settings("a") }).await
+async fn gateway() -> RunningGateway {
+    RunningGateway::alone_with(Settings { max_subscriptions: 10_000, ..settings("a") }).await
 }
 
-async fn arrive(gateway: &Running, id: &str, number: u64) {
+async fn arrive(gateway: &RunningGateway, id: &str, number: u64) {
     let incarnation = Incarnation { started_ms: 1, random: 1 };
     let identity = Some(DeliveryIdentity { incarnation, number, low_water: 1 });
     let arrival = Arrival { sender: Some(party("b")), id: message_id(id), payload: "x".into(), identity };
@@ -29,7 +29,7 @@ async fn a_message_is_handed_out_however_many_absent_ones_were_subscribed_to_bef
     let a = gateway().await;
     arrive(&a, "here", 1).await;
     for absent in [1, 20, 100, 1000] {
-        let mut exchange = Exchange::open(&a).await;
+        let mut exchange = TestExchange::open(&a).await;
         let before = (0..absent).map(|n| to_id(&format!("absent {n}")));
         let subscribe = before.chain([to_id("here")]).collect();
         exchange.requests.send(ExchangeRequest { subscribe, ..ExchangeRequest::default() }).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_message_is_handed_out_when_subscriptions_before_it_were_taken_back() 
     arrive(&a, "here", 1).await;
     arrive(&a, "not asked for any more", 2).await;
     let gone = ["gone", "not asked for any more", "gone, too"].map(to_id);
-    let mut exchange = Exchange::open(&a).await;
+    let mut exchange = TestExchange::open(&a).await;
     let subscribe = gone.iter().cloned().chain([to_id("here")]).collect();
     let both = ExchangeRequest { subscribe, unsubscribe: gone.to_vec(), ..ExchangeRequest::default() };
     exchange.requests.send(both).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_is_sent_over_a_stream_does_not_wait_for_all_that_it_is_handed() {
     for number in 1..=10_000 {
         arrive(&a, &number.to_string(), number).await;
     }
-    let mut exchange = Exchange::open(&a).await;
+    let mut exchange = TestExchange::open(&a).await;
     let subscribe =
         vec![Subscription { which: Some(Which::Topic(String::new())), ..Subscription::default() }];
     exchange.requests.send(ExchangeRequest { subscribe, ..ExchangeRequest::default() }).await.unwrap();

@@ -5,23 +5,23 @@ use std::path::Path;
 use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
-use super::tls::{Member, Shows, call, tls_settings, write_pair};
+use super::tls::{CallerProof, Member, call, tls_settings, write_pair};
 use super::*;
 use crate::delivery::peer_link::{Deliver, Fence, LinkLimits, PeerLink, Verdict};
 use crate::testing::until;
-use crate::tls::Own;
-use crate::tls::certs::make::Pair;
+use crate::tls::OwnCertificate;
+use crate::tls::certs::make::CertificateAndKey;
 use crate::tls::client_auth::TlsClientAuth;
 
 /// Two parties on one machine with TLS; each gateway has a folder with its certificate and its own copy of the party file.
-struct Two {
+struct TwoParties {
     a: Member,
     b: Member,
     addresses: [SocketAddr; 2],
     folders: [TempDir; 2],
 }
 
-impl Two {
+impl TwoParties {
     fn new() -> Self {
         Self {
             a: Member::new("a"),
@@ -51,7 +51,7 @@ impl Two {
         std::fs::write(self.folder(n).join("party.json"), serde_json::to_string(&all).unwrap()).unwrap();
     }
 
-    async fn start(&self, n: usize, pair: &Pair) -> Running {
+    async fn start(&self, n: usize, pair: &CertificateAndKey) -> RunningGateway {
         self.write_parties(n, &self.parties());
         let folder = self.folder(n);
         let name = [self.a.name, self.b.name][n];
@@ -60,20 +60,21 @@ impl Two {
             listen_addr: self.addresses[n],
             ..tls_settings(name, folder, pair, TlsClientAuth::Required)
         };
-        Running::start(settings, self.parties()).await
+        RunningGateway::start(settings, self.parties()).await
     }
 
     /// A program of the party of gateway `n`.
-    async fn client(&self, n: usize) -> Client {
+    async fn client(&self, n: usize) -> TestClient {
         let member = [&self.a, &self.b][n];
-        let channel = call(self.addresses[n], member, Shows::Certificate(&member.program())).await.unwrap();
-        Client(SimpleRequestServerClient::new(channel))
+        let channel =
+            call(self.addresses[n], member, CallerProof::Certificate(&member.program())).await.unwrap();
+        TestClient(SimpleRequestServerClient::new(channel))
     }
 }
 
 #[tokio::test]
 async fn two_gateways_deliver_to_each_other_as_themselves() {
-    let two = Two::new();
+    let two = TwoParties::new();
     let (a, b) = (two.start(0, &two.a.gateway()).await, two.start(1, &two.b.gateway()).await);
     let (at_a, at_b) = (two.client(0).await, two.client(1).await);
     let large = Bytes::from(vec![7; 1 << 20]);
@@ -89,10 +90,10 @@ async fn two_gateways_deliver_to_each_other_as_themselves() {
 }
 
 /// One attempt of `a` to deliver to the gateway that listens at `url` as b.
-async fn attempt(two: &Two, url: &str, pair: &Pair) -> Verdict {
+async fn attempt(two: &TwoParties, url: &str, pair: &CertificateAndKey) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     write_pair(folder.path(), pair);
-    let own = Own::load(folder.path()).unwrap();
+    let own = OwnCertificate::load(folder.path()).unwrap();
     let settings = Settings { own_certificate: own, ..settings("a") };
     let parties = Parties { parties: [two.a.entry("a:1", &["*"]), two.b.entry(url, &["*"])].into() };
     let trust = Arc::new(settings.trust(parties, 0).unwrap());
@@ -121,7 +122,7 @@ fn assert_waits(verdict: &Verdict, part: &str) {
 
 #[tokio::test]
 async fn a_message_waits_with_the_reason_while_the_peer_cannot_prove_who_it_is() {
-    let two = Two::new();
+    let two = TwoParties::new();
     let url = two.addresses[1].to_string();
     let ours = two.a.gateway();
     let past = time::OffsetDateTime::now_utc() - time::Duration::days(2);
@@ -152,21 +153,21 @@ async fn a_message_waits_with_the_reason_while_the_peer_cannot_prove_who_it_is()
     assert_waits(&attempt(&two, &url, &Member::new("a").gateway()).await, "");
     // Nor do we use TLS with a peer that speaks in the clear.
     b.shutdown().await;
-    let plain = Running::start(settings("b"), two.parties()).await;
+    let plain = RunningGateway::start(settings("b"), two.parties()).await;
     assert_waits(&attempt(&two, &plain.addr.to_string(), &ours).await, "TLS handshake failed");
     plain.shutdown().await;
 }
 
 #[tokio::test]
 async fn what_waited_for_a_certificate_goes_on_after_its_rotation_without_a_restart() {
-    let two = Two::new();
+    let two = TwoParties::new();
     let a = two.start(0, &two.a.gateway()).await;
     let strangers = Member::new("b").gateway();
     let b = two.start(1, &strangers).await;
     let (at_a, at_b) = (two.client(0).await, two.addresses[1]);
     assert!(at_a.send("b", "m", "x").await.unwrap().success);
     // The peer is reached but not believed.
-    assert!(call(at_b, &two.b, Shows::Certificate(&two.b.program())).await.is_err());
+    assert!(call(at_b, &two.b, CallerProof::Certificate(&two.b.program())).await.is_err());
     assert_eq!(a.engine.pending_count(), 1);
     write_pair(two.folder(1), &two.b.gateway());
     b.gateway.reload();
@@ -178,14 +179,14 @@ async fn what_waited_for_a_certificate_goes_on_after_its_rotation_without_a_rest
 
 #[tokio::test]
 async fn new_roots_in_the_party_file_count_for_the_next_connection() {
-    let mut two = Two::new();
+    let mut two = TwoParties::new();
     let (a, b) = (two.start(0, &two.a.gateway()).await, two.start(1, &two.b.gateway()).await);
     two.b = Member::new("b");
     write_pair(two.folder(1), &two.b.gateway());
     two.write_parties(1, &two.parties());
     b.gateway.reload();
     until("b shows its new certificate", async || {
-        call(two.addresses[1], &two.b, Shows::Certificate(&two.b.program())).await.is_ok()
+        call(two.addresses[1], &two.b, CallerProof::Certificate(&two.b.program())).await.is_ok()
     })
     .await;
     // a still has the old roots of b: what it accepts now waits, or was delivered over the connection that was open.
@@ -201,7 +202,7 @@ async fn new_roots_in_the_party_file_count_for_the_next_connection() {
 
 #[tokio::test]
 async fn a_broken_new_file_is_refused_and_the_old_one_stays_in_force() {
-    let two = Two::new();
+    let two = TwoParties::new();
     let a = two.start(0, &two.a.gateway()).await;
     let trust = a.gateway.trust().clone();
     let file = two.folder(0).join("party.json");
@@ -230,7 +231,7 @@ async fn a_broken_new_file_is_refused_and_the_old_one_stays_in_force() {
 
 #[tokio::test]
 async fn a_party_that_comes_with_a_new_party_file_is_served_at_once_and_one_that_goes_keeps_its_messages() {
-    let two = Two::new();
+    let two = TwoParties::new();
     let a = two.start(0, &two.a.gateway()).await;
     let b = two.start(1, &two.b.gateway()).await;
     let (at_a, at_b) = (two.client(0).await, two.client(1).await);
@@ -247,7 +248,7 @@ async fn a_party_that_comes_with_a_new_party_file_is_served_at_once_and_one_that
         listen_addr: c_addr,
         ..tls_settings("c", c_folder.path(), &c.gateway(), TlsClientAuth::Required)
     };
-    let at_c = Running::start(c_settings, with_c.clone()).await;
+    let at_c = RunningGateway::start(c_settings, with_c.clone()).await;
     two.write_parties(0, &with_c);
     a.gateway.reload_and_wait().await;
     assert!(at_a.send("c", "new", "x").await.unwrap().success);

@@ -18,7 +18,7 @@ use crate::tls::client_auth::TlsClientAuth;
 
 /// How a certificate is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum As {
+pub(crate) enum CertificateUse {
     /// A gateway's certificate: the gateway is called, and calls.
     Gateway,
     /// A program's certificate: the program only calls.
@@ -30,7 +30,7 @@ pub(crate) enum As {
 /// only such judgement: at start, in the doctor, and in `petnet certs show`.
 pub(crate) fn disbelieved(
     chain: &[CertificateDer<'static>],
-    shown_as: As,
+    shown_as: CertificateUse,
     own: &PartyId,
     parties: &Arc<Parties>,
 ) -> Vec<String> {
@@ -38,7 +38,7 @@ pub(crate) fn disbelieved(
     let entry = parties.connections(own);
     let mut reasons = Reasons::default();
     if entry.iter().all(|connection| connection.certificates.trim().is_empty()) {
-        if shown_as == As::Gateway {
+        if shown_as == CertificateUse::Gateway {
             for name in entry.iter().filter_map(|connection| server_name(&connection.url).ok()) {
                 reasons.0.extend(doubts(chain, Some(&name)));
             }
@@ -49,7 +49,7 @@ pub(crate) fn disbelieved(
     }
     let now = UnixTime::now();
     for connection in entry.iter().filter(|connection| !connection.certificates.trim().is_empty()) {
-        let (As::Gateway, Ok(name)) = (shown_as, server_name(&connection.url)) else { continue };
+        let (CertificateUse::Gateway, Ok(name)) = (shown_as, server_name(&connection.url)) else { continue };
         // Roots that cannot be used are a mistake in the party file, and are reported as one.
         if let Ok(verifier) = PeerVerifier::new(own.clone(), connection, parties.clone()) {
             reasons.0.extend(verifier.judge(first, rest, &name, now).err());

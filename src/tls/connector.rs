@@ -16,7 +16,7 @@ use tokio_util::either::Either;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 
-use super::counted::{Counted, Gate, Moved, takes_as_it_sends};
+use super::counted::{BytesMoved, CountedConnection, WriteGate, takes_as_it_sends};
 use super::words;
 
 /// A gateway that has not answered a connection by then is not there.
@@ -38,20 +38,20 @@ fn tcp() -> HttpConnector {
 pub(crate) struct Connector {
     tcp: HttpConnector,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    moved: Moved,
-    gate: Gate,
+    moved: BytesMoved,
+    gate: WriteGate,
 }
 
 impl Connector {
     /// `tls`, if given, says how, and the name that the other side's certificate must have.
     pub(crate) fn new(tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
-        Self { tcp: tcp(), tls, moved: Moved::default(), gate: Gate::default() }
+        Self { tcp: tcp(), tls, moved: BytesMoved::default(), gate: WriteGate::default() }
     }
 
     /// This connector with a gate and a count of its own, for a single connection at a time; also returns the count of what
     /// moves over it. Bytes are written only while the gate lets them pass.
-    pub(crate) fn counted(&self, gate: Gate) -> (Self, Moved) {
-        let moved = Moved::default();
+    pub(crate) fn counted(&self, gate: WriteGate) -> (Self, BytesMoved) {
+        let moved = BytesMoved::default();
         (Self { moved: moved.clone(), gate, ..self.clone() }, moved)
     }
 
@@ -82,7 +82,7 @@ impl HandshakeFailed {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Link>;
+    type Response = TokioIo<OpenConnection>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
 
@@ -96,16 +96,17 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let socket = connecting.await?.into_inner();
             takes_as_it_sends(&socket);
-            let socket = Counted::new(socket, moved, gate);
-            let Some((config, name)) = tls else { return Ok(TokioIo::new(Link::Left(socket))) };
+            let socket = CountedConnection::new(socket, moved, gate);
+            let Some((config, name)) = tls else { return Ok(TokioIo::new(OpenConnection::Left(socket))) };
             let stream = TlsConnector::from(config)
                 .connect(name, socket)
                 .await
                 .map_err(|why| HandshakeFailed::new(&why))?;
-            Ok(TokioIo::new(Link::Right(stream)))
+            Ok(TokioIo::new(OpenConnection::Right(stream)))
         })
     }
 }
 
 /// An open connection, with or without TLS.
-pub(crate) type Link = Either<Counted<TcpStream>, TlsStream<Counted<TcpStream>>>;
+pub(crate) type OpenConnection =
+    Either<CountedConnection<TcpStream>, TlsStream<CountedConnection<TcpStream>>>;

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Number of bytes read from and written to the connections that share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Moved(Arc<AtomicU64>);
+pub(crate) struct BytesMoved(Arc<AtomicU64>);
 
-impl Moved {
+impl BytesMoved {
     /// Adds to the number.
     pub(crate) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -38,9 +38,9 @@ pub(crate) fn takes_as_it_sends(socket: &tokio::net::TcpStream) {
 
 /// A check that is made before bytes are written.
 #[derive(Clone, Default)]
-pub(crate) struct Gate(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+pub(crate) struct WriteGate(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
-impl Gate {
+impl WriteGate {
     /// Lets bytes pass as long as `lets_pass` returns true. It must return at once.
     pub(crate) fn new(lets_pass: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(lets_pass)))
@@ -51,7 +51,7 @@ impl Gate {
     }
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for WriteGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Gate({})", self.lets_pass())
     }
@@ -59,14 +59,14 @@ impl std::fmt::Debug for Gate {
 
 /// A connection that counts its bytes and asks its gate before it writes.
 #[derive(Debug)]
-pub(crate) struct Counted<T> {
+pub(crate) struct CountedConnection<T> {
     inner: T,
-    moved: Moved,
-    gate: Gate,
+    moved: BytesMoved,
+    gate: WriteGate,
 }
 
-impl<T> Counted<T> {
-    pub(super) fn new(inner: T, moved: Moved, gate: Gate) -> Self {
+impl<T> CountedConnection<T> {
+    pub(super) fn new(inner: T, moved: BytesMoved, gate: WriteGate) -> Self {
         Self { inner, moved, gate }
     }
 
@@ -89,7 +89,7 @@ impl<T> Counted<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for CountedConnection<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -102,7 +102,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for CountedConnection<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.may_write()?;
         let done = Pin::new(&mut self.inner).poll_write(cx, buf);
@@ -144,11 +144,11 @@ mod tests {
     async fn bytes_are_written_while_the_gate_lets_them_pass_and_not_one_more() {
         let (near, mut far) = tokio::io::duplex(64);
         let is_open = Arc::new(AtomicBool::new(true));
-        let gate = Gate::new({
+        let gate = WriteGate::new({
             let is_open = is_open.clone();
             move || is_open.load(Ordering::SeqCst)
         });
-        let mut counted = Counted::new(near, Moved::default(), gate);
+        let mut counted = CountedConnection::new(near, BytesMoved::default(), gate);
         counted.write_all(b"before").await.unwrap();
         is_open.store(false, Ordering::SeqCst);
         let refused = counted.write_all(b"after").await.unwrap_err();

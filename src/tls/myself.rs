@@ -12,10 +12,10 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-use super::{HTTP2, Own, provider, refused};
+use super::{HTTP2, OwnCertificate, provider, refused};
 
 /// A configuration that shows `own` and believes only a server that shows the same certificate.
-pub(crate) fn myself(own: &Own) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn myself(own: &OwnCertificate) -> Result<Arc<ClientConfig>, String> {
     let certificate = own.certificate().ok_or("no certificate in it")?.clone();
     let algorithms = provider().signature_verification_algorithms;
     let mut client = ClientConfig::builder_with_details(provider(), super::clock::system())

@@ -23,27 +23,27 @@ const DAY: i64 = 24 * 3600;
 
 /// A certificate and its key, which fit each other and are valid now.
 #[derive(Clone)]
-pub struct Own {
+pub struct OwnCertificate {
     key: CertifiedKey,
     pem: (Vec<u8>, Vec<u8>),
     /// Notices for the operator; one line each.
     pub notices: Vec<String>,
 }
 
-impl fmt::Debug for Own {
+impl fmt::Debug for OwnCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own").field("notices", &self.notices).finish_non_exhaustive()
+        f.debug_struct("OwnCertificate").field("notices", &self.notices).finish_non_exhaustive()
     }
 }
 
 /// Two are equal if their files were.
-impl PartialEq for Own {
+impl PartialEq for OwnCertificate {
     fn eq(&self, other: &Self) -> bool {
         self.pem == other.pem
     }
 }
 
-impl Own {
+impl OwnCertificate {
     /// The contents of `server.crt`.
     pub(crate) fn certificate_pem(&self) -> &[u8] {
         &self.pem.0

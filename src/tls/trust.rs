@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::rules::parties::{Connection, Parties};
 use crate::tls::certs::explain;
 use crate::tls::client_auth::TlsClientAuth;
-use crate::tls::{CERTIFICATE, Own, Tls};
+use crate::tls::{CERTIFICATE, OwnCertificate, Tls};
 
 /// One version of whom we trust.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub(crate) struct Trust {
 }
 
 /// The version in force.
-pub(crate) type Current = watch::Receiver<Arc<Trust>>;
+pub(crate) type CurrentTrust = watch::Receiver<Arc<Trust>>;
 
 impl Trust {
     /// A version with which a gateway starts, or one that follows. Fails if the certificates in the party file cannot be
     /// used.
     pub(crate) fn new(
         party: &PartyId,
-        own: Option<&Own>,
+        own: Option<&OwnCertificate>,
         client_auth: TlsClientAuth,
         parties: Parties,
         version: u64,
@@ -59,7 +59,7 @@ impl Trust {
     }
 }
 
-fn expiries(own: &Own, parties: &Parties) -> Vec<(String, i64)> {
+fn expiries(own: &OwnCertificate, parties: &Parties) -> Vec<(String, i64)> {
     let earliest = |pem: &[u8]| explain::all(pem).ok()?.iter().map(|one| one.valid_until).min();
     let mut found: Vec<_> =
         earliest(own.certificate_pem()).map(|until| (CERTIFICATE.to_owned(), until)).into_iter().collect();
@@ -72,7 +72,7 @@ fn expiries(own: &Own, parties: &Parties) -> Vec<(String, i64)> {
 
 /// A version that never changes, without TLS.
 #[cfg(test)]
-pub(crate) fn fixed(own: &str, parties: Parties) -> Current {
+pub(crate) fn fixed(own: &str, parties: Parties) -> CurrentTrust {
     let own = crate::testing::party(own);
     watch::channel(Arc::new(Trust {
         own,

@@ -33,7 +33,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// A client of the gateway on a data folder.
-pub(crate) type Client = AdminClient<Channel>;
+pub(crate) type AdminSocketClient = AdminClient<Channel>;
 
 /// The path to bind or to connect to. If a file comes with it, that is the folder, and must stay open meanwhile: the path
 /// leads through it, because the real one is too long.
@@ -109,10 +109,10 @@ fn owner(data_dir: &Path) -> String {
 }
 
 /// Connects to the gateway that runs on the folder.
-pub(crate) async fn connect(data_dir: &Path) -> Result<Client, ConnectError> {
+pub(crate) async fn connect(data_dir: &Path) -> Result<AdminSocketClient, ConnectError> {
     // The first connection is made by hand: its error says more than that of a channel.
     let first = open(data_dir).await.map_err(|why| ConnectError::new(data_dir, &why))?;
-    let connector = Connector { data_dir: data_dir.into(), first: Some(first) };
+    let connector = SocketConnector { data_dir: data_dir.into(), first: Some(first) };
     let failed = |why: tonic::transport::Error| ConnectError::Failed {
         data_dir: data_dir.display().to_string(),
         why: std::error::Error::source(&why).map_or_else(|| why.to_string(), ToString::to_string),
@@ -131,12 +131,12 @@ async fn open(data_dir: &Path) -> io::Result<UnixStream> {
 }
 
 /// Supplies a channel with its connections.
-struct Connector {
+struct SocketConnector {
     data_dir: PathBuf,
     first: Option<UnixStream>,
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for SocketConnector {
     type Response = TokioIo<UnixStream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;

@@ -16,11 +16,11 @@ pub(crate) use machine::OTHER_FILES;
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::Checked;
+use crate::config::Configuration;
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Depth {
+pub(crate) struct CheckDepth {
     /// Time limit for each step towards a peer.
     pub(crate) timeout: Duration,
     /// The largest message that is tried, in bytes.
@@ -29,7 +29,7 @@ pub(crate) struct Depth {
 
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum Severity {
     Good,
     /// It works, but should not stay like that.
     Warning,
@@ -40,7 +40,7 @@ pub(crate) enum Level {
 /// What was found about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
-    pub(crate) level: Level,
+    pub(crate) level: Severity,
     pub(crate) what: String,
     /// What to do about it; empty if nothing needs to be done.
     pub(crate) advice: String,
@@ -48,24 +48,24 @@ pub(crate) struct Finding {
 
 impl Finding {
     fn good(what: impl Into<String>) -> Self {
-        Self { level: Level::Good, what: what.into(), advice: String::new() }
+        Self { level: Severity::Good, what: what.into(), advice: String::new() }
     }
 
     fn warning(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Warning, what: what.into(), advice: advice.into() }
+        Self { level: Severity::Warning, what: what.into(), advice: advice.into() }
     }
 
     fn bad(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Bad, what: what.into(), advice: advice.into() }
+        Self { level: Severity::Bad, what: what.into(), advice: advice.into() }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.level {
-            Level::Good => "ok  ",
-            Level::Warning => "WARN",
-            Level::Bad => "BAD ",
+            Severity::Good => "ok  ",
+            Severity::Warning => "WARN",
+            Severity::Bad => "BAD ",
         };
         write!(f, "  {word}  {}", self.what)?;
         if self.advice.is_empty() { Ok(()) } else { write!(f, "\n        -> {}", self.advice) }
@@ -73,8 +73,12 @@ impl fmt::Display for Finding {
 }
 
 /// Checks everything; `tell` gets the heading and the findings of each part as soon as they are there.
-pub(crate) async fn examine(checked: &Checked, depth: Depth, mut tell: impl FnMut(&str, Vec<Finding>)) {
-    let Checked { settings, parties, notices, .. } = checked;
+pub(crate) async fn examine(
+    checked: &Configuration,
+    depth: CheckDepth,
+    mut tell: impl FnMut(&str, Vec<Finding>),
+) {
+    let Configuration { settings, parties, notices, .. } = checked;
     // The file on the disk is judged here, but a running gateway may be using another one.
     let refused = gateway::refusals(&settings.data_dir, depth.timeout).await;
     let what = if refused.is_empty() {

@@ -45,10 +45,10 @@ Exit codes:
 pub(crate) struct Migrate {
     /// The old store: a data folder, or the URL of a Redis
     #[arg(long, value_name = "DIR|URL")]
-    from: End,
+    from: MoveEnd,
     /// The new store: an empty or missing folder, or the URL of a Redis
     #[arg(long, value_name = "DIR|URL")]
-    to: End,
+    to: MoveEnd,
     /// Whose store it is; needed where one end is a Redis
     #[arg(long, value_name = "ID")]
     party: Option<PartyId>,
@@ -60,12 +60,12 @@ pub(crate) struct Migrate {
 
 /// One end of the move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum End {
+enum MoveEnd {
     Folder(PathBuf),
     Redis(String),
 }
 
-impl FromStr for End {
+impl FromStr for MoveEnd {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,7 +82,7 @@ impl FromStr for End {
 }
 
 /// Shows the end without passwords.
-impl fmt::Display for End {
+impl fmt::Display for MoveEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "{}", path.display()),
@@ -129,10 +129,10 @@ impl Migrate {
 
     /// What is wrong with the arguments.
     fn wrong(&self) -> Option<String> {
-        let is_redis = |end: &End| matches!(end, End::Redis(_));
-        let is_strange = |end: &&End| match end {
-            End::Redis(url) => !REDIS.iter().any(|scheme| url.starts_with(scheme)),
-            End::Folder(_) => false,
+        let is_redis = |end: &MoveEnd| matches!(end, MoveEnd::Redis(_));
+        let is_strange = |end: &&MoveEnd| match end {
+            MoveEnd::Redis(url) => !REDIS.iter().any(|scheme| url.starts_with(scheme)),
+            MoveEnd::Folder(_) => false,
         };
         if let Some(end) = [&self.from, &self.to].into_iter().find(is_strange) {
             return Some(format!(
@@ -149,8 +149,8 @@ impl Migrate {
 
     async fn open_source(&self) -> anyhow::Result<Result<Arc<dyn Source>, TransferError>> {
         let path = match &self.from {
-            End::Folder(path) => path.clone(),
-            End::Redis(url) => return redis_source(url, self.party.as_ref()).await,
+            MoveEnd::Folder(path) => path.clone(),
+            MoveEnd::Redis(url) => return redis_source(url, self.party.as_ref()).await,
         };
         let (inspector, scratch) = inspector(path)?;
         let ttl = self.message_ttl;
@@ -164,8 +164,8 @@ impl Migrate {
 
     async fn open_target(&self) -> anyhow::Result<Result<Arc<dyn Target>, TransferError>> {
         match &self.to {
-            End::Folder(path) => Ok(Ok(Arc::new(FolderTarget::new(StoreOptions::new(whole(path)?))))),
-            End::Redis(url) => redis_target(url, self.party.as_ref()).await,
+            MoveEnd::Folder(path) => Ok(Ok(Arc::new(FolderTarget::new(StoreOptions::new(whole(path)?))))),
+            MoveEnd::Redis(url) => redis_target(url, self.party.as_ref()).await,
         }
     }
 
@@ -320,8 +320,8 @@ mod tests {
 
     #[test]
     fn an_end_is_a_folder_or_a_redis_and_shows_no_password() {
-        let end = |text: &str| text.parse::<End>();
-        assert_eq!(end("/var/lib/petnet"), Ok(End::Folder("/var/lib/petnet".into())));
+        let end = |text: &str| text.parse::<MoveEnd>();
+        assert_eq!(end("/var/lib/petnet"), Ok(MoveEnd::Folder("/var/lib/petnet".into())));
         for scheme in REDIS {
             let redis = end(&format!("{scheme}user:se@cret@host:6379/1")).expect("a Redis");
             assert_eq!(redis.to_string(), format!("{scheme}host:6379/1"));
@@ -334,12 +334,12 @@ mod tests {
         let named = end(&format!("file:{}", file.path().display())).expect("its URL is in a file");
         assert_eq!(
             (named.to_string().as_str(), named),
-            ("redis://host", End::Redis("redis://:secret@host".into()))
+            ("redis://host", MoveEnd::Redis("redis://:secret@host".into()))
         );
     }
 
     #[derive(clap::Parser)]
-    struct Line {
+    struct MigrateArguments {
         #[command(flatten)]
         migrate: Migrate,
     }
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_an_end_is_said_without_its_password() {
         let line = ["migrate", "--from", "folder", "--to", "redis+tls://:secret@host"];
-        let said = match <Line as clap::Parser>::try_parse_from(line) {
+        let said = match <MigrateArguments as clap::Parser>::try_parse_from(line) {
             Ok(line) => line.migrate.wrong().expect("it is wrong"),
             Err(why) => why.to_string(),
         };

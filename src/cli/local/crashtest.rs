@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cli::local::world::{Place, Rng, World};
+use crate::cli::local::world::{GatewayPair, Rng, RunFolder};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress::{self, bytes};
 use crate::cli::terminal::say::say;
 use crate::cli::terminal::signals::StopSignals;
 use crate::cli::terminal::table::many;
-use ledger::{Counts, Ledger};
+use ledger::{Ledger, LedgerCounts};
 use round::{BLOWS, Blow};
 
 /// Messages are kept for this long, so that a long run does not fill the disk.
@@ -71,8 +71,8 @@ impl Crashtest {
             .seed
             .map_or_else(getrandom::u64, Ok)
             .map_err(|e| anyhow::anyhow!("cannot draw a seed: {e}"))?;
-        let place = Place::new(self.dir.as_deref())?;
-        let mut world = World::new(&place, false)?.with_arguments(&ARGUMENTS);
+        let place = RunFolder::new(self.dir.as_deref())?;
+        let mut world = GatewayPair::new(&place, false)?.with_arguments(&ARGUMENTS);
         let (ledger, mut tally) = (Ledger::default(), Tally::default());
         self.opening(&place, seed);
         let ended = tokio::select! {
@@ -98,7 +98,7 @@ impl Crashtest {
         Ok(verdict(&counts))
     }
 
-    fn opening(&self, place: &Place, seed: u64) {
+    fn opening(&self, place: &RunFolder, seed: u64) {
         let length = match (self.minutes, self.rounds) {
             (Some(minutes), _) => many(minutes, "minute", "minutes"),
             (None, rounds) => many(rounds, "round", "rounds"),
@@ -113,7 +113,7 @@ impl Crashtest {
 
     async fn rounds(
         &self,
-        world: &mut World,
+        world: &mut GatewayPair,
         ledger: &Ledger,
         tally: &mut Tally,
         seed: u64,
@@ -151,7 +151,7 @@ impl Crashtest {
     }
 }
 
-fn table(tally: &Tally, counts: &Counts) -> String {
+fn table(tally: &Tally, counts: &LedgerCounts) -> String {
     let mut lines = vec![format!("\n{:<26}{:>10}", "rounds", tally.rounds)];
     for ((_, name), count) in BLOWS.iter().zip(tally.blows) {
         lines.push(format!("  {name:<24}{count:>10}"));
@@ -166,7 +166,7 @@ fn table(tally: &Tally, counts: &Counts) -> String {
     lines.join("\n")
 }
 
-fn verdict(counts: &Counts) -> Exit {
+fn verdict(counts: &LedgerCounts) -> Exit {
     if counts.wrong() > 0 {
         say("\nFAILED: this should never happen. Please report it with the files that were kept.");
         return Exit::Failed;
@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn a_run_that_put_nothing_at_risk_proves_nothing() {
-        let counts = Counts { accepted: 10, ..Counts::default() };
+        let counts = LedgerCounts { accepted: 10, ..LedgerCounts::default() };
         assert_eq!(verdict(&counts), Exit::Failed);
-        assert_eq!(verdict(&Counts { at_risk: 1, ..counts }), Exit::Ok);
+        assert_eq!(verdict(&LedgerCounts { at_risk: 1, ..counts }), Exit::Ok);
         for wrong in [
-            Counts { lost: 1, at_risk: 1, ..counts },
-            Counts { duplicated: 1, at_risk: 1, ..counts },
-            Counts { corrupt: 1, at_risk: 1, ..counts },
+            LedgerCounts { lost: 1, at_risk: 1, ..counts },
+            LedgerCounts { duplicated: 1, at_risk: 1, ..counts },
+            LedgerCounts { corrupt: 1, at_risk: 1, ..counts },
         ] {
             assert_eq!(verdict(&wrong), Exit::Failed);
         }

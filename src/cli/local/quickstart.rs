@@ -8,7 +8,7 @@ mod story;
 
 use std::path::PathBuf;
 
-use crate::cli::local::world::{Place, World};
+use crate::cli::local::world::{GatewayPair, RunFolder};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::say::say;
 use crate::cli::terminal::signals::StopSignals;
@@ -40,8 +40,8 @@ pub(crate) struct Quickstart {
 impl Quickstart {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let mut signals = StopSignals::listen()?;
-        let place = Place::new(self.dir.as_deref())?;
-        let mut world = World::new(&place, self.tls)?;
+        let place = RunFolder::new(self.dir.as_deref())?;
+        let mut world = GatewayPair::new(&place, self.tls)?;
         story::opening(&place, self.tls);
         let told = tokio::select! {
             told = story::tell(&mut world) => told,

@@ -20,12 +20,12 @@ pub(crate) use process::GatewayProcess;
 
 /// The folder for everything.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct RunFolder {
     pub(crate) path: PathBuf,
     pub(crate) temporary: Option<TempDir>,
 }
 
-impl Place {
+impl RunFolder {
     /// Keeps the files, even those of a temporary folder.
     pub(crate) fn keep(self) -> PathBuf {
         if let Some(temporary) = self.temporary {
@@ -56,14 +56,14 @@ impl Place {
 
 /// The two gateways.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct GatewayPair {
     pub(crate) a: GatewayProcess,
     pub(crate) b: GatewayProcess,
 }
 
-impl World {
+impl GatewayPair {
     /// The gateways, not started yet. With `tls`, each party gets certificates of its own.
-    pub(crate) fn new(place: &Place, tls: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(place: &RunFolder, tls: bool) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let [a, b] = ports::free().context("cannot find free ports on 127.0.0.1")?;
         let party_file = place.path.join("party.json");

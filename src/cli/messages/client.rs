@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::cli::messages::patience::{self, Failed, Patience, Port, is_passing, is_tls_refusal};
+use crate::cli::messages::patience::{
+    self, AttemptFailure, Patience, PortProtocol, is_passing, is_tls_refusal,
+};
 use crate::cli::terminal::causes::in_words;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_client::HealthClient;
@@ -86,7 +88,7 @@ pub(crate) fn client(channel: Channel) -> Client {
 
 /// A channel on which the gateway has answered.
 pub(crate) async fn connect(address: &GatewayAddress) -> anyhow::Result<Channel> {
-    try_connect(address).await.map_err(Failed::into_error)
+    try_connect(address).await.map_err(AttemptFailure::into_error)
 }
 
 /// Like [`connect`], but waits until the time has expired for a gateway that is not there.
@@ -102,7 +104,7 @@ pub(crate) async fn connect_within(
     patience.with(async || try_connect(address).await).await
 }
 
-async fn try_connect(address: &GatewayAddress) -> Result<Channel, Failed> {
+async fn try_connect(address: &GatewayAddress) -> Result<Channel, AttemptFailure> {
     let channel = match channel(address).await {
         Ok(channel) => channel,
         Err(why) => return Err(judged(address, why, false).await),
@@ -116,24 +118,24 @@ async fn try_connect(address: &GatewayAddress) -> Result<Channel, Failed> {
 
 /// Whether a connection that failed may succeed later. What listens there may be the reason why it cannot. `is_tls`: it
 /// uses TLS, as we do; then there is nothing to find out, and a look would cause another failed handshake there.
-async fn judged(address: &GatewayAddress, why: anyhow::Error, is_tls: bool) -> Failed {
+async fn judged(address: &GatewayAddress, why: anyhow::Error, is_tls: bool) -> AttemptFailure {
     let gateway = &address.gateway;
     let is_refused = why.chain().any(is_tls_refusal);
     let why = anyhow!(in_words(&why));
     if is_refused && address.certs.is_some() {
-        return Failed::Final(why);
+        return AttemptFailure::Final(why);
     }
     if is_tls {
-        return Failed::Passing(why);
+        return AttemptFailure::Passing(why);
     }
     match (patience::look_at(gateway).await, &address.certs) {
-        (Port::Page, _) => Failed::Final(is_a_page(gateway)),
-        (Port::Tls, None) => Failed::Final(why),
-        (Port::Plain, Some(_)) => Failed::Final(anyhow!(
+        (PortProtocol::Page, _) => AttemptFailure::Final(is_a_page(gateway)),
+        (PortProtocol::Tls, None) => AttemptFailure::Final(why),
+        (PortProtocol::Plain, Some(_)) => AttemptFailure::Final(anyhow!(
             "the gateway at {gateway} speaks no TLS: leave out --certs and PETNET_CERTS, if that is meant to be so"
         )),
-        _ if is_refused => Failed::Final(why),
-        _ => Failed::Passing(why),
+        _ if is_refused => AttemptFailure::Final(why),
+        _ => AttemptFailure::Passing(why),
     }
 }
 
@@ -227,7 +229,7 @@ pub(crate) async fn send(
     payload: Bytes,
     limit: Duration,
 ) -> anyhow::Result<()> {
-    try_send(client, to, id, payload, limit).await.map_err(Failed::into_error)
+    try_send(client, to, id, payload, limit).await.map_err(AttemptFailure::into_error)
 }
 
 /// One attempt to [`send`].
@@ -237,27 +239,30 @@ pub(crate) async fn try_send(
     id: &MessageId,
     payload: Bytes,
     limit: Duration,
-) -> Result<(), Failed> {
+) -> Result<(), AttemptFailure> {
     let (message_id, receiver_id) = (id.as_str().into(), to.as_str().into());
     let call = client.client_simple_send(ClientSimpleSendRequest { message_id, receiver_id, payload });
     let response = match timeout(limit, call).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => {
-            let failed = if is_passing(&status) { Failed::Passing } else { Failed::Final };
+            let failed = if is_passing(&status) { AttemptFailure::Passing } else { AttemptFailure::Final };
             return Err(failed(anyhow!(
                 "cannot send {id:?} to {to}: the gateway answered {}",
                 failure(&status)
             )));
         }
         Err(_) => {
-            return Err(Failed::Final(anyhow!(
+            return Err(AttemptFailure::Final(anyhow!(
                 "no answer from the gateway within {limit:?}; {id:?} may or may not be accepted: sending it again \
                  with the same id is safe"
             )));
         }
     };
     if !response.success {
-        return Err(Failed::Final(anyhow!("{id:?} for {to} was not accepted: {}", refusal(&response))));
+        return Err(AttemptFailure::Final(anyhow!(
+            "{id:?} for {to} was not accepted: {}",
+            refusal(&response)
+        )));
     }
     Ok(())
 }

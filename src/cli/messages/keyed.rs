@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::cli::messages::client::{self, failure};
-use crate::cli::messages::patience::{Failed, is_passing};
+use crate::cli::messages::patience::{AttemptFailure, is_passing};
 use crate::proto::mailbox::SendRequest;
 use crate::proto::mailbox::mailbox_client::MailboxClient;
 use crate::wire::status::ERROR_CODE;
@@ -29,7 +29,7 @@ pub(crate) async fn try_send(
     payload: Bytes,
     key: Bytes,
     limit: Duration,
-) -> Result<(), Failed> {
+) -> Result<(), AttemptFailure> {
     let (message_id, receiver_id) = (id.as_str().into(), to.as_str().into());
     let request = SendRequest { message_id, receiver_id, payload: payload.clone(), key };
     match timeout(limit, MailboxClient::new(channel.clone()).send(request)).await {
@@ -39,12 +39,12 @@ pub(crate) async fn try_send(
         }
         Ok(Err(status)) if is_passing(&status) => {
             let why = failure(&status);
-            Err(Failed::Passing(anyhow!("cannot send {id:?} to {to}: the gateway answered {why}")))
+            Err(AttemptFailure::Passing(anyhow!("cannot send {id:?} to {to}: the gateway answered {why}")))
         }
         Ok(Err(status)) => {
-            Err(Failed::Final(anyhow!("{id:?} for {to} was not accepted: {}", refusal(&status))))
+            Err(AttemptFailure::Final(anyhow!("{id:?} for {to} was not accepted: {}", refusal(&status))))
         }
-        Err(_) => Err(Failed::Final(anyhow!(
+        Err(_) => Err(AttemptFailure::Final(anyhow!(
             "no answer from the gateway within {limit:?}; {id:?} may or may not be accepted: sending it again with the \
              same id is safe while it is pending (petnet track says)"
         ))),

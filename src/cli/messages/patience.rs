@@ -23,14 +23,14 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Why an attempt failed.
 #[derive(Debug)]
-pub(crate) enum Failed {
+pub(crate) enum AttemptFailure {
     /// Another attempt may succeed.
     Passing(anyhow::Error),
     /// Every attempt would fail.
     Final(anyhow::Error),
 }
 
-impl Failed {
+impl AttemptFailure {
     /// The error to report.
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
@@ -111,7 +111,7 @@ impl Patience {
     /// Runs `attempt` until it succeeds, fails for good, or the time has expired.
     pub(crate) async fn with<T>(
         &mut self,
-        mut attempt: impl AsyncFnMut() -> Result<T, Failed>,
+        mut attempt: impl AsyncFnMut() -> Result<T, AttemptFailure>,
     ) -> anyhow::Result<T> {
         loop {
             match attempt().await {
@@ -119,8 +119,8 @@ impl Patience {
                     self.pause = FIRST_PAUSE;
                     return Ok(done);
                 }
-                Err(Failed::Final(error)) => return Err(error),
-                Err(Failed::Passing(error)) => {
+                Err(AttemptFailure::Final(error)) => return Err(error),
+                Err(AttemptFailure::Passing(error)) => {
                     if !self.again(&error).await {
                         return Err(error);
                     }
@@ -137,7 +137,7 @@ fn seconds(time: Duration) -> String {
 
 /// What speaks on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Port {
+pub(crate) enum PortProtocol {
     /// It answers HTTP/1: a gateway's status page and metrics, or something else altogether.
     Page,
     /// It speaks TLS.
@@ -149,12 +149,12 @@ pub(crate) enum Port {
 }
 
 /// Finds out what speaks on a port, with a request that each kind answers in its own way.
-pub(crate) async fn look_at(address: &str) -> Port {
+pub(crate) async fn look_at(address: &str) -> PortProtocol {
     timeout(LOOK, first_bytes(address))
         .await
         .ok()
         .and_then(Result::ok)
-        .map_or(Port::Unknown, |bytes| kind(&bytes))
+        .map_or(PortProtocol::Unknown, |bytes| kind(&bytes))
 }
 
 async fn first_bytes(address: &str) -> std::io::Result<Vec<u8>> {
@@ -166,18 +166,18 @@ async fn first_bytes(address: &str) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn kind(bytes: &[u8]) -> Port {
+fn kind(bytes: &[u8]) -> PortProtocol {
     /// First bytes of a TLS record with an alert, and the type of a SETTINGS frame of HTTP/2.
     const ALERT: [u8; 2] = [0x15, 3];
     const SETTINGS: u8 = 4;
     if bytes.starts_with(b"HTTP/1.") {
-        Port::Page
+        PortProtocol::Page
     } else if bytes.starts_with(&ALERT) {
-        Port::Tls
+        PortProtocol::Tls
     } else if bytes.get(3) == Some(&SETTINGS) {
-        Port::Plain
+        PortProtocol::Plain
     } else {
-        Port::Unknown
+        PortProtocol::Unknown
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let end = patience
             .with(async || {
                 tries += 1;
-                Err::<(), _>(Failed::Passing(anyhow!("not there")))
+                Err::<(), _>(AttemptFailure::Passing(anyhow!("not there")))
             })
             .await;
         assert!(end.is_err() && tries > 5, "{tries}");
@@ -207,7 +207,7 @@ mod tests {
         let end = Patience::new(Duration::from_secs(20))
             .with(async || {
                 tries += 1;
-                if tries < 4 { Err(Failed::Passing(anyhow!("not there"))) } else { Ok(tries) }
+                if tries < 4 { Err(AttemptFailure::Passing(anyhow!("not there"))) } else { Ok(tries) }
             })
             .await;
         assert_eq!(end.unwrap(), 4);
@@ -216,8 +216,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_cannot_pass_is_not_tried_again_and_without_time_nothing_is() {
         for (failed, limit) in [
-            (Failed::Final(anyhow!("wrong")), Duration::from_secs(20)),
-            (Failed::Passing(anyhow!("not there")), Duration::ZERO),
+            (AttemptFailure::Final(anyhow!("wrong")), Duration::from_secs(20)),
+            (AttemptFailure::Passing(anyhow!("not there")), Duration::ZERO),
         ] {
             let mut failed = Some(failed);
             let end = Patience::new(limit).with(async || Err::<(), _>(failed.take().unwrap())).await;
@@ -245,11 +245,11 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_told_by_its_first_bytes() {
         for (answer, expected) in [
-            (b"HTTP/1.1 200 OK\r\n".as_slice(), Port::Page),
-            (&[0x15, 3, 1, 0, 2, 2, 70], Port::Tls),
-            (&[0, 0, 6, 4, 0, 0, 0, 0, 0], Port::Plain),
-            (b"SSH-2.0", Port::Unknown),
-            (b"", Port::Unknown),
+            (b"HTTP/1.1 200 OK\r\n".as_slice(), PortProtocol::Page),
+            (&[0x15, 3, 1, 0, 2, 2, 70], PortProtocol::Tls),
+            (&[0, 0, 6, 4, 0, 0, 0, 0, 0], PortProtocol::Plain),
+            (b"SSH-2.0", PortProtocol::Unknown),
+            (b"", PortProtocol::Unknown),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
@@ -261,6 +261,6 @@ mod tests {
             });
             assert_eq!(found, expected, "{answer:?}");
         }
-        assert_eq!(look_at("127.0.0.1:1").await, Port::Unknown);
+        assert_eq!(look_at("127.0.0.1:1").await, PortProtocol::Unknown);
     }
 }

@@ -55,8 +55,8 @@ impl Recv {
         let mut patience = Patience::new(self.wait);
         let channel = client::connect_within(&self.gateway, &mut patience).await?;
         let wait = patience.left();
-        let mut output = Output::open(self.output.as_deref())?;
-        let moved = streams::Moved::default();
+        let mut output = MessageOutput::open(self.output.as_deref())?;
+        let moved = streams::ByteProgress::default();
         let what = || match moved.load(Ordering::Relaxed) {
             0 => format!("waiting for {:?} at {}", self.id, self.gateway.gateway),
             some => format!("receiving {:?}: {}", self.id, progress::bytes(some)),
@@ -83,7 +83,7 @@ impl Recv {
         &self,
         channel: Channel,
         wait: Duration,
-        output: &mut Output,
+        output: &mut MessageOutput,
     ) -> anyhow::Result<Option<u64>> {
         let mut client = client::client(channel);
         let what = || format!("waiting for {:?} at {}", self.id, self.gateway.gateway);
@@ -95,7 +95,7 @@ impl Recv {
 }
 
 /// Where a message is written.
-pub(crate) enum Output {
+pub(crate) enum MessageOutput {
     Stdout,
     /// Not a regular file (`/dev/null`, a pipe): a rename would replace it.
     Device(File),
@@ -104,7 +104,7 @@ pub(crate) enum Output {
     File(NamedTempFile, PathBuf),
 }
 
-impl Output {
+impl MessageOutput {
     /// Opens the output. A symbolic link is followed.
     pub(crate) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else { return Ok(Self::Stdout) };
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn write_whole(file: &Path, content: &[u8]) -> anyhow::Result<()> {
-        let mut output = Output::open(Some(file))?;
+        let mut output = MessageOutput::open(Some(file))?;
         output.write(content)?;
         output.keep()
     }
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"through the link");
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         // As long as it is not kept, nothing changes.
-        Output::open(Some(&file)).unwrap().write(b"half").unwrap();
+        MessageOutput::open(Some(&file)).unwrap().write(b"half").unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"through the link");
         write_whole(Path::new("/dev/null"), b"nothing").unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use crate::cli::messages::client::{self, GatewayAddress};
 use crate::cli::messages::keyed;
-use crate::cli::messages::patience::{Failed, Patience};
+use crate::cli::messages::patience::{AttemptFailure, Patience};
 use crate::cli::messages::streams::{self, Streamed};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
@@ -99,19 +99,19 @@ impl Send {
         key: Bytes,
         patience: &mut Patience,
     ) -> anyhow::Result<u64> {
-        let moved = streams::Moved::default();
+        let moved = streams::ByteProgress::default();
         let what = || {
             let sent = progress::bytes(moved.load(Ordering::Relaxed));
             let of = len.map(|len| format!(" of {}", progress::bytes(len))).unwrap_or_default();
             format!("sending to {}: {sent}{of}", self.gateway.gateway)
         };
-        let target = streams::Target { to: &self.to, id: &self.id, len, key: key.clone() };
+        let target = streams::SendTarget { to: &self.to, id: &self.id, len, key: key.clone() };
         let begin = streams::send(channel.clone(), target, first, content, self.timeout, moved.clone());
         let mut sent = progress::shown(what, begin).await;
         // Each further attempt reads the file from its beginning: the gateway keeps nothing of a message that it has not
         // accepted. What came through a pipe is gone.
         let mut best = 0;
-        while let Err(Failed::Passing(why)) = sent {
+        while let Err(AttemptFailure::Passing(why)) = sent {
             if len.is_none() {
                 return Err(
                     why.context("what comes through a pipe cannot be sent a second time; from a file it is")
@@ -127,12 +127,12 @@ impl Send {
             }
             moved.store(0, Ordering::Relaxed);
             let (content, len) = streams::open(&self.file)?;
-            let target = streams::Target { to: &self.to, id: &self.id, len, key: key.clone() };
+            let target = streams::SendTarget { to: &self.to, id: &self.id, len, key: key.clone() };
             let again =
                 streams::send(channel.clone(), target, Bytes::new(), content, self.timeout, moved.clone());
             sent = progress::shown(what, again).await;
         }
-        match sent.map_err(Failed::into_error)? {
+        match sent.map_err(AttemptFailure::into_error)? {
             Streamed::Done(sent) => Ok(sent),
             Streamed::NotKnown if len.is_some() => {
                 let whole = std::fs::read(&self.file);

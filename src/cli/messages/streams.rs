@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::cli::messages::client::{PAUSE, WAIT_PER_CALL, failure, hint_of_senders};
-use crate::cli::messages::patience::{Failed, is_passing};
+use crate::cli::messages::patience::{AttemptFailure, is_passing};
 use crate::proto::mailbox::mailbox_client::MailboxClient;
 use crate::proto::mailbox::{ReceivePiece, ReceiveRequest, SendPiece};
 use crate::wire::status::ERROR_CODE;
@@ -39,10 +39,10 @@ pub(crate) enum Streamed<T> {
 }
 
 /// How much has been sent or received, for showing progress.
-pub(crate) type Moved = Arc<AtomicU64>;
+pub(crate) type ByteProgress = Arc<AtomicU64>;
 
 /// Which message it is, whom it is for, and how long it is, if that is known.
-pub(crate) struct Target<'a> {
+pub(crate) struct SendTarget<'a> {
     pub(crate) to: &'a PartyId,
     pub(crate) id: &'a MessageId,
     pub(crate) len: Option<u64>,
@@ -53,12 +53,12 @@ pub(crate) struct Target<'a> {
 /// Sends a message that `first` begins and `rest` continues. `limit`: longest time without a piece taken or an answer.
 pub(crate) async fn send(
     channel: Channel,
-    target: Target<'_>,
+    target: SendTarget<'_>,
     first: Bytes,
     rest: impl Read + Send + 'static,
     limit: Duration,
-    moved: Moved,
-) -> Result<Streamed<u64>, Failed> {
+    moved: ByteProgress,
+) -> Result<Streamed<u64>, AttemptFailure> {
     let (pieces, ready) = mpsc::channel(AHEAD);
     let begin = SendPiece {
         message_id: target.id.as_str().into(),
@@ -74,20 +74,20 @@ pub(crate) async fn send(
     let (to, id) = (target.to, target.id);
     let answer = while_moving(&moved, limit, client.send_stream(ReceiverStream::new(ready))).await;
     let Some(answer) = answer else {
-        return Err(Failed::Final(anyhow!(
+        return Err(AttemptFailure::Final(anyhow!(
             "nothing has moved for {limit:?}; {id:?} may or may not be accepted: sending it again with the same id is safe"
         )));
     };
     let answer = answer.map(tonic::Response::into_inner);
     // If the file cannot be read to its end, that is the reason, whatever the gateway says to what it got.
-    let read = reading.await.context("reading failed").map_err(Failed::Final)?;
+    let read = reading.await.context("reading failed").map_err(AttemptFailure::Final)?;
     match (answer, read) {
         (Err(status), _) if status.code() == Code::Unimplemented => Ok(Streamed::NotKnown),
-        (_, Err(why)) => {
-            Err(Failed::Final(anyhow!(why).context("cannot read what is to be sent; nothing was accepted")))
-        }
+        (_, Err(why)) => Err(AttemptFailure::Final(
+            anyhow!(why).context("cannot read what is to be sent; nothing was accepted"),
+        )),
         (Err(status), _) => {
-            let failed = if is_passing(&status) { Failed::Passing } else { Failed::Final };
+            let failed = if is_passing(&status) { AttemptFailure::Passing } else { AttemptFailure::Final };
             Err(failed(anyhow!("{id:?} for {to} was not accepted: {}", failure(&status))))
         }
         (Ok(_), Ok(())) => Ok(Streamed::Done(moved.load(Ordering::Relaxed))),
@@ -137,11 +137,11 @@ pub(crate) async fn receive(
     from: Option<&PartyId>,
     wait: Duration,
     mut into: impl FnMut(&[u8]) -> std::io::Result<()>,
-    moved: &Moved,
+    moved: &ByteProgress,
 ) -> anyhow::Result<Streamed<Option<u64>>> {
     let mut client = MailboxClient::new(channel);
     let mut deadline = Instant::now() + wait;
-    let mut taken: Option<Taken> = None;
+    let mut taken: Option<PassedOn> = None;
     loop {
         let asked = Instant::now();
         let wait = deadline.saturating_duration_since(asked).min(WAIT_PER_CALL);
@@ -152,7 +152,7 @@ pub(crate) async fn receive(
         };
         match begin(&mut client, request).await {
             Ok(Some((first, pieces))) => {
-                let message = Taken::of(&first);
+                let message = PassedOn::of(&first);
                 let taken = taken.get_or_insert(message);
                 if (taken.sequence, taken.len) != (message.sequence, message.len) {
                     bail!("another message came under {id:?} while it was received: receive it again");
@@ -189,25 +189,25 @@ pub(crate) async fn receive(
     }
 }
 
-type Pieces = tonic::Streaming<ReceivePiece>;
+type PieceStream = tonic::Streaming<ReceivePiece>;
 
 async fn begin(
     client: &mut MailboxClient<Channel>,
     request: ReceiveRequest,
-) -> Result<Option<(ReceivePiece, Pieces)>, Status> {
+) -> Result<Option<(ReceivePiece, PieceStream)>, Status> {
     let mut pieces = client.receive_stream(request).await?.into_inner();
     Ok(pieces.message().await?.map(|first| (first, pieces)))
 }
 
 /// How much of which message was passed on: after a break it continues there, since the same message has the same bytes.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct PassedOn {
     sequence: u64,
     len: u64,
     have: u64,
 }
 
-impl Taken {
+impl PassedOn {
     fn of(first: &ReceivePiece) -> Self {
         Self { sequence: first.sequence, len: first.len, have: 0 }
     }
@@ -215,7 +215,7 @@ impl Taken {
     /// Passes on what was not passed on yet. Returns a status if the stream broke off.
     async fn go_on(
         &mut self,
-        mut pieces: Pieces,
+        mut pieces: PieceStream,
         into: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
         moved: &AtomicU64,
     ) -> anyhow::Result<Option<Status>> {

@@ -21,7 +21,7 @@ use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::table::{self, escape};
 use crate::config::SETTINGS;
 use crate::proto::admin::{Changed, PayloadPiece, PayloadRequest, StatusRequest};
-use crate::wire::admin_socket::{self, Client, ConnectError};
+use crate::wire::admin_socket::{self, AdminSocketClient, ConnectError};
 
 /// Time limit for a question. A healthy gateway answers within milliseconds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(crate) const PAGE: u32 = 1000;
 
 /// Which gateway is asked: the data folder that it runs on.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder {
+pub(crate) struct GatewayFolder {
     pub(crate) data_dir: PathBuf,
     /// Whether it was given as a flag, not by the environment or by default.
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "decides between a gateway and Redis"))]
@@ -42,7 +42,7 @@ pub(crate) struct Folder {
 }
 
 /// Implemented by hand, because a derive does not tell where a value came from.
-impl clap::Args for Folder {
+impl clap::Args for GatewayFolder {
     fn augment_args(command: Command) -> Command {
         let default = SETTINGS.iter().find(|setting| setting.name == "DATA_DIR").and_then(|s| s.default);
         command.arg(
@@ -61,7 +61,7 @@ impl clap::Args for Folder {
     }
 }
 
-impl clap::FromArgMatches for Folder {
+impl clap::FromArgMatches for GatewayFolder {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         Ok(Self {
             data_dir: matches.get_one::<PathBuf>("data_dir").cloned().unwrap_or_default(),
@@ -75,8 +75,8 @@ impl clap::FromArgMatches for Folder {
     }
 }
 
-impl Folder {
-    pub(crate) async fn connect(&self) -> Result<Client, ConnectError> {
+impl GatewayFolder {
+    pub(crate) async fn connect(&self) -> Result<AdminSocketClient, ConnectError> {
         admin_socket::connect(&self.data_dir).await
     }
 }
@@ -89,7 +89,7 @@ pub(crate) struct NotThere(pub(crate) String);
 /// The gateway answered with an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: the gateway answered {code:?}: {said}")]
-struct Refused {
+struct ErrorAnswer {
     what: String,
     code: Code,
     said: String,
@@ -100,7 +100,7 @@ pub(crate) fn is_about_one_message(why: &anyhow::Error) -> bool {
     let gone = |code: Code| {
         matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
     };
-    why.is::<NotThere>() || why.downcast_ref::<Refused>().is_some_and(|refused| !gone(refused.code))
+    why.is::<NotThere>() || why.downcast_ref::<ErrorAnswer>().is_some_and(|refused| !gone(refused.code))
 }
 
 /// Awaits the answer to a question.
@@ -149,12 +149,15 @@ pub(crate) fn told_of_some(changed: &Changed, json: bool) -> anyhow::Result<Exit
 }
 
 /// Fails for a name that is not a peer's: a typing error must not look like an empty list.
-pub(crate) async fn known(client: &mut Client, peer: &PartyId) -> anyhow::Result<()> {
+pub(crate) async fn known(client: &mut AdminSocketClient, peer: &PartyId) -> anyhow::Result<()> {
     unknown(client, Some(peer)).await?.map_or(Ok(()), |why| Err(why.into()))
 }
 
 /// The error for a name that is not a peer's; `None` if it is one's, or if none was given.
-pub(crate) async fn unknown(client: &mut Client, peer: Option<&PartyId>) -> anyhow::Result<Option<NotThere>> {
+pub(crate) async fn unknown(
+    client: &mut AdminSocketClient,
+    peer: Option<&PartyId>,
+) -> anyhow::Result<Option<NotThere>> {
     let Some(peer) = peer else { return Ok(None) };
     let peers = ask("cannot list", client.status(StatusRequest {})).await?.peers;
     if peers.iter().any(|known| known.party == peer.as_str()) {
@@ -183,13 +186,13 @@ pub(crate) fn refused(what: &str, status: &Status) -> anyhow::Error {
         Code::Unimplemented => anyhow::anyhow!(
             "{what}: the gateway does not know this call; it is of another version than this program (see `petnet status`)"
         ),
-        code => Refused { what: what.into(), code, said }.into(),
+        code => ErrorAnswer { what: what.into(), code, said }.into(),
     }
 }
 
 /// Hands every piece of a message to `write`. Fails unless the message came whole.
 pub(crate) async fn payload(
-    client: &mut Client,
+    client: &mut AdminSocketClient,
     request: PayloadRequest,
     mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> anyhow::Result<u64> {

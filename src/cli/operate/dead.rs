@@ -6,14 +6,14 @@ mod folder;
 use anyhow::anyhow;
 use petnet_storage::PartyId;
 
-use crate::cli::operate::admin::{self, Folder, NotThere};
-use crate::cli::operate::queue::{Content, Listing, Rest, left};
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere};
+use crate::cli::operate::queue::{ChangeOptions, ContentOptions, Listing, left};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{Align, Colour, Table, bytes_in_full, colours, escape, many, seconds};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{DeadLetter, DeadRequest, ListDeadRequest, ListDeadResponse};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show, retry, drop and export dead letters: messages that were not delivered, or that arrived and nobody read.
 ///
@@ -28,16 +28,16 @@ Examples:
 Exit codes: 0 done, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such letter")]
 pub(crate) struct Dead {
     #[command(subcommand)]
-    command: Command,
+    command: DeadCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Ls(Ls),
-    Show(Show),
-    Retry(Retry),
-    Drop(Drop),
-    Export(export::Export),
+enum DeadCommand {
+    Ls(DeadList),
+    Show(DeadShow),
+    Retry(DeadRetry),
+    Drop(DeadDrop),
+    Export(export::DeadExport),
 }
 
 /// List dead letters, oldest first.
@@ -53,7 +53,7 @@ Examples:
 JSON: one document {\"letters\": [...], \"next\": SEQUENCE or null}; with --all one letter a line.
 
 Exit codes: 0 listed, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer, nor a letter of it")]
-struct Ls {
+struct DeadList {
     /// Only those for this party, or from it
     #[arg(long, value_name = "PEER")]
     peer: Option<PartyId>,
@@ -63,7 +63,7 @@ struct Ls {
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0, hide_default_value = true)]
     after: u64,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Show one dead letter, or its content.
@@ -74,17 +74,17 @@ Examples:
   petnet dead show 17 -o weights.bin
 
 Exit codes: 0 shown, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such letter")]
-struct Show {
+struct DeadShow {
     /// Its sequence number, as `petnet dead ls` has it
     #[arg(value_name = "SEQUENCE", value_parser = sequence)]
     sequence: u64,
     #[command(flatten)]
-    content: Content,
+    content: ContentOptions,
     /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Send dead letters again, or put them back into the mailbox; the letters are gone then.
@@ -102,11 +102,11 @@ Examples:
 
 Exit codes: 0 all begun anew, 1 some stay, it failed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
 all")]
-struct Retry {
+struct DeadRetry {
     #[command(flatten)]
-    which: Which,
+    which: ChosenLetters,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// Drop dead letters: they are lost for good.
@@ -118,18 +118,18 @@ Examples:
 
 Exit codes: 0 dropped, 1 failed, not confirmed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
 all")]
-struct Drop {
+struct DeadDrop {
     #[command(flatten)]
-    which: Which,
+    which: ChosenLetters,
     /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct ChosenLetters {
     /// The letters' sequence numbers
     #[arg(value_name = "SEQUENCE", value_parser = sequence, required_unless_present = "all", conflicts_with = "all")]
     sequences: Vec<u64>,
@@ -141,7 +141,7 @@ struct Which {
     peer: Option<PartyId>,
 }
 
-impl Which {
+impl ChosenLetters {
     fn request(self) -> DeadRequest {
         let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();
         DeadRequest { sequences: self.sequences, all: self.all, peer }
@@ -167,9 +167,9 @@ fn sequence(text: &str) -> Result<u64, String> {
 impl Dead {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Ls(ls) => ls.run().await,
-            Command::Show(show) => show.run().await,
-            Command::Retry(Retry { which, rest }) => {
+            DeadCommand::Ls(ls) => ls.run().await,
+            DeadCommand::Show(show) => show.run().await,
+            DeadCommand::Retry(DeadRetry { which, rest }) => {
                 let mut client = rest.folder.connect().await?;
                 let changed = admin::changed("cannot retry", client.retry_dead(which.request())).await?;
                 // If letters stay, there are some.
@@ -178,26 +178,31 @@ impl Dead {
                 }
                 admin::told_of_some(&changed, rest.json)
             }
-            Command::Drop(drop) => drop.run().await,
-            Command::Export(export) => export.run().await,
+            DeadCommand::Drop(drop) => drop.run().await,
+            DeadCommand::Export(export) => export.run().await,
         }
     }
 }
 
 /// Fetches one page.
-async fn list(client: &mut Client, peer: &str, after: u64, limit: u32) -> anyhow::Result<ListDeadResponse> {
+async fn list(
+    client: &mut AdminSocketClient,
+    peer: &str,
+    after: u64,
+    limit: u32,
+) -> anyhow::Result<ListDeadResponse> {
     let request = ListDeadRequest { after, limit, peer: peer.into() };
     admin::ask("cannot list dead letters", client.list_dead(request)).await
 }
 
 /// Fetches the letter with this number.
-async fn find(client: &mut Client, sequence: u64) -> anyhow::Result<DeadLetter> {
+async fn find(client: &mut AdminSocketClient, sequence: u64) -> anyhow::Result<DeadLetter> {
     let found = list(client, "", sequence.saturating_sub(1), 1).await?;
     let letter = found.letters.into_iter().find(|letter| letter.sequence == sequence);
     letter.ok_or_else(|| anyhow!(NotThere(format!("there is no dead letter {sequence}"))))
 }
 
-impl Ls {
+impl DeadList {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -226,7 +231,7 @@ impl Ls {
     }
 
     /// Fails if the peer is unknown and has no letter: one that was removed from the party file may have some.
-    async fn somebody(&self, client: &mut Client, peer: &str) -> anyhow::Result<()> {
+    async fn somebody(&self, client: &mut AdminSocketClient, peer: &str) -> anyhow::Result<()> {
         let Some(why) = admin::unknown(client, self.peer.as_ref()).await? else { return Ok(()) };
         let mut after = 0;
         loop {
@@ -241,7 +246,7 @@ impl Ls {
 
     /// Fetches as many as are wanted, however many answers that takes: an answer holds only what was found among a limited
     /// number of letters.
-    async fn first(&self, client: &mut Client, peer: &str) -> anyhow::Result<ListDeadResponse> {
+    async fn first(&self, client: &mut AdminSocketClient, peer: &str) -> anyhow::Result<ListDeadResponse> {
         let limit = self.list.page();
         let mut all = list(client, peer, self.after, limit).await?;
         let mut after = self.after;
@@ -273,7 +278,7 @@ impl Ls {
     }
 }
 
-impl Show {
+impl DeadShow {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let letter = find(&mut client, self.sequence).await?;
@@ -289,7 +294,7 @@ impl Show {
     }
 }
 
-impl Drop {
+impl DeadDrop {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.rest.folder.connect().await?;
         let what = self.which.in_words();

@@ -3,15 +3,15 @@
 use anyhow::anyhow;
 use petnet_storage::{MessageId, PartyId};
 
-use crate::cli::operate::admin::{self, Folder, NotThere, PAGE};
-use crate::cli::operate::queue::{Content, Listing, Rest, Which as Message, which};
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere, PAGE};
+use crate::cli::operate::queue::{ChangeOptions, ContentOptions, Listing, MessageChoice, which};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{Align, Table, bytes_in_full, escape, or_dash, seconds, time};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::release_mailbox_request::Which;
 use crate::proto::admin::{HeldMessage, ListMailboxRequest, ListMailboxResponse, ReleaseMailboxRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show and release the messages that arrived.
 ///
@@ -24,16 +24,16 @@ Examples:
   petnet mailbox release --prefix model/
 
 Exit codes: 0 done, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such message")]
-pub(crate) struct Mailbox {
+pub(crate) struct MailboxArguments {
     #[command(subcommand)]
-    command: Command,
+    command: MailboxCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Ls(Ls),
-    Show(Show),
-    Release(Release),
+enum MailboxCommand {
+    Ls(MailboxList),
+    Show(MailboxShow),
+    Release(MailboxRelease),
 }
 
 /// List messages in the mailbox, in the order of arrival.
@@ -46,7 +46,7 @@ Examples:
 JSON: one document {\"messages\": [...], \"next\": SEQUENCE or null}; with --all one message a line.
 
 Exit codes: 0 listed, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer, nor a message of it")]
-struct Ls {
+struct MailboxList {
     /// Only what this party sent
     #[arg(long, value_name = "PARTY")]
     sender: Option<PartyId>,
@@ -59,7 +59,7 @@ struct Ls {
     #[arg(long, value_name = "SEQUENCE", default_value_t = 0, hide_default_value = true)]
     after: u64,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Show one message of the mailbox, or its content.
@@ -71,20 +71,20 @@ Examples:
   petnet mailbox show '#17'
 
 Exit codes: 0 shown, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such message")]
-struct Show {
+struct MailboxShow {
     /// Its id, or its sequence number after a # (in quotes: a shell takes # for a comment)
     #[arg(value_name = "ID|#SEQUENCE", value_parser = which)]
-    which: Message,
+    which: MessageChoice,
     /// Only what this party sent; without it the newest under the id
     #[arg(long, value_name = "PARTY")]
     sender: Option<PartyId>,
     #[command(flatten)]
-    content: Content,
+    content: ContentOptions,
     /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Release messages of the mailbox, read or not: nobody gets them any more.
@@ -96,7 +96,7 @@ Examples:
   petnet mailbox release --all --sender party_b
 
 Exit codes: 0 released, 1 failed, not confirmed, or no gateway runs there, 2 wrong arguments, 5 no such message")]
-struct Release {
+struct MailboxRelease {
     /// The message's id
     #[arg(value_name = "ID", required_unless_present_any = ["prefix", "all"], conflicts_with_all = ["prefix", "all"])]
     id: Option<MessageId>,
@@ -113,7 +113,7 @@ struct Release {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// Parses the beginning of ids. It must not be empty, because all ids begin with nothing.
@@ -126,17 +126,20 @@ fn prefix(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-impl Mailbox {
+impl MailboxArguments {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Ls(ls) => ls.run().await,
-            Command::Show(show) => show.run().await,
-            Command::Release(release) => release.run().await,
+            MailboxCommand::Ls(ls) => ls.run().await,
+            MailboxCommand::Show(show) => show.run().await,
+            MailboxCommand::Release(release) => release.run().await,
         }
     }
 }
 
-async fn list(client: &mut Client, request: ListMailboxRequest) -> anyhow::Result<ListMailboxResponse> {
+async fn list(
+    client: &mut AdminSocketClient,
+    request: ListMailboxRequest,
+) -> anyhow::Result<ListMailboxResponse> {
     admin::ask("cannot list the mailbox", client.list_mailbox(request)).await
 }
 
@@ -144,7 +147,7 @@ fn name(party: Option<&PartyId>) -> String {
     party.map(ToString::to_string).unwrap_or_default()
 }
 
-impl Ls {
+impl MailboxList {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         self.somebody(&mut client).await?;
@@ -168,7 +171,7 @@ impl Ls {
     }
 
     /// Fails if the sender is unknown and has nothing here: one that was removed from the party file may have messages.
-    async fn somebody(&self, client: &mut Client) -> anyhow::Result<()> {
+    async fn somebody(&self, client: &mut AdminSocketClient) -> anyhow::Result<()> {
         let Some(why) = admin::unknown(client, self.sender.as_ref()).await? else { return Ok(()) };
         let sender = name(self.sender.as_ref());
         let request = ListMailboxRequest { sender, prefix: String::new(), after: 0, limit: 1 };
@@ -192,7 +195,7 @@ impl Ls {
     }
 }
 
-impl Show {
+impl MailboxShow {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let message = self.find(&mut client).await?;
@@ -208,11 +211,11 @@ impl Show {
         Ok(Exit::Ok)
     }
 
-    async fn find(&self, client: &mut Client) -> anyhow::Result<HeldMessage> {
+    async fn find(&self, client: &mut AdminSocketClient) -> anyhow::Result<HeldMessage> {
         let sender = name(self.sender.as_ref());
         let id = match &self.which {
-            Message::Id(id) => id,
-            Message::Sequence(sequence) => {
+            MessageChoice::Id(id) => id,
+            MessageChoice::Sequence(sequence) => {
                 let (sequence, after) = (*sequence, sequence.saturating_sub(1));
                 let request = ListMailboxRequest { sender, prefix: String::new(), after, limit: 1 };
                 let found =
@@ -237,7 +240,7 @@ impl Show {
 }
 
 /// All messages under an id, in the order of arrival: at most one of each sender.
-async fn under(client: &mut Client, id: &MessageId) -> anyhow::Result<Vec<HeldMessage>> {
+async fn under(client: &mut AdminSocketClient, id: &MessageId) -> anyhow::Result<Vec<HeldMessage>> {
     let (mut all, mut after) = (Vec::new(), 0);
     loop {
         let request =
@@ -281,7 +284,7 @@ fn nothing(id: &MessageId, sender: &str, all: &[HeldMessage]) -> String {
     }
 }
 
-impl Release {
+impl MailboxRelease {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.rest.folder.connect().await?;
         let (which, what) = match (&self.id, self.prefix) {

@@ -2,11 +2,11 @@
 
 mod show;
 
-pub(crate) use show::{Content, Which, which};
+pub(crate) use show::{ContentOptions, MessageChoice, which};
 
 use petnet_storage::{MessageId, PartyId};
 
-use crate::cli::operate::admin::{self, Folder, PAGE};
+use crate::cli::operate::admin::{self, GatewayFolder, PAGE};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{Align, Table, count, many, or_dash, seconds};
@@ -14,7 +14,7 @@ use crate::proto::admin::{
     DropPendingRequest, ListPendingRequest, ListPendingResponse, PauseRequest, PendingMessage,
     RetryPendingRequest, StatusRequest,
 };
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// List, show, retry, drop and pause what waits for peers.
 ///
@@ -29,17 +29,17 @@ Examples:
 Exit codes: 0 done, 1 failed or no gateway runs there, 2 wrong arguments, 5 nothing there by that name")]
 pub(crate) struct Queue {
     #[command(subcommand)]
-    command: Command,
+    command: QueueCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    Ls(Ls),
-    Show(show::Show),
-    Retry(Retry),
-    Drop(Drop),
-    Pause(Pause),
-    Resume(Resume),
+enum QueueCommand {
+    Ls(QueueList),
+    Show(show::QueueShow),
+    Retry(QueueRetry),
+    Drop(QueueDrop),
+    Pause(QueuePause),
+    Resume(QueueResume),
 }
 
 /// List pending messages, in the order of acceptance.
@@ -56,7 +56,7 @@ Examples:
 JSON: one document {\"messages\": [...], \"next\": SEQUENCE or null}; with --all one message a line.
 
 Exit codes: 0 listed, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer")]
-struct Ls {
+struct QueueList {
     /// Only of this peer; without it of all, one after the other
     #[arg(value_name = "PEER")]
     peer: Option<PartyId>,
@@ -69,7 +69,7 @@ struct Ls {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// How much is listed, and how.
@@ -106,12 +106,12 @@ Examples:
 
 Exit codes: 0 each answers and takes what waits, 1 one does not or is paused, or no gateway runs there, 2 wrong arguments,
 5 there is no such peer")]
-struct Retry {
+struct QueueRetry {
     /// Only for this peer; without it for all
     #[arg(value_name = "PEER")]
     peer: Option<PartyId>,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// Drop pending messages: they are lost for good.
@@ -129,22 +129,22 @@ Examples:
 Exit codes: 0 dropped, 1 failed, not confirmed, some of them not there, or no gateway runs there, 2 wrong arguments,
 5 nothing there by that name"
 )]
-struct Drop {
+struct QueueDrop {
     /// The peer that they wait for
     #[arg(value_name = "PEER")]
     peer: PartyId,
     #[command(flatten)]
-    which: Dropped,
+    which: ChosenMessages,
     /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Dropped {
+struct ChosenMessages {
     /// The messages' ids
     #[arg(value_name = "ID")]
     ids: Vec<MessageId>,
@@ -166,12 +166,12 @@ Example:
   petnet queue pause party_b
 
 Exit codes: 0 paused, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer")]
-struct Pause {
+struct QueuePause {
     /// The peer
     #[arg(value_name = "PEER")]
     peer: PartyId,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// Deliver to a paused peer again.
@@ -181,42 +181,42 @@ Example:
   petnet queue resume party_b
 
 Exit codes: 0 resumed, 1 failed or no gateway runs there, 2 wrong arguments, 5 there is no such peer")]
-struct Resume {
+struct QueueResume {
     /// The peer
     #[arg(value_name = "PEER")]
     peer: PartyId,
     #[command(flatten)]
-    rest: Rest,
+    rest: ChangeOptions,
 }
 
 /// What every change takes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Rest {
+pub(crate) struct ChangeOptions {
     /// Print JSON instead of text, for programs
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) folder: Folder,
+    pub(crate) folder: GatewayFolder,
 }
 
 impl Queue {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Ls(ls) => ls.run().await,
-            Command::Show(show) => show.run().await,
-            Command::Retry(Retry { peer, rest }) => {
+            QueueCommand::Ls(ls) => ls.run().await,
+            QueueCommand::Show(show) => show.run().await,
+            QueueCommand::Retry(QueueRetry { peer, rest }) => {
                 let mut client = rest.folder.connect().await?;
                 let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
                 let call = client.retry_pending(RetryPendingRequest { peer });
                 admin::change("cannot retry", rest.json, call).await
             }
-            Command::Drop(drop) => drop.run().await,
-            Command::Pause(Pause { peer, rest }) => {
+            QueueCommand::Drop(drop) => drop.run().await,
+            QueueCommand::Pause(QueuePause { peer, rest }) => {
                 let mut client = rest.folder.connect().await?;
                 let call = client.pause(PauseRequest { peer: peer.to_string() });
                 admin::change("cannot pause", rest.json, call).await
             }
-            Command::Resume(Resume { peer, rest }) => {
+            QueueCommand::Resume(QueueResume { peer, rest }) => {
                 let mut client = rest.folder.connect().await?;
                 let call = client.resume(PauseRequest { peer: peer.to_string() });
                 admin::change("cannot resume", rest.json, call).await
@@ -225,7 +225,7 @@ impl Queue {
     }
 }
 
-impl Ls {
+impl QueueList {
     async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let one = self.peer.as_ref().map(ToString::to_string);
@@ -286,7 +286,11 @@ impl Ls {
 
     /// Fetches as many as are wanted, however many answers that takes: an answer holds only what was found among a limited
     /// number of messages.
-    async fn first(&self, client: &mut Client, peer: String) -> anyhow::Result<ListPendingResponse> {
+    async fn first(
+        &self,
+        client: &mut AdminSocketClient,
+        peer: String,
+    ) -> anyhow::Result<ListPendingResponse> {
         let limit = self.list.page();
         let mut all = self.page(client, peer.clone(), self.after, limit).await?;
         let mut after = self.after;
@@ -303,7 +307,7 @@ impl Ls {
 
     async fn page(
         &self,
-        client: &mut Client,
+        client: &mut AdminSocketClient,
         peer: String,
         after: u64,
         limit: u32,
@@ -347,9 +351,9 @@ fn text(messages: &[PendingMessage]) -> String {
     table.render(false)
 }
 
-impl Drop {
+impl QueueDrop {
     async fn run(self) -> anyhow::Result<Exit> {
-        let Dropped { ids, sequence, all } = self.which;
+        let ChosenMessages { ids, sequence, all } = self.which;
         let what = if all {
             format!("every message that is pending for {}", self.peer)
         } else {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::cli::operate::admin::{self, Folder};
+use crate::cli::operate::admin::{self, GatewayFolder};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::signals::StopSignals;
 use crate::cli::terminal::table::colours;
@@ -42,10 +42,10 @@ Exit codes:
   2  wrong arguments")]
 pub(crate) struct Status {
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
     #[cfg(feature = "redis")]
     #[command(flatten)]
-    redis: redis::Redis,
+    redis: redis::RedisChoice,
     /// Print one JSON object instead of text; sizes are bytes, times seconds; with --watch one a line
     #[arg(long)]
     json: bool,

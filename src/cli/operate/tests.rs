@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::cli::terminal::exit::Exit;
-use crate::cli::{Arguments, Sub};
+use crate::cli::{Arguments, SubCommand};
 use crate::proto::admin::admin_server::{Admin, AdminServer};
 use crate::proto::admin::*;
 use crate::wire::admin_socket;
@@ -27,18 +27,18 @@ const DAMAGED: u64 = 500;
 /// A letter that is in the list and gone when it is asked for.
 const GONE: u64 = 501;
 
-type Answer<T> = Result<Response<T>, Status>;
+type PlayedAnswer<T> = Result<Response<T>, Status>;
 
 /// A played gateway that writes down what it is asked for.
 #[derive(Clone, Default)]
-struct Fake {
+struct PlayedGateway {
     asked: Arc<Mutex<Vec<String>>>,
     state: String,
 }
 
-impl Fake {
+impl PlayedGateway {
     #[allow(clippy::unnecessary_wraps, reason = "what a call gives")]
-    fn changed(&self, request: &impl std::fmt::Debug) -> Answer<Changed> {
+    fn changed(&self, request: &impl std::fmt::Debug) -> PlayedAnswer<Changed> {
         self.asked.lock().unwrap().push(format!("{request:?}"));
         Ok(Response::new(Changed { messages: 1, text: "done".into(), failed: 0 }))
     }
@@ -67,15 +67,15 @@ fn page<T>(all: Vec<T>, number: impl Fn(&T) -> u64, after: u64, limit: u32) -> (
 }
 
 #[tonic::async_trait]
-impl Admin for Fake {
-    async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
+impl Admin for PlayedGateway {
+    async fn status(&self, _: Request<StatusRequest>) -> PlayedAnswer<StatusResponse> {
         let peer = |name: &str, pending| Peer { party: name.into(), pending, ..Peer::default() };
         let peers = vec![peer("b", 1), peer("idle", 0)];
         let state = self.state.clone();
         Ok(Response::new(StatusResponse { party: "a".into(), state, peers, ..StatusResponse::default() }))
     }
 
-    async fn list_pending(&self, request: Request<ListPendingRequest>) -> Answer<ListPendingResponse> {
+    async fn list_pending(&self, request: Request<ListPendingRequest>) -> PlayedAnswer<ListPendingResponse> {
         let request = request.into_inner();
         self.asked.lock().unwrap().push(format!("{request:?}"));
         if request.prefix == "rare" {
@@ -95,23 +95,23 @@ impl Admin for Fake {
         Ok(Response::new(ListPendingResponse { messages, next }))
     }
 
-    async fn retry_pending(&self, request: Request<RetryPendingRequest>) -> Answer<Changed> {
+    async fn retry_pending(&self, request: Request<RetryPendingRequest>) -> PlayedAnswer<Changed> {
         self.changed(&request.into_inner())
     }
 
-    async fn drop_pending(&self, request: Request<DropPendingRequest>) -> Answer<Changed> {
+    async fn drop_pending(&self, request: Request<DropPendingRequest>) -> PlayedAnswer<Changed> {
         self.changed(&request.into_inner())
     }
 
-    async fn pause(&self, request: Request<PauseRequest>) -> Answer<Changed> {
+    async fn pause(&self, request: Request<PauseRequest>) -> PlayedAnswer<Changed> {
         self.changed(&("pause", request.into_inner()))
     }
 
-    async fn resume(&self, request: Request<PauseRequest>) -> Answer<Changed> {
+    async fn resume(&self, request: Request<PauseRequest>) -> PlayedAnswer<Changed> {
         self.changed(&("resume", request.into_inner()))
     }
 
-    async fn list_dead(&self, request: Request<ListDeadRequest>) -> Answer<ListDeadResponse> {
+    async fn list_dead(&self, request: Request<ListDeadRequest>) -> PlayedAnswer<ListDeadResponse> {
         let ListDeadRequest { after, limit, peer } = request.into_inner();
         if peer == "rare" {
             self.asked.lock().unwrap().push(format!("dead {after} {limit}"));
@@ -124,15 +124,15 @@ impl Admin for Fake {
         Ok(Response::new(ListDeadResponse { letters, next }))
     }
 
-    async fn retry_dead(&self, request: Request<DeadRequest>) -> Answer<Changed> {
+    async fn retry_dead(&self, request: Request<DeadRequest>) -> PlayedAnswer<Changed> {
         self.changed(&request.into_inner())
     }
 
-    async fn drop_dead(&self, request: Request<DeadRequest>) -> Answer<Changed> {
+    async fn drop_dead(&self, request: Request<DeadRequest>) -> PlayedAnswer<Changed> {
         self.changed(&request.into_inner())
     }
 
-    async fn list_mailbox(&self, request: Request<ListMailboxRequest>) -> Answer<ListMailboxResponse> {
+    async fn list_mailbox(&self, request: Request<ListMailboxRequest>) -> PlayedAnswer<ListMailboxResponse> {
         let ListMailboxRequest { prefix, after, limit, .. } = request.into_inner();
         let held = |sequence: u64| HeldMessage {
             sender: format!("s{sequence}"),
@@ -147,13 +147,13 @@ impl Admin for Fake {
         Ok(Response::new(ListMailboxResponse { messages, next }))
     }
 
-    async fn release_mailbox(&self, request: Request<ReleaseMailboxRequest>) -> Answer<Changed> {
+    async fn release_mailbox(&self, request: Request<ReleaseMailboxRequest>) -> PlayedAnswer<Changed> {
         self.changed(&request.into_inner())
     }
 
     type PayloadStream = tokio_stream::Iter<std::vec::IntoIter<Result<PayloadPiece, Status>>>;
 
-    async fn payload(&self, request: Request<PayloadRequest>) -> Answer<Self::PayloadStream> {
+    async fn payload(&self, request: Request<PayloadRequest>) -> PlayedAnswer<Self::PayloadStream> {
         let request = request.into_inner();
         self.asked.lock().unwrap().push(format!("{request:?}"));
         let first = PayloadPiece { len: 10, payload: Bytes::from("01234"), ..PayloadPiece::default() };
@@ -167,7 +167,7 @@ impl Admin for Fake {
         Ok(Response::new(tokio_stream::iter(pieces)))
     }
 
-    async fn track(&self, request: Request<TrackRequest>) -> Answer<TrackResponse> {
+    async fn track(&self, request: Request<TrackRequest>) -> PlayedAnswer<TrackResponse> {
         let life = |state: &str, sequence| Life {
             direction: "sent".into(),
             state: state.into(),
@@ -183,14 +183,15 @@ impl Admin for Fake {
 }
 
 /// A folder on which a played gateway runs.
-struct Place {
+struct PlayedFolder {
     dir: tempfile::TempDir,
-    fake: Fake,
+    fake: PlayedGateway,
 }
 
-impl Place {
+impl PlayedFolder {
     fn new(state: &str) -> Self {
-        let (dir, fake) = (tempfile::tempdir().unwrap(), Fake { state: state.into(), ..Fake::default() });
+        let (dir, fake) =
+            (tempfile::tempdir().unwrap(), PlayedGateway { state: state.into(), ..PlayedGateway::default() });
         let listener = UnixListener::bind(dir.path().join(admin_socket::NAME)).unwrap();
         let server = Server::builder().add_service(AdminServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
@@ -216,11 +217,11 @@ async fn run(line: &str, folder: &Path) -> Exit {
     let folder = folder.display().to_string();
     let words = ["petnet"].into_iter().chain(line.split(' ')).chain(["--data-dir", &folder]);
     crate::cli::reported(match Arguments::try_parse_from(words).unwrap().command {
-        Sub::Status(status) => status.run().await,
-        Sub::Queue(queue) => queue.run().await,
-        Sub::Dead(dead) => dead.run().await,
-        Sub::Mailbox(mailbox) => mailbox.run().await,
-        Sub::Track(track) => track.run().await,
+        SubCommand::Status(status) => status.run().await,
+        SubCommand::Queue(queue) => queue.run().await,
+        SubCommand::Dead(dead) => dead.run().await,
+        SubCommand::Mailbox(mailbox) => mailbox.run().await,
+        SubCommand::Track(track) => track.run().await,
         _ => panic!("{line}"),
     })
 }
@@ -228,7 +229,7 @@ async fn run(line: &str, folder: &Path) -> Exit {
 #[tokio::test]
 async fn a_status_ends_as_the_gateway_is() {
     for (state, exit) in [("serving", Exit::Ok), ("poisoned", Exit::Failed), ("stalled", Exit::Failed)] {
-        let place = Place::new(state);
+        let place = PlayedFolder::new(state);
         assert_eq!(place.run("status").await, exit, "{state}");
         assert_eq!(place.run("status --json").await, exit, "{state}");
     }
@@ -249,7 +250,7 @@ async fn without_a_gateway_every_command_fails_and_changes_nothing() {
 
 #[tokio::test]
 async fn changes_ask_for_what_was_said_and_lose_nothing_without_a_yes() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     for (line, asked) in [
         ("queue retry", r#"RetryPendingRequest { peer: "" }"#),
         ("queue retry b --json", r#"RetryPendingRequest { peer: "b" }"#),
@@ -290,7 +291,7 @@ async fn changes_ask_for_what_was_said_and_lose_nothing_without_a_yes() {
 
 #[tokio::test]
 async fn what_is_not_there_has_an_exit_code_of_its_own() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     for line in [
         "queue ls nobody",
         "queue ls nobody --all",
@@ -307,7 +308,7 @@ async fn what_is_not_there_has_an_exit_code_of_its_own() {
 
 #[tokio::test]
 async fn lists_go_through_every_page_when_everything_is_wanted() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     assert_eq!(place.run("queue ls --limit 2").await, Exit::Ok);
     assert_eq!(place.last(), r#"ListPendingRequest { peer: "", prefix: "", after: 0, limit: 2 }"#);
     assert_eq!(place.run("queue ls b --prefix m --after 2").await, Exit::Ok);
@@ -323,7 +324,7 @@ async fn lists_go_through_every_page_when_everything_is_wanted() {
 /// A gateway looks at a limited number for one answer. A user who asks for ten still gets ten.
 #[tokio::test]
 async fn lists_go_on_until_there_are_as_many_as_are_wanted() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     assert_eq!(place.run("dead ls --peer rare --limit 3").await, Exit::Ok);
     assert_eq!(place.last(), "dead 4000 1", "two were found before");
     assert_eq!(place.run("queue ls b --prefix rare --limit 3").await, Exit::Ok);
@@ -332,7 +333,7 @@ async fn lists_go_on_until_there_are_as_many_as_are_wanted() {
 
 #[tokio::test]
 async fn content_comes_whole_or_not_at_all() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     let file = place.path("content");
     for line in ["queue show b #4", "queue show b m", "dead show 7", "mailbox show m"] {
         assert_eq!(place.run(&format!("{line} -o {file}")).await, Exit::Ok, "{line}");
@@ -349,7 +350,7 @@ async fn content_comes_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn an_export_has_all_that_can_be_read_and_names_nothing_else() {
-    let place = Place::new("serving");
+    let place = PlayedFolder::new("serving");
     let to = place.path("letters");
     // One of them is damaged: it is reported, and does not stop the rest.
     assert_eq!(place.run(&format!("dead export {to}")).await, Exit::Failed);

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use petnet_storage::{MessageId, PartyId};
 
-use crate::cli::operate::admin::{self, Folder, NotThere};
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{
@@ -34,7 +34,7 @@ pub(crate) struct Track {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 impl Track {

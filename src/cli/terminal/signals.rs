@@ -52,9 +52,9 @@ impl Hangup {
 /// Signals that would end the process and mean nothing to a gateway: a handler that does nothing makes them harmless. The
 /// signals that the kernel sends for a fault in the process are left as they are, and so are SIGQUIT (a core file) and
 /// SIGKILL.
-pub(crate) struct Meaningless(#[allow(dead_code, reason = "held, so that the handlers stay")] Vec<Signal>);
+pub(crate) struct IgnoredSignals(#[allow(dead_code, reason = "held, so that the handlers stay")] Vec<Signal>);
 
-impl Meaningless {
+impl IgnoredSignals {
     pub(crate) fn ignore() -> Self {
         let more = [number::VTALRM, number::PROF, number::STKFLT, number::PWR];
         let kinds =

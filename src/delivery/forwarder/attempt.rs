@@ -8,7 +8,7 @@ use crate::delivery::peer_link::{Deliver, Verdict};
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum AttemptEnd {
     /// The peer has it, and the message is settled.
     Delivered(MessageId),
     /// The peer refused it for good: it is now a dead letter.
@@ -28,14 +28,14 @@ pub(super) async fn one(
     peer: PartyId,
     sequence: Sequence,
     suspect: bool,
-) -> End {
+) -> AttemptEnd {
     let (outcome, end) = match engine.load(&peer, sequence).await {
-        Ok(None) => return End::Gone,
+        Ok(None) => return AttemptEnd::Gone,
         Ok(Some(message)) => match link.deliver(&message, suspect).await {
-            Verdict::Delivered => (Outcome::Delivered, End::Delivered(message.id)),
-            Verdict::RefusedForGood(why) => (Outcome::Dead(DeadReason::Refused(why)), End::Refused),
+            Verdict::Delivered => (Outcome::Delivered, AttemptEnd::Delivered(message.id)),
+            Verdict::RefusedForGood(why) => (Outcome::Dead(DeadReason::Refused(why)), AttemptEnd::Refused),
             Verdict::TryAgain { reason, whole_peer } => {
-                return End::Again { id: message.id, reason, whole_peer };
+                return AttemptEnd::Again { id: message.id, reason, whole_peer };
             }
             Verdict::Unreadable(error) => return unreadable(&*engine, &peer, sequence, error).await,
         },
@@ -43,22 +43,27 @@ pub(super) async fn one(
     };
     match engine.settle(&peer, sequence, outcome).await {
         Ok(_) => end,
-        Err(error) => End::Store(error),
+        Err(error) => AttemptEnd::Store(error),
     }
 }
 
 /// Handles a message that the store could not read. A damaged one becomes a dead letter.
-async fn unreadable(engine: &dyn Engine, peer: &PartyId, sequence: Sequence, error: StoreError) -> End {
+async fn unreadable(
+    engine: &dyn Engine,
+    peer: &PartyId,
+    sequence: Sequence,
+    error: StoreError,
+) -> AttemptEnd {
     match error {
-        StoreError::Gone { .. } => End::Gone,
+        StoreError::Gone { .. } => AttemptEnd::Gone,
         StoreError::Damaged { .. } => {
             let outcome = Outcome::Dead(DeadReason::Damaged(error.to_string()));
             match engine.settle(peer, sequence, outcome).await {
-                Ok(_) => End::Gone,
-                Err(error) => End::Store(error),
+                Ok(_) => AttemptEnd::Gone,
+                Err(error) => AttemptEnd::Store(error),
             }
         }
-        error => End::Store(error),
+        error => AttemptEnd::Store(error),
     }
 }
 
@@ -68,13 +73,13 @@ pub(super) async fn many(
     link: Arc<impl Deliver>,
     peer: PartyId,
     sequences: Vec<Sequence>,
-) -> Vec<(Sequence, End)> {
+) -> Vec<(Sequence, AttemptEnd)> {
     let mut ends = Vec::with_capacity(sequences.len());
     let mut messages = Vec::with_capacity(sequences.len());
     for (sequence, loaded) in sequences.iter().zip(engine.load_many(&peer, &sequences).await) {
         match loaded {
             Ok(Some(message)) => messages.push(message),
-            Ok(None) => ends.push((*sequence, End::Gone)),
+            Ok(None) => ends.push((*sequence, AttemptEnd::Gone)),
             Err(error) => ends.push((*sequence, unreadable(&*engine, &peer, *sequence, error).await)),
         }
     }
@@ -90,9 +95,11 @@ pub(super) async fn many(
             Verdict::RefusedForGood(why) => {
                 let outcome = Outcome::Dead(DeadReason::Refused(why));
                 let settled = engine.settle(&peer, sequence, outcome).await;
-                settled.map_or_else(End::Store, |_| End::Refused)
+                settled.map_or_else(AttemptEnd::Store, |_| AttemptEnd::Refused)
             }
-            Verdict::TryAgain { reason, whole_peer } => End::Again { id: message.id, reason, whole_peer },
+            Verdict::TryAgain { reason, whole_peer } => {
+                AttemptEnd::Again { id: message.id, reason, whole_peer }
+            }
             Verdict::Unreadable(error) => unreadable(&*engine, &peer, sequence, error).await,
         };
         ends.push((sequence, end));
@@ -100,8 +107,8 @@ pub(super) async fn many(
     let sequences: Vec<_> = delivered.iter().map(|(sequence, _)| *sequence).collect();
     let settled = engine.settle_delivered(&peer, &sequences).await;
     let end = |(sequence, id)| match &settled {
-        Ok(()) => (sequence, End::Delivered(id)),
-        Err(error) => (sequence, End::Store(error.clone())),
+        Ok(()) => (sequence, AttemptEnd::Delivered(id)),
+        Err(error) => (sequence, AttemptEnd::Store(error.clone())),
     };
     ends.extend(delivered.into_iter().map(end));
     ends

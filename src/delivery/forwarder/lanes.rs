@@ -41,27 +41,27 @@ impl Lane {
 /// What wakes the lanes of one peer, and which ids are under way in them.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
-    small: Wake,
-    bulk: Wake,
-    ids: Mutex<Ids>,
+    small: LaneWake,
+    bulk: LaneWake,
+    ids: Mutex<IdsUnderWay>,
 }
 
 /// What wakes one lane.
 #[derive(Debug)]
-struct Wake {
+struct LaneWake {
     notify: Notify,
     /// Lowest sequence that became pending since the lane looked; `u64::MAX` if none did.
     lowest: AtomicU64,
 }
 
-impl Default for Wake {
+impl Default for LaneWake {
     fn default() -> Self {
         Self { notify: Notify::new(), lowest: AtomicU64::new(u64::MAX) }
     }
 }
 
 #[derive(Debug, Default)]
-struct Ids {
+struct IdsUnderWay {
     under_way: HashSet<u128>,
     /// Whether a lane found an id under way and waits for its end.
     awaited: bool,
@@ -75,7 +75,7 @@ impl Wakes {
         wake.notify.notify_one();
     }
 
-    fn wake_of(&self, lane: Lane) -> &Wake {
+    fn wake_of(&self, lane: Lane) -> &LaneWake {
         if lane == Lane::Bulk { &self.bulk } else { &self.small }
     }
 
@@ -122,7 +122,7 @@ impl Wakes {
         new.then(|| UnderWay { wakes: self.clone(), id_key })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ids> {
+    fn lock(&self) -> MutexGuard<'_, IdsUnderWay> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

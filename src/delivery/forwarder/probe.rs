@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Forwarder, Lane};
 use crate::delivery::backoff;
 use crate::delivery::peer_link::Deliver;
-use crate::delivery::peer_reach::{NO_MESSAGE, Room};
+use crate::delivery::peer_reach::{MayStart, NO_MESSAGE};
 
 impl<L: Deliver> Forwarder<L> {
     /// Begins to ask, if there is a reason to.
@@ -22,7 +22,7 @@ impl<L: Deliver> Forwarder<L> {
         self.asked |= self.lane == Lane::Small && self.course.take_asked();
         let now = Instant::now().into_std();
         let nothing_else = self.read_all && self.fresh.is_empty() && self.retries.is_empty();
-        let is_due = self.reach.room(now) == Room::Probe && nothing_else && self.in_flight.len() == 0;
+        let is_due = self.reach.room(now) == MayStart::Probe && nothing_else && self.in_flight.len() == 0;
         if !is_due && !self.asked {
             return;
         }

@@ -19,7 +19,7 @@ const CAP: Duration = Duration::from_secs(30);
 type Script = dyn Fn(&str, usize) -> Verdict + Send + Sync;
 
 #[derive(Default)]
-struct Seen {
+struct SeenAttempts {
     /// Attempts by id.
     begun: HashMap<String, usize>,
     last_begun: Option<Instant>,
@@ -34,7 +34,7 @@ struct Seen {
 struct ScriptedPeer {
     script: Arc<Script>,
     takes: Duration,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<SeenAttempts>>,
 }
 
 impl ScriptedPeer {
@@ -102,9 +102,9 @@ fn trouble() -> Verdict {
 }
 
 /// Passes hints on and ignores everything else.
-struct Hints(Arc<Wakes>);
+struct HintObserver(Arc<Wakes>);
 
-impl Observer for Hints {
+impl Observer for HintObserver {
     fn arrived(&self, _: &petnet_storage::Held) {}
     fn pending(&self, _: &PartyId, sequence: Sequence, len: u64) {
         self.0.pending(sequence, len);
@@ -112,7 +112,7 @@ impl Observer for Hints {
     fn died(&self, _: &petnet_storage::DeadLetter) {}
 }
 
-struct Bench {
+struct ForwarderBench {
     engine: Arc<FakeEngine>,
     wakes: Arc<Wakes>,
     course: Arc<Course>,
@@ -121,10 +121,10 @@ struct Bench {
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Bench {
+impl ForwarderBench {
     fn new() -> Self {
         let wakes: Arc<Wakes> = Arc::default();
-        let engine = FakeEngine::new(Arc::new(Hints(wakes.clone())));
+        let engine = FakeEngine::new(Arc::new(HintObserver(wakes.clone())));
         let course = Arc::new(Course::new(wakes.clone(), false));
         Self {
             engine,
@@ -141,8 +141,8 @@ impl Bench {
         for lane in [Lane::Small, Lane::Bulk] {
             let engine: Arc<dyn Engine> = self.engine.clone();
             let (wakes, course) = (self.wakes.clone(), self.course.clone());
-            let told = Told { wakes, course, record: self.record.clone() };
-            let forwarder = Forwarder::new(party("b"), lane, engine, peer.clone(), told, window);
+            let context = ForwarderContext { wakes, course, record: self.record.clone() };
+            let forwarder = Forwarder::new(party("b"), lane, engine, peer.clone(), context, window);
             self.tasks.push(tokio::spawn(forwarder.run(self.stop.clone())));
         }
     }
@@ -174,7 +174,7 @@ impl Bench {
 
 #[tokio::test(start_paused = true)]
 async fn everything_pending_is_delivered_within_the_window() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
     for n in 0..2000 {
         bench.accept(&n.to_string(), b"x").await;
@@ -191,7 +191,7 @@ async fn everything_pending_is_delivered_within_the_window() {
 
 #[tokio::test(start_paused = true)]
 async fn huge_messages_go_beside_the_others_and_hold_up_none() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
     for n in 0..6 {
         bench.accept(&format!("huge{n}"), &vec![1; 3 << 20]).await;
@@ -214,7 +214,7 @@ async fn huge_messages_go_beside_the_others_and_hold_up_none() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_is_down_is_probed_with_one_message_at_growing_pauses() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let peer = ScriptedPeer::new({
         let up = up.clone();
@@ -244,7 +244,7 @@ async fn peer_that_is_down_is_probed_with_one_message_at_growing_pauses() {
 
 #[tokio::test(start_paused = true)]
 async fn one_probe_is_under_way_while_the_peer_is_down() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| unreachable());
     for n in 0..100 {
         bench.accept(&n.to_string(), b"x").await;
@@ -260,7 +260,7 @@ async fn one_probe_is_under_way_while_the_peer_is_down() {
 #[tokio::test(start_paused = true)]
 async fn message_that_cannot_be_delivered_blocks_no_other() {
     for poison in [trouble, unreachable] {
-        let mut bench = Bench::new();
+        let mut bench = ForwarderBench::new();
         let peer = ScriptedPeer::new(
             move |id, _| {
                 if id.starts_with("poison") { poison() } else { Verdict::Delivered }
@@ -288,7 +288,7 @@ async fn message_that_cannot_be_delivered_blocks_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn more_hopeless_messages_than_the_retry_queue_holds_block_no_other() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let hopeless = RETRIES + 500;
     let peer =
         ScriptedPeer::new(|id, _| if id.starts_with("poison") { trouble() } else { Verdict::Delivered });
@@ -308,7 +308,7 @@ async fn more_hopeless_messages_than_the_retry_queue_holds_block_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn newer_message_under_an_id_waits_for_the_attempt_at_the_older_one() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let mut peer = ScriptedPeer::new(|_, before| if before < 3 { trouble() } else { Verdict::Delivered });
     peer.takes = Duration::from_secs(1);
     bench.start(&peer);
@@ -324,7 +324,7 @@ async fn newer_message_under_an_id_waits_for_the_attempt_at_the_older_one() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_and_damaged_messages_become_dead_letters_with_the_reason() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|id, _| match id {
         "refused" => Verdict::RefusedForGood("too ugly".into()),
         _ => Verdict::Delivered,
@@ -345,7 +345,7 @@ async fn refused_and_damaged_messages_become_dead_letters_with_the_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_becomes_pending_after_higher_numbers_is_found() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
     bench.start(&peer);
     for len in [1, 300 << 10] {
@@ -364,7 +364,7 @@ async fn message_that_becomes_pending_after_higher_numbers_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn quiet_forwarder_does_nothing() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
     bench.start(&peer);
     bench.accept("one", b"x").await;
@@ -382,7 +382,7 @@ async fn order_per_id_holds_under_random_trouble() {
     let mut random = Random::new();
     for _ in 0..10 {
         let seed = random.next();
-        let mut bench = Bench::new();
+        let mut bench = ForwarderBench::new();
         let peer = ScriptedPeer::new(move |id, before| {
             let mut hasher = DefaultHasher::new();
             (seed, id, before).hash(&mut hasher);
@@ -419,7 +419,7 @@ async fn order_per_id_holds_under_random_trouble() {
 /// us; we took over before that result was looked at, and read the list past it. The message was never delivered.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_was_gone_for_us_and_came_back_meanwhile_is_delivered() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|id, before| match before {
         0 => Verdict::Unreadable(StoreError::Gone { id: id.into() }),
         _ => Verdict::Delivered,
@@ -435,7 +435,7 @@ async fn a_message_that_was_gone_for_us_and_came_back_meanwhile_is_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_peer_gets_nothing_new_until_it_is_resumed() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let peer = ScriptedPeer::new(|_, _| Verdict::Delivered);
     bench.course.pause(true);
     bench.start(&peer);
@@ -449,7 +449,7 @@ async fn a_paused_peer_gets_nothing_new_until_it_is_resumed() {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_at_once_does_not_wait_for_the_pause_to_end() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let up = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let is_up = up.clone();
     let peer = ScriptedPeer::new(move |_, _| {

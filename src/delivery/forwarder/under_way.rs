@@ -11,7 +11,7 @@ const HUGE_AT_ONCE: usize = 4;
 
 /// Whether a message fits the window at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Size {
+pub(super) enum WindowFit {
     Usual,
     Huge,
 }
@@ -49,22 +49,22 @@ impl InFlight {
         has
     }
 
-    pub(super) fn size_of(&self, len: u64) -> Size {
-        if len > self.window.bytes { Size::Huge } else { Size::Usual }
+    pub(super) fn size_of(&self, len: u64) -> WindowFit {
+        if len > self.window.bytes { WindowFit::Huge } else { WindowFit::Usual }
     }
 
     pub(super) fn fits(&self, len: u64) -> bool {
         match self.size_of(len) {
-            Size::Usual => self.bytes == 0 || self.bytes + len <= self.window.bytes,
-            Size::Huge => self.huge < HUGE_AT_ONCE,
+            WindowFit::Usual => self.bytes == 0 || self.bytes + len <= self.window.bytes,
+            WindowFit::Huge => self.huge < HUGE_AT_ONCE,
         }
     }
 
     pub(super) fn begin(&mut self, pending: &Pending) {
         self.messages.insert(pending.sequence);
         match self.size_of(pending.len) {
-            Size::Usual => self.bytes += pending.len,
-            Size::Huge => self.huge += 1,
+            WindowFit::Usual => self.bytes += pending.len,
+            WindowFit::Huge => self.huge += 1,
         }
     }
 
@@ -72,8 +72,8 @@ impl InFlight {
     pub(super) fn end(&mut self, pending: &Pending) -> bool {
         self.messages.remove(&pending.sequence);
         match self.size_of(pending.len) {
-            Size::Usual => self.bytes -= pending.len,
-            Size::Huge => self.huge -= 1,
+            WindowFit::Usual => self.bytes -= pending.len,
+            WindowFit::Huge => self.huge -= 1,
         }
         self.listed_again.remove(&pending.sequence)
     }

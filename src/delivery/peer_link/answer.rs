@@ -8,29 +8,29 @@ use super::Verdict;
 
 /// Deliveries that are waited for together.
 #[derive(Debug)]
-pub(super) struct Batch {
-    inner: Mutex<Inner>,
+pub(super) struct DeliveryBatch {
+    inner: Mutex<BatchState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct BatchState {
     left: usize,
     verdicts: Vec<Option<Verdict>>,
     done: Option<oneshot::Sender<Vec<Option<Verdict>>>>,
 }
 
-impl Batch {
+impl DeliveryBatch {
     /// For `count` deliveries; their verdicts arrive when the last one is answered, or cannot be answered any more
     /// (`None`).
     pub(super) fn new(count: usize) -> (Arc<Self>, oneshot::Receiver<Vec<Option<Verdict>>>) {
         let (done, receiver) = oneshot::channel();
-        let inner = Inner { left: count, verdicts: vec![None; count], done: Some(done) };
+        let inner = BatchState { left: count, verdicts: vec![None; count], done: Some(done) };
         (Arc::new(Self { inner: Mutex::new(inner) }), receiver)
     }
 
     /// Where the answer to one of them goes.
-    pub(super) fn place(self: &Arc<Self>, at: usize) -> Answer {
-        Answer(To::Many(self.clone(), at))
+    pub(super) fn place(self: &Arc<Self>, at: usize) -> AnswerSender {
+        AnswerSender(Addressee::Many(self.clone(), at))
     }
 
     fn fill(&self, at: usize, verdict: Option<Verdict>) {
@@ -48,35 +48,35 @@ impl Batch {
 
 /// Where an answer goes. If it is dropped, no answer will come.
 #[derive(Debug)]
-pub(super) struct Answer(To);
+pub(super) struct AnswerSender(Addressee);
 
 #[derive(Debug)]
-enum To {
+enum Addressee {
     Nobody,
     One(oneshot::Sender<Verdict>),
-    Many(Arc<Batch>, usize),
+    Many(Arc<DeliveryBatch>, usize),
 }
 
-impl Answer {
+impl AnswerSender {
     /// For one delivery.
     pub(super) fn one() -> (Self, oneshot::Receiver<Verdict>) {
         let (sender, receiver) = oneshot::channel();
-        (Self(To::One(sender)), receiver)
+        (Self(Addressee::One(sender)), receiver)
     }
 
     pub(super) fn send(mut self, verdict: Verdict) {
-        match std::mem::replace(&mut self.0, To::Nobody) {
-            To::Nobody => {}
+        match std::mem::replace(&mut self.0, Addressee::Nobody) {
+            Addressee::Nobody => {}
             // The attempt may have been given up.
-            To::One(sender) => drop(sender.send(verdict)),
-            To::Many(batch, at) => batch.fill(at, Some(verdict)),
+            Addressee::One(sender) => drop(sender.send(verdict)),
+            Addressee::Many(batch, at) => batch.fill(at, Some(verdict)),
         }
     }
 }
 
-impl Drop for Answer {
+impl Drop for AnswerSender {
     fn drop(&mut self) {
-        if let To::Many(batch, at) = std::mem::replace(&mut self.0, To::Nobody) {
+        if let Addressee::Many(batch, at) = std::mem::replace(&mut self.0, Addressee::Nobody) {
             batch.fill(at, None);
         }
     }

@@ -9,7 +9,7 @@ use tonic::transport::Endpoint;
 use crate::rules::limits::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::rules::parties::Connection;
 use crate::tls::connector::{CONNECT_TIMEOUT, Connector};
-use crate::tls::counted::{Gate, Moved};
+use crate::tls::counted::{BytesMoved, WriteGate};
 use crate::tls::server_name;
 use crate::tls::trust::Trust;
 
@@ -40,7 +40,7 @@ impl Dial {
     }
 
     /// A channel that connects when it is first used, and the count of what moves over it.
-    pub(super) fn channel(&self, gate: Gate) -> (tonic::transport::Channel, Moved) {
+    pub(super) fn channel(&self, gate: WriteGate) -> (tonic::transport::Channel, BytesMoved) {
         let (connector, moved) = self.connector.counted(gate);
         (self.endpoint.connect_with_connector_lazy(connector), moved)
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use petnet_storage::{Engine, PartyId, StoreError};
 
-use crate::tls::counted::Gate;
+use crate::tls::counted::WriteGate;
 
 /// Pause between checks whether a call that is under way is still ours.
 const LOOK: Duration = Duration::from_millis(200);
@@ -73,12 +73,12 @@ fn elsewhere() -> StoreError {
 
 /// A [`Fence`] around the connections of a route, once the peer is known to take an old message for a new one.
 #[derive(Debug)]
-pub(super) struct Fenced {
+pub(super) struct RouteFence {
     fence: Fence,
     is_up: Arc<AtomicBool>,
 }
 
-impl Fenced {
+impl RouteFence {
     /// A fence that is not up yet.
     pub(super) fn new(fence: Fence) -> Self {
         Self { fence, is_up: Arc::default() }
@@ -90,8 +90,8 @@ impl Fenced {
     }
 
     /// What the connections ask before each write.
-    pub(super) fn gate(&self) -> Gate {
+    pub(super) fn gate(&self) -> WriteGate {
         let (fence, is_up) = (self.fence.clone(), self.is_up.clone());
-        Gate::new(move || !is_up.load(Ordering::Acquire) || fence.is_open())
+        WriteGate::new(move || !is_up.load(Ordering::Acquire) || fence.is_open())
     }
 }

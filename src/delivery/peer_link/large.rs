@@ -10,49 +10,50 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 
 use super::Verdict;
-use super::stream::{LinkStream, Sent, WINDOW_UNIT};
+use super::stream::{LinkStream, SentDelivery, WINDOW_UNIT};
 use crate::proto::peer::Part;
 use crate::wire::link_limits::PART_BYTES;
 
 /// Why delivering in parts failed.
-pub(super) enum Failed {
+pub(super) enum PartsFailure {
     /// The stream ended.
     Stream(Status),
     /// Our own store could not read the message.
     Store(StoreError),
 }
 
-impl From<Status> for Failed {
+impl From<Status> for PartsFailure {
     fn from(status: Status) -> Self {
         Self::Stream(status)
     }
 }
 
-type Acquire = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+type PermitFuture = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 /// Delivers a large message.
-pub(super) async fn deliver(stream: &LinkStream, message: &Outgoing) -> Result<Verdict, Failed> {
+pub(super) async fn deliver(stream: &LinkStream, message: &Outgoing) -> Result<Verdict, PartsFailure> {
     let (tell, progress) = watch::channel(None);
     let len = message.payload.len();
     let sent = stream.send(message, Bytes::new(), Some(len), Some(tell)).await?;
-    let mut parts = Parts { stream, message, len, sent, progress, under_way: VecDeque::new(), acquire: None };
+    let mut parts =
+        OutgoingLarge { stream, message, len, sent, progress, under_way: VecDeque::new(), acquire: None };
     parts.send_all().await
 }
 
 /// A large message that is being sent.
-struct Parts<'a> {
+struct OutgoingLarge<'a> {
     stream: &'a LinkStream,
     message: &'a Outgoing,
     len: u64,
-    sent: Sent<'a>,
+    sent: SentDelivery<'a>,
     progress: watch::Receiver<Option<u64>>,
     /// Where each part ends that was sent and is not durable at the peer yet, with its share of the window.
     under_way: VecDeque<(u64, OwnedSemaphorePermit)>,
-    acquire: Option<Acquire>,
+    acquire: Option<PermitFuture>,
 }
 
-impl Parts<'_> {
-    async fn send_all(&mut self) -> Result<Verdict, Failed> {
+impl OutgoingLarge<'_> {
+    async fn send_all(&mut self) -> Result<Verdict, PartsFailure> {
         let mut next = None;
         loop {
             let known = *self.progress.borrow_and_update();
@@ -86,14 +87,14 @@ impl Parts<'_> {
     }
 
     /// Sends a part; returns where it ends.
-    async fn send(&mut self, at: u64, len: u64) -> Result<u64, Failed> {
+    async fn send(&mut self, at: u64, len: u64) -> Result<u64, PartsFailure> {
         let mut payload = match self.message.payload.piece(at).await {
             Ok(payload) => payload,
             Err(error) => {
                 // An empty part: the peer need not wait for the rest, nor keep what it has.
                 let nothing = Part { tag: self.sent.tag, offset: at, payload: Bytes::new() };
                 drop(self.stream.parts.send(nothing).await);
-                return Err(Failed::Store(error));
+                return Err(PartsFailure::Store(error));
             }
         };
         payload.truncate(len as usize);
@@ -109,12 +110,12 @@ fn part_len(at: u64, len: u64) -> u64 {
     (PART_BYTES as u64 - at % PART_BYTES as u64).min(len - at)
 }
 
-fn acquire(window: Arc<Semaphore>, len: u64) -> Acquire {
+fn acquire(window: Arc<Semaphore>, len: u64) -> PermitFuture {
     let units = len.div_ceil(WINDOW_UNIT) as u32;
     Box::pin(async move { window.acquire_many_owned(units).await.ok() })
 }
 
-async fn wait(acquire: &mut Option<Acquire>) -> Option<OwnedSemaphorePermit> {
+async fn wait(acquire: &mut Option<PermitFuture>) -> Option<OwnedSemaphorePermit> {
     match acquire {
         Some(acquire) => acquire.await,
         None => std::future::pending().await,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::tls::counted::Moved;
+use crate::tls::counted::BytesMoved;
 
 /// How often the connection is looked at within one `LINK_STALL`.
 const LOOKS: u32 = 4;
@@ -11,7 +11,7 @@ const NO_PROGRESS: u64 = 1024;
 
 /// Resolves with `work`, or with `None` if less than a kilobyte has crossed the connection for `stall`.
 pub(super) async fn while_moving<T>(
-    moved: &Moved,
+    moved: &BytesMoved,
     stall: Duration,
     work: impl Future<Output = T>,
 ) -> Option<T> {
@@ -42,7 +42,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_is_waited_for_and_what_does_not_is_not() {
-        let moved = Moved::default();
+        let moved = BytesMoved::default();
         let start = Instant::now();
         assert_eq!(while_moving(&moved, STALL, std::future::pending::<()>()).await, None);
         assert_eq!(start.elapsed(), STALL);

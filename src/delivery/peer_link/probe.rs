@@ -11,7 +11,7 @@ use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 
 /// The answer over one connection.
-enum Answer {
+enum ProbeAnswer {
     Serves,
     /// The peer is there, but takes nothing at the moment.
     NotServing(String),
@@ -28,28 +28,28 @@ impl PeerLink {
         }
         let mut at = routes.route_in_use();
         let mut answer = self.ask_over(&routes, &routes.all[at]).await;
-        if matches!(&answer, Answer::Nothing(status) if status.code() == Code::Unavailable) {
+        if matches!(&answer, ProbeAnswer::Nothing(status) if status.code() == Code::Unavailable) {
             at = routes.turn_from(at);
             answer = self.ask_over(&routes, &routes.all[at]).await;
         }
         match answer {
-            Answer::Serves => Ok(()),
-            Answer::NotServing(why) => Err(why),
-            Answer::Nothing(status) => {
+            ProbeAnswer::Serves => Ok(()),
+            ProbeAnswer::NotServing(why) => Err(why),
+            ProbeAnswer::Nothing(status) => {
                 routes.turn_from(at);
                 Err(in_words(&status))
             }
         }
     }
 
-    async fn ask_over(&self, routes: &Routes, route: &Route) -> Answer {
+    async fn ask_over(&self, routes: &Routes, route: &Route) -> ProbeAnswer {
         let over = route.channel();
         let asking = async {
             match health(over.channel.clone()).await {
                 // Only the link says whether we may deliver.
-                Answer::Serves => match self.stream(route, &over.channel, routes, false).await {
-                    Ok(_) => Answer::Serves,
-                    Err(status) => Answer::Nothing(status),
+                ProbeAnswer::Serves => match self.stream(route, &over.channel, routes, false).await {
+                    Ok(_) => ProbeAnswer::Serves,
+                    Err(status) => ProbeAnswer::Nothing(status),
                 },
                 other => other,
             }
@@ -58,20 +58,20 @@ impl PeerLink {
             return answer;
         }
         route.renew(over.generation);
-        Answer::Nothing(crate::wire::status::no_answer(self.limits.stall))
+        ProbeAnswer::Nothing(crate::wire::status::no_answer(self.limits.stall))
     }
 }
 
-async fn health(channel: Channel) -> Answer {
+async fn health(channel: Channel) -> ProbeAnswer {
     match HealthClient::new(channel).check(HealthCheckRequest::default()).await {
         Ok(answer) => match answer.into_inner().status() {
-            ServingStatus::NotServing => {
-                Answer::NotServing("the peer's gateway is there and says that it does not serve now".into())
-            }
-            _ => Answer::Serves,
+            ServingStatus::NotServing => ProbeAnswer::NotServing(
+                "the peer's gateway is there and says that it does not serve now".into(),
+            ),
+            _ => ProbeAnswer::Serves,
         },
         // An old peer without this service, which does answer.
-        Err(status) if matches!(status.code(), Code::Unimplemented | Code::NotFound) => Answer::Serves,
-        Err(status) => Answer::Nothing(status),
+        Err(status) if matches!(status.code(), Code::Unimplemented | Code::NotFound) => ProbeAnswer::Serves,
+        Err(status) => ProbeAnswer::Nothing(status),
     }
 }

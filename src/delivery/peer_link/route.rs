@@ -10,10 +10,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::connect::Dial;
-use super::fence::{Fence, Fenced};
+use super::fence::{Fence, RouteFence};
 use super::stream::LinkStream;
 use crate::rules::parties::Connection;
-use crate::tls::counted::Moved;
+use crate::tls::counted::BytesMoved;
 use crate::tls::trust::Trust;
 
 /// A peer that did not know the stream may have been replaced by one that does, so it is asked again after this long.
@@ -23,24 +23,24 @@ const ASK_AGAIN: Duration = Duration::from_mins(10);
 #[derive(Debug)]
 pub(super) struct Route {
     dial: Dial,
-    fenced: Fenced,
-    channel: Mutex<Over>,
+    fenced: RouteFence,
+    channel: Mutex<RouteConnection>,
     /// Held while a stream is opened: many attempts need it at once, and one of them opens it.
-    link: tokio::sync::Mutex<Link>,
+    link: tokio::sync::Mutex<LinkState>,
 }
 
 /// The current connection of a route; each is replaced by the next.
 #[derive(Debug, Clone)]
-pub(super) struct Over {
+pub(super) struct RouteConnection {
     pub(super) generation: u64,
     pub(super) channel: Channel,
     /// Counts what crosses it.
-    pub(super) moved: Moved,
+    pub(super) moved: BytesMoved,
 }
 
 /// What is known of a route's stream.
 #[derive(Debug)]
-enum Link {
+enum LinkState {
     Closed,
     Open(Arc<LinkStream>),
     /// The peer does not know it, and is asked again from this moment on.
@@ -51,13 +51,13 @@ impl Route {
     /// A route over one connection. On an error, nobody can be reached over it.
     pub(super) fn new(trust: &Trust, connection: &Connection, fence: &Fence) -> Result<Self, String> {
         let dial = Dial::new(trust, fence.peer(), connection)?;
-        let fenced = Fenced::new(fence.clone());
+        let fenced = RouteFence::new(fence.clone());
         let (channel, moved) = dial.channel(fenced.gate());
-        let channel = Mutex::new(Over { generation: 0, channel, moved });
-        Ok(Self { dial, fenced, channel, link: tokio::sync::Mutex::new(Link::Closed) })
+        let channel = Mutex::new(RouteConnection { generation: 0, channel, moved });
+        Ok(Self { dial, fenced, channel, link: tokio::sync::Mutex::new(LinkState::Closed) })
     }
 
-    pub(super) fn channel(&self) -> Over {
+    pub(super) fn channel(&self) -> RouteConnection {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -68,14 +68,14 @@ impl Route {
                 return;
             }
             let (new, moved) = self.dial.channel(self.fenced.gate());
-            *channel = Over { generation: generation + 1, channel: new, moved };
+            *channel = RouteConnection { generation: generation + 1, channel: new, moved };
         }
         // If the lock is taken, its holder is opening a stream over the old connection, in vain.
         if let Ok(mut link) = self.link.try_lock()
-            && let Link::Open(stream) = &*link
+            && let LinkState::Open(stream) = &*link
         {
             stream.give_up(crate::wire::status::link_ended());
-            *link = Link::Closed;
+            *link = LinkState::Closed;
         }
     }
 
@@ -89,28 +89,28 @@ impl Route {
     ) -> Result<Option<Arc<LinkStream>>, Status> {
         let mut link = self.link.lock().await;
         match &*link {
-            Link::Open(stream) if !stream.is_over() => return Ok(Some(stream.clone())),
-            Link::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
+            LinkState::Open(stream) if !stream.is_over() => return Ok(Some(stream.clone())),
+            LinkState::NotKnown(ask_at) if Instant::now() < *ask_at => return Ok(None),
             _ => {}
         }
         match LinkStream::open(channel, ours, window, tasks).await {
             Ok(stream) => {
                 self.fenced.set(false);
                 let stream = Arc::new(stream);
-                *link = Link::Open(stream.clone());
+                *link = LinkState::Open(stream.clone());
                 Ok(Some(stream))
             }
             Err(status) if status.code() == Code::Unimplemented => {
                 self.fenced.set(true);
-                if !matches!(*link, Link::NotKnown(_)) {
+                if !matches!(*link, LinkState::NotKnown(_)) {
                     let url = self.dial.uri();
                     tracing::info!(%url, "the peer does not know the peer link; delivering over ServerSimpleSend");
                 }
-                *link = Link::NotKnown(Instant::now() + ASK_AGAIN);
+                *link = LinkState::NotKnown(Instant::now() + ASK_AGAIN);
                 Ok(None)
             }
             Err(status) => {
-                *link = Link::Closed;
+                *link = LinkState::Closed;
                 Err(status)
             }
         }

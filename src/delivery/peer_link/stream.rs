@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use super::answer::{Answer, Batch};
+use super::answer::{AnswerSender, DeliveryBatch};
 use super::{Verdict, of_refusal};
 use crate::proto::peer::peer_link_client::PeerLinkClient;
 use crate::proto::peer::{Answers, Deliveries, Delivery, Part};
@@ -39,42 +39,42 @@ pub(super) struct LinkStream {
     pub(super) parts: mpsc::Sender<Part>,
     /// `LINK_WINDOW`, in units, minus the parts of large messages that were sent and are not known to be durable.
     pub(super) window: Arc<Semaphore>,
-    state: Arc<State>,
+    state: Arc<StreamState>,
 }
 
 /// What the stream's two directions share.
 #[derive(Debug, Default)]
-struct State {
+struct StreamState {
     over: CancellationToken,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<AnswersToCome>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct AnswersToCome {
     next_tag: u64,
-    answers: BTreeMap<u64, Waiter>,
+    answers: BTreeMap<u64, WaitingDelivery>,
     /// Why the stream ended.
     end: Option<Status>,
 }
 
 /// A delivery that waits for an answer.
 #[derive(Debug)]
-struct Waiter {
-    answer: Answer,
+struct WaitingDelivery {
+    answer: AnswerSender,
     /// How much of a large message the peer has.
     progress: Option<watch::Sender<Option<u64>>>,
 }
 
 /// A delivery under way.
 #[derive(Debug)]
-pub(super) struct Sent<'a> {
+pub(super) struct SentDelivery<'a> {
     stream: &'a LinkStream,
     pub(super) tag: u64,
     pub(super) answered: oneshot::Receiver<Verdict>,
 }
 
-impl State {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl StreamState {
+    fn lock(&self) -> MutexGuard<'_, AnswersToCome> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +87,7 @@ impl State {
     }
 }
 
-impl Drop for Sent<'_> {
+impl Drop for SentDelivery<'_> {
     /// Nobody waits for the answer any more.
     fn drop(&mut self) {
         self.stream.state.lock().answers.remove(&self.tag);
@@ -108,7 +108,7 @@ impl LinkStream {
         metadata::write_link(request.metadata_mut(), ours);
         let mut client = PeerLinkClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
         let answers = client.deliver(request).await?.into_inner();
-        let state = Arc::<State>::default();
+        let state = Arc::<StreamState>::default();
         tasks.spawn(listen(answers, state.clone()));
         let window = Arc::new(Semaphore::new((window / WINDOW_UNIT) as usize));
         Ok(Self { outbound, parts, window, state })
@@ -142,21 +142,21 @@ impl LinkStream {
         payload: Bytes,
         len: Option<u64>,
         progress: Option<watch::Sender<Option<u64>>>,
-    ) -> Result<Sent<'_>, Status> {
+    ) -> Result<SentDelivery<'_>, Status> {
         // Reserved before it gets a tag, because tags go out without gaps.
         let place = self.outbound.reserve().await.map_err(|_| self.why())?;
-        let (answer, answered) = Answer::one();
+        let (answer, answered) = AnswerSender::one();
         let mut waiting = self.state.lock();
         if let Some(end) = &waiting.end {
             return Err(end.clone());
         }
         let tag = waiting.next_tag;
         waiting.next_tag += 1;
-        waiting.answers.insert(tag, Waiter { answer, progress });
+        waiting.answers.insert(tag, WaitingDelivery { answer, progress });
         // Under the lock, so that deliveries go out in the order of their tags.
         place.send(delivery(tag, message, payload, len));
         drop(waiting);
-        Ok(Sent { stream: self, tag, answered })
+        Ok(SentDelivery { stream: self, tag, answered })
     }
 
     /// Delivers many messages and waits for all of them; `None` for one if the stream ended before its answer.
@@ -165,7 +165,7 @@ impl LinkStream {
         messages: &[(&Outgoing, Bytes)],
     ) -> Result<Vec<Option<Verdict>>, Status> {
         let places = self.outbound.reserve_many(messages.len()).await.map_err(|_| self.why())?;
-        let (batch, answered) = Batch::new(messages.len());
+        let (batch, answered) = DeliveryBatch::new(messages.len());
         let under_way = {
             let mut waiting = self.state.lock();
             if let Some(end) = &waiting.end {
@@ -175,7 +175,7 @@ impl LinkStream {
             waiting.next_tag += messages.len() as u64;
             for (at, (place, (message, payload))) in places.zip(messages).enumerate() {
                 let tag = first + at as u64;
-                waiting.answers.insert(tag, Waiter { answer: batch.place(at), progress: None });
+                waiting.answers.insert(tag, WaitingDelivery { answer: batch.place(at), progress: None });
                 place.send(delivery(tag, message, payload.clone(), None));
             }
             ManySent { stream: self, first, end: waiting.next_tag }
@@ -227,7 +227,7 @@ impl Drop for LinkStream {
 
 /// What is ready to be sent, and what did not fit into the last frame.
 #[derive(Debug)]
-struct Ready {
+struct ReadyToSend {
     deliveries: mpsc::Receiver<Delivery>,
     parts: mpsc::Receiver<Part>,
     left: VecDeque<Delivery>,
@@ -239,11 +239,11 @@ fn frames(
     deliveries: mpsc::Receiver<Delivery>,
     parts: mpsc::Receiver<Part>,
 ) -> impl Stream<Item = Deliveries> {
-    let ready = Ready { deliveries, parts, left: VecDeque::new(), part: None };
+    let ready = ReadyToSend { deliveries, parts, left: VecDeque::new(), part: None };
     unfold(ready, |mut ready| async move { ready.wait().await.then(|| (ready.frame(), ready)) })
 }
 
-impl Ready {
+impl ReadyToSend {
     /// Waits until something is ready; false if nothing more will come.
     async fn wait(&mut self) -> bool {
         if !self.left.is_empty() {
@@ -286,7 +286,7 @@ impl Ready {
 }
 
 /// Hands the peer's answers to the deliveries that wait for them, until the stream ends.
-async fn listen(mut answers: Streaming<Answers>, state: Arc<State>) {
+async fn listen(mut answers: Streaming<Answers>, state: Arc<StreamState>) {
     let end = loop {
         tokio::select! {
             () = state.over.cancelled() => return,
@@ -300,7 +300,7 @@ async fn listen(mut answers: Streaming<Answers>, state: Arc<State>) {
     state.over(end);
 }
 
-fn tell(state: &State, answers: Answers) {
+fn tell(state: &StreamState, answers: Answers) {
     let mut waiting = state.lock();
     for refused in answers.refused {
         if let Some(waiter) = waiting.answers.remove(&refused.tag) {
@@ -319,7 +319,7 @@ fn tell(state: &State, answers: Answers) {
         }
     }
     for progress in answers.progress {
-        if let Some(Waiter { progress: Some(tell), .. }) = waiting.answers.get(&progress.tag) {
+        if let Some(WaitingDelivery { progress: Some(tell), .. }) = waiting.answers.get(&progress.tag) {
             tell.send_modify(|known| *known = (*known).max(Some(progress.bytes)));
         }
     }

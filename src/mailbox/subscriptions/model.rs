@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use petnet_storage::{Found, Held, Sequence};
 
-use super::subscriber::{Bounds, Load, Look, Subscriber};
+use super::subscriber::{Subscriber, SubscriberBounds, SubscriptionLook, WaitingLoad};
 use crate::testing::{Random, message_id};
 
 const RUNS: usize = 1000;
@@ -20,10 +20,10 @@ const LATE: u64 = 8;
 const NEWEST: usize = PAGE + 3 * LATE as usize;
 /// Most messages that a store that loses news leaves unannounced.
 const UNTOLD: usize = 12;
-const NO_BOUND: Load = Load { tickets: usize::MAX, bytes: usize::MAX };
+const NO_BOUND: WaitingLoad = WaitingLoad { tickets: usize::MAX, bytes: usize::MAX };
 
 #[derive(Debug)]
-struct Subscribed {
+struct ModelSubscription {
     /// The kinds of messages that the subscription covers, one bit for each.
     kinds: u64,
     owed: BTreeSet<u64>,
@@ -33,15 +33,15 @@ struct Subscribed {
 }
 
 #[derive(Debug)]
-struct UnderWay {
-    look: Look,
+struct LookUnderWay {
+    look: SubscriptionLook,
     /// What the look sees; `None` if it has not looked yet.
     sees: Option<(Vec<u64>, bool)>,
 }
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own that a run may have")]
-struct World {
+struct SubscriberModel {
     subscriber: Subscriber,
     /// Whether news gets lost; if so, it otherwise comes in order.
     loses: bool,
@@ -52,14 +52,14 @@ struct World {
     untold: VecDeque<u64>,
     lost: bool,
     next_subscription: u64,
-    subscribed: BTreeMap<u64, Subscribed>,
-    under_way: Option<UnderWay>,
+    subscribed: BTreeMap<u64, ModelSubscription>,
+    under_way: Option<LookUnderWay>,
     away: bool,
     overflown: bool,
 }
 
-impl World {
-    fn new(random: &mut Random, bounds: Bounds) -> Self {
+impl SubscriberModel {
+    fn new(random: &mut Random, bounds: SubscriberBounds) -> Self {
         Self {
             subscriber: Subscriber::new(bounds),
             loses: random.below(2) == 0,
@@ -161,7 +161,7 @@ impl World {
         let owed: BTreeSet<u64> =
             self.visible.iter().filter(|(_, kind)| kinds >> **kind & 1 == 1).map(|(s, _)| *s).collect();
         let due = owed.clone();
-        self.subscribed.insert(number, Subscribed { kinds, owed, due, had: BTreeSet::new() });
+        self.subscribed.insert(number, ModelSubscription { kinds, owed, due, had: BTreeSet::new() });
     }
 
     fn take_back(&mut self, random: &mut Random) {
@@ -189,7 +189,7 @@ impl World {
         if self.under_way.as_ref().is_some_and(|under_way| under_way.sees.is_none()) {
             self.see();
         }
-        let Some(UnderWay { look, sees: Some((found, is_last)) }) = self.under_way.take() else { return };
+        let Some(LookUnderWay { look, sees: Some((found, is_last)) }) = self.under_way.take() else { return };
         if self.away {
             return self.subscriber.away(Some(look));
         }
@@ -228,7 +228,7 @@ impl World {
         }
         if let Some(look) = self.subscriber.next_look() {
             assert!(self.under_way.is_none(), "one look at a time");
-            self.under_way = Some(UnderWay { look, sees: None });
+            self.under_way = Some(LookUnderWay { look, sees: None });
             went_on = true;
         }
         went_on
@@ -307,12 +307,12 @@ impl World {
 }
 
 /// How many runs ended with a reader that was too slow, and how many did not.
-fn runs(bounds: Bounds) -> (usize, usize) {
+fn runs(bounds: SubscriberBounds) -> (usize, usize) {
     let mut random = Random::new();
     let mut overflown = 0;
     for run in 0..RUNS {
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut world = World::new(&mut random, bounds);
+            let mut world = SubscriberModel::new(&mut random, bounds);
             for _ in 0..STEPS {
                 world.happen(&mut random);
                 let load = world.subscriber.load();
@@ -333,7 +333,7 @@ fn runs(bounds: Bounds) -> (usize, usize) {
 
 #[test]
 fn every_message_is_handed_out_once_for_each_subscription_in_any_order_of_events() {
-    let bounds = Bounds { tickets: usize::MAX, bytes: 4, newest: NEWEST, page: PAGE };
+    let bounds = SubscriberBounds { tickets: usize::MAX, bytes: 4, newest: NEWEST, page: PAGE };
     assert_eq!(runs(bounds), (0, RUNS));
 }
 
@@ -341,7 +341,7 @@ fn every_message_is_handed_out_once_for_each_subscription_in_any_order_of_events
 #[test]
 fn a_subscriber_says_when_it_lost_a_message_and_keeps_within_its_bounds() {
     for tickets in [2, 5] {
-        let (overflown, whole) = runs(Bounds { tickets, bytes: 3, newest: NEWEST, page: PAGE });
+        let (overflown, whole) = runs(SubscriberBounds { tickets, bytes: 3, newest: NEWEST, page: PAGE });
         assert!(overflown > 0 && whole > 0, "{overflown} {whole}");
     }
 }

@@ -6,12 +6,12 @@
 //!   a look or announced as news.
 //! * Nothing waits for the next event: a look that is due is returned as soon as none is under way and everything that the
 //!   last one found was taken, whatever became of the subscriptions before it.
-//! * News waits within [`Bounds`]. What comes while its subscription is behind is left to the next look, which finds it.
+//! * News waits within [`SubscriberBounds`]. What comes while its subscription is behind is left to the next look, which finds it.
 //! * Of a subscription that was taken back nothing is kept, except that a look is under way, and at most as many tickets as
 //!   there are others.
 //!
 //! What it relies on: a message can be found before it is announced; what is announced late was found at most
-//! [`Bounds::newest`] messages ago; where news can be lost, it comes in the order of the sequences, and `missed` comes
+//! [`SubscriberBounds::newest`] messages ago; where news can be lost, it comes in the order of the sequences, and `missed` comes
 //! before the news behind the gap.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -32,7 +32,7 @@ pub(crate) struct Ticket {
 
 /// A look for what was there before, to be done and answered with [`Subscriber::page`] or [`Subscriber::away`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct SubscriptionLook {
     /// The subscription it is for.
     pub(crate) subscription: u64,
     /// Only messages after this one are wanted.
@@ -45,7 +45,7 @@ pub(crate) struct Overflown;
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct SubscriberBounds {
     /// Messages announced and not taken yet.
     pub(super) tickets: usize,
     /// Bytes of their payloads; further payloads are read when their turn comes.
@@ -59,12 +59,12 @@ pub(super) struct Bounds {
 
 /// Messages that wait, and the bytes of their payloads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Load {
+pub(super) struct WaitingLoad {
     pub(super) tickets: usize,
     pub(super) bytes: usize,
 }
 
-impl Load {
+impl WaitingLoad {
     /// The smaller value of each.
     pub(super) fn least(self, other: Self) -> Self {
         Self { tickets: self.tickets.min(other.tickets), bytes: self.bytes.min(other.bytes) }
@@ -73,7 +73,7 @@ impl Load {
 
 /// How far a subscription has got with what was there before.
 #[derive(Debug, Clone, Copy)]
-enum Progress {
+enum LookProgress {
     /// A look for what comes after `after` is to be done, in this turn.
     Due { turn: u64, after: Sequence },
     /// The look is being done. If `again` is set, another one follows, for what comes after that, because something may be
@@ -85,15 +85,15 @@ enum Progress {
 
 /// Where the next message comes from.
 #[derive(Debug, Clone, Copy)]
-enum Source {
+enum TicketSource {
     Found,
     News,
 }
 
 /// One subscription.
 #[derive(Debug)]
-struct Course {
-    progress: Progress,
+struct SubscriptionState {
+    progress: LookProgress,
     /// Messages announced since the beginning of a look that may find them, too.
     came: HashSet<Sequence>,
     /// The newest messages that were found, in order: news of them may still be on its way.
@@ -107,8 +107,8 @@ struct Course {
 /// All subscriptions of one stream.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    bounds: Bounds,
-    courses: HashMap<u64, Course>,
+    bounds: SubscriberBounds,
+    courses: HashMap<u64, SubscriptionState>,
     /// Looks that are due, by turn.
     due: BTreeMap<u64, u64>,
     next_turn: u64,
@@ -121,14 +121,14 @@ pub(super) struct Subscriber {
     /// Number of tickets in `news` whose subscription was taken back.
     stale: usize,
     /// Where the next ticket comes from: what was found and what was announced take turns.
-    turn: Source,
+    turn: TicketSource,
     /// Whether the store cannot be read at the moment.
     is_away: bool,
     overflown: bool,
 }
 
 impl Subscriber {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: SubscriberBounds) -> Self {
         Self {
             bounds,
             courses: HashMap::new(),
@@ -139,7 +139,7 @@ impl Subscriber {
             news: VecDeque::new(),
             bytes: 0,
             stale: 0,
-            turn: Source::Found,
+            turn: TicketSource::Found,
             is_away: false,
             overflown: false,
         }
@@ -148,7 +148,7 @@ impl Subscriber {
     /// Begins a subscription. To be called before it is given any news.
     pub(super) fn subscribe(&mut self, subscription: u64) {
         let progress = self.turn(subscription, Sequence(0));
-        let course = Course {
+        let course = SubscriptionState {
             progress,
             came: HashSet::new(),
             found: VecDeque::new(),
@@ -161,7 +161,7 @@ impl Subscriber {
     /// Takes a subscription back: nothing more is handed out for it.
     pub(super) fn take_back(&mut self, subscription: u64) {
         let Some(course) = self.courses.remove(&subscription) else { return };
-        if let Progress::Due { turn, .. } = course.progress {
+        if let LookProgress::Due { turn, .. } = course.progress {
             self.due.remove(&turn);
         }
         self.found.retain(|ticket| ticket.subscription != subscription);
@@ -176,7 +176,7 @@ impl Subscriber {
 
     /// Announces a message. `room` is what may wait in addition to what already does, in this stream and others. True if
     /// there is something to take.
-    pub(super) fn news(&mut self, subscription: u64, message: &Held, room: Load) -> bool {
+    pub(super) fn news(&mut self, subscription: u64, message: &Held, room: WaitingLoad) -> bool {
         let Some(course) = self.courses.get_mut(&subscription) else { return false };
         let sequence = message.sequence;
         if course.was_found(sequence) {
@@ -185,8 +185,8 @@ impl Subscriber {
         let is_full = self.news.len() >= self.bounds.tickets || room.tickets == 0;
         match &mut course.progress {
             // The look that is due finds it.
-            Progress::Due { after, .. } if sequence > *after => return false,
-            Progress::UnderWay { after, again } if sequence > *after => {
+            LookProgress::Due { after, .. } if sequence > *after => return false,
+            LookProgress::UnderWay { after, again } if sequence > *after => {
                 if is_full || course.came.len() >= self.bounds.newest {
                     // It may be too new for this look, so the next one finds it.
                     let before = Sequence(sequence.0 - 1);
@@ -225,11 +225,11 @@ impl Subscriber {
         let newest = course.newest;
         match &mut course.progress {
             // The look has not begun.
-            Progress::Due { .. } => {}
-            Progress::UnderWay { again, .. } => {
+            LookProgress::Due { .. } => {}
+            LookProgress::UnderWay { again, .. } => {
                 *again = Some(again.map_or(newest, |again| again.min(newest)));
             }
-            Progress::Done => {
+            LookProgress::Done => {
                 let progress = self.turn(subscription, newest);
                 self.progress(subscription, progress);
             }
@@ -237,25 +237,25 @@ impl Subscriber {
     }
 
     /// The look that is to be done now; there is only one at a time.
-    pub(super) fn next_look(&mut self) -> Option<Look> {
+    pub(super) fn next_look(&mut self) -> Option<SubscriptionLook> {
         if self.is_looking || self.is_away || !self.found.is_empty() {
             return None;
         }
         while let Some((_, subscription)) = self.due.pop_first() {
             let Some(course) = self.courses.get_mut(&subscription) else { continue };
-            let Progress::Due { after, .. } = course.progress else { continue };
-            course.progress = Progress::UnderWay { after, again: None };
+            let LookProgress::Due { after, .. } = course.progress else { continue };
+            course.progress = LookProgress::UnderWay { after, again: None };
             self.is_looking = true;
-            return Some(Look { subscription, after });
+            return Some(SubscriptionLook { subscription, after });
         }
         None
     }
 
     /// Reports what a look found, in order. `is_last` means that there was no more.
-    pub(super) fn page(&mut self, look: Look, mut messages: Vec<Found>, is_last: bool) {
+    pub(super) fn page(&mut self, look: SubscriptionLook, mut messages: Vec<Found>, is_last: bool) {
         self.is_looking = false;
         let Some(course) = self.courses.get_mut(&look.subscription) else { return };
-        let Progress::UnderWay { again, .. } = course.progress else { return };
+        let LookProgress::UnderWay { again, .. } = course.progress else { return };
         let last = messages.last().map(|message| message.sequence);
         messages.retain(|m| !course.came.contains(&m.sequence) && !course.was_found(m.sequence));
         for message in &messages {
@@ -273,7 +273,7 @@ impl Subscriber {
             course.came = HashSet::new();
             course.found.drain(..course.found.len().saturating_sub(self.bounds.newest));
             course.found.shrink_to_fit();
-            course.progress = Progress::Done;
+            course.progress = LookProgress::Done;
             return;
         };
         course.came.retain(|sequence| *sequence > after);
@@ -282,12 +282,12 @@ impl Subscriber {
     }
 
     /// Notes that the store could not be read. If it was a look that failed, it is done again when the store is back.
-    pub(super) fn away(&mut self, look: Option<Look>) {
+    pub(super) fn away(&mut self, look: Option<SubscriptionLook>) {
         self.is_away = true;
-        let Some(Look { subscription, .. }) = look else { return };
+        let Some(SubscriptionLook { subscription, .. }) = look else { return };
         self.is_looking = false;
         let Some(course) = self.courses.get(&subscription) else { return };
-        let Progress::UnderWay { after, .. } = course.progress else { return };
+        let LookProgress::UnderWay { after, .. } = course.progress else { return };
         let progress = self.turn(subscription, after);
         self.progress(subscription, progress);
     }
@@ -311,12 +311,12 @@ impl Subscriber {
             return Ok(None);
         }
         match self.turn {
-            Source::Found => {
-                self.turn = Source::News;
+            TicketSource::Found => {
+                self.turn = TicketSource::News;
                 Ok(self.found.pop_front().or_else(|| self.take_news()))
             }
-            Source::News => {
-                self.turn = Source::Found;
+            TicketSource::News => {
+                self.turn = TicketSource::Found;
                 Ok(self.take_news().or_else(|| self.found.pop_front()))
             }
         }
@@ -330,8 +330,8 @@ impl Subscriber {
     }
 
     /// How much of what was announced is waiting.
-    pub(super) fn load(&self) -> Load {
-        Load { tickets: self.news.len(), bytes: self.bytes }
+    pub(super) fn load(&self) -> WaitingLoad {
+        WaitingLoad { tickets: self.news.len(), bytes: self.bytes }
     }
 
     /// Whether a message could not be kept.
@@ -383,21 +383,21 @@ impl Subscriber {
     }
 
     /// Makes a look due, behind all others.
-    fn turn(&mut self, subscription: u64, after: Sequence) -> Progress {
+    fn turn(&mut self, subscription: u64, after: Sequence) -> LookProgress {
         let turn = self.next_turn;
         self.next_turn += 1;
         self.due.insert(turn, subscription);
-        Progress::Due { turn, after }
+        LookProgress::Due { turn, after }
     }
 
-    fn progress(&mut self, subscription: u64, progress: Progress) {
+    fn progress(&mut self, subscription: u64, progress: LookProgress) {
         if let Some(course) = self.courses.get_mut(&subscription) {
             course.progress = progress;
         }
     }
 }
 
-impl Course {
+impl SubscriptionState {
     fn was_found(&self, sequence: Sequence) -> bool {
         // Most messages that are announced are newer than all that were found.
         self.found.back().is_some_and(|last| sequence <= *last) && self.found.binary_search(&sequence).is_ok()

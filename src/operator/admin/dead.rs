@@ -6,12 +6,12 @@ use petnet_storage::{Correspondent, DeadLetter, PartyId, Sequence, StoreError, T
 use tonic::Status;
 
 use super::none::none;
-use super::retried::Retried;
+use super::retried::RetriedCounts;
 use super::sift::Sift;
 use super::{failed, of_room, page, party};
 use crate::operator::overview::{Overview, shown};
 use crate::proto::admin::{Changed, DeadRequest, ListDeadRequest, ListDeadResponse};
-use crate::record::journal::What;
+use crate::record::journal::EventKind;
 use crate::rules::text::many;
 use crate::wire::status;
 
@@ -44,7 +44,7 @@ pub(super) async fn list(overview: &Overview, request: ListDeadRequest) -> Resul
 /// take its place unasked.
 pub(super) async fn retry(overview: &Overview, request: DeadRequest) -> Result<Changed, Status> {
     let (is_all, peer) = (request.all, request.peer.clone());
-    let mut done = Retried::default();
+    let mut done = RetriedCounts::default();
     // Only those that are there now: one that becomes a dead letter again at once is not tried for ever.
     let mut chosen = chosen(overview, request).await?.into_iter();
     for sequence in chosen.by_ref() {
@@ -72,7 +72,7 @@ async fn begin_anew(
     overview: &Overview,
     letter: &DeadLetter,
     leaves_newer: bool,
-    done: &mut Retried,
+    done: &mut RetriedCounts,
 ) -> Result<(), Status> {
     if leaves_newer && has_newer(overview, letter, &done.sent).await? {
         done.left += 1;
@@ -101,11 +101,11 @@ async fn begin_anew(
     let what = if with.is_from() {
         done.put_back += 1;
         tracing::info!(from = with.name(), message_id = %id, sequence = accepted.0, before, "a dead letter is back in the mailbox");
-        What::PutBack
+        EventKind::PutBack
     } else {
         done.sent.insert(accepted);
         tracing::info!(peer = with.name(), message_id = %id, sequence = accepted.0, before, "a dead letter was accepted anew");
-        What::Retried
+        EventKind::Retried
     };
     overview.record.journal.note(what, with.party(), id, accepted);
     Ok(())
@@ -140,7 +140,7 @@ pub(super) async fn drop_some(overview: &Overview, request: DeadRequest) -> Resu
         dropped += 1;
         let (with, id) = (&letter.correspondent, &letter.id);
         tracing::info!(peer = with.name(), message_id = %id, sequence = letter.sequence.0, "the operator dropped a dead letter");
-        let what = if with.is_from() { What::DroppedUnread } else { What::Dropped };
+        let what = if with.is_from() { EventKind::DroppedUnread } else { EventKind::Dropped };
         overview.record.dropped(what, with.party(), id, letter.sequence);
     }
     overview.engine.ends_kept().await.map_err(failed)?;

@@ -9,7 +9,7 @@ use crate::proto::admin::release_mailbox_request::Which;
 use crate::proto::admin::{
     Changed, HeldMessage, ListMailboxRequest, ListMailboxResponse, ReleaseMailboxRequest, SenderChange,
 };
-use crate::record::plain_reads::Change;
+use crate::record::plain_reads::SenderSwitch;
 use crate::wire::status;
 
 /// The sender whose messages are meant; any sender if `id` is empty.
@@ -40,7 +40,7 @@ pub(super) async fn list(
 }
 
 /// A change of sender as the operator sees it.
-fn shown(change: Change) -> SenderChange {
+fn shown(change: SenderSwitch) -> SenderChange {
     let name = |party: Option<PartyId>| party.map(|party| party.to_string()).unwrap_or_default();
     SenderChange { before: name(change.before), now: name(change.now), at_ms: change.at_ms }
 }

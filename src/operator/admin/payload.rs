@@ -15,10 +15,10 @@ use crate::wire::status;
 /// Most bytes of one piece.
 const PIECE: usize = 1 << 20;
 
-type Pieces = Pin<Box<dyn Stream<Item = Result<PayloadPiece, Status>> + Send>>;
+type PayloadPieces = Pin<Box<dyn Stream<Item = Result<PayloadPiece, Status>> + Send>>;
 
 /// Finds the message and hands it out piece by piece.
-pub(super) async fn open(overview: &Overview, request: PayloadRequest) -> Result<Pieces, Status> {
+pub(super) async fn open(overview: &Overview, request: PayloadRequest) -> Result<PayloadPieces, Status> {
     let engine = &overview.engine;
     let found = match request.which {
         Some(Which::MessageId(id)) => {

@@ -9,13 +9,13 @@ use crate::operator::overview::Overview;
 use crate::proto::admin::{
     Changed, DropPendingRequest, ListPendingRequest, ListPendingResponse, PendingMessage,
 };
-use crate::record::journal::What;
+use crate::record::journal::EventKind;
 use crate::wire::status;
 
 /// Messages that are dropped at a time.
 const BATCH: usize = 500;
 
-type Listed = (PartyId, Pending, Option<MessageId>);
+type ListedMessage = (PartyId, Pending, Option<MessageId>);
 
 /// A page of what is pending for one peer, or for all.
 pub(super) async fn list(
@@ -27,7 +27,7 @@ pub(super) async fn list(
         peer => vec![party(peer)?],
     };
     let begins =
-        |listed: &Listed| listed.2.as_ref().is_none_or(|id| id.as_str().starts_with(&request.prefix));
+        |listed: &ListedMessage| listed.2.as_ref().is_none_or(|id| id.as_str().starts_with(&request.prefix));
     let mut sift = Sift::new(request.after, page(request.limit), request.prefix.is_empty());
     let mut next = sift.next();
     while let Some((after, count)) = next {
@@ -58,7 +58,7 @@ async fn merged(
     peers: &[PartyId],
     after: Sequence,
     limit: usize,
-) -> Result<(Vec<Listed>, Option<Sequence>), Status> {
+) -> Result<(Vec<ListedMessage>, Option<Sequence>), Status> {
     let mut first = Vec::new();
     for peer in peers {
         let list = overview.engine.pending_anywhere(peer, after, limit).await.map_err(failed)?;
@@ -81,11 +81,11 @@ async fn merged(
     Ok((all, up_to))
 }
 
-fn shown(overview: &Overview, found: Vec<Listed>) -> Vec<PendingMessage> {
+fn shown(overview: &Overview, found: Vec<ListedMessage>) -> Vec<PendingMessage> {
     let sequences: Vec<Sequence> = found.iter().map(|(_, pending, _)| pending.sequence).collect();
     let failures = overview.record.journal.failures_of(&sequences);
     let courses = overview.peers.courses();
-    let message = |((peer, pending, id), (failed_attempts, last)): (Listed, (u64, Option<_>))| {
+    let message = |((peer, pending, id), (failed_attempts, last)): (ListedMessage, (u64, Option<_>))| {
         let last: Option<std::sync::Arc<str>> = last;
         PendingMessage {
             message_id: id.map_or_else(|| "(unreadable)".into(), |id| id.to_string()),
@@ -244,7 +244,7 @@ async fn drop_one(
         let shown = id.as_ref().map(MessageId::as_str).unwrap_or_default();
         tracing::info!(%peer, message_id = shown, sequence = sequence.0, "the operator dropped a pending message");
         if let Some(id) = id {
-            overview.record.dropped(What::Dropped, Some(peer), &id, sequence);
+            overview.record.dropped(EventKind::Dropped, Some(peer), &id, sequence);
         }
     }
     Ok(dropped)

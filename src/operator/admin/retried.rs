@@ -10,7 +10,7 @@ use super::none::none;
 
 /// Counts of what became of the dead letters that were to be accepted again.
 #[derive(Debug, Default)]
-pub(super) struct Retried {
+pub(super) struct RetriedCounts {
     /// Messages that wait for their peers again.
     pub(super) sent: HashSet<Sequence>,
     /// Number of messages that are in the mailbox again.
@@ -23,7 +23,7 @@ pub(super) struct Retried {
     pub(super) stopped: Option<(String, u64)>,
 }
 
-impl Retried {
+impl RetriedCounts {
     /// Number of messages that were accepted again.
     pub(super) fn count(&self) -> u64 {
         self.sent.len() as u64 + self.put_back
@@ -75,10 +75,10 @@ mod tests {
 
     #[test]
     fn each_kind_of_letter_has_its_own_words_and_what_stays_counts_as_failed() {
-        let none = Retried::default();
+        let none = RetriedCounts::default();
         assert_eq!((none.in_words("").as_str(), none.failed()), ("there are no dead letters", 0));
         assert!(none.in_words("b").contains("for b or from it"));
-        let mail = Retried { put_back: 2, left_in_mailbox: 1, ..Retried::default() };
+        let mail = RetriedCounts { put_back: 2, left_in_mailbox: 1, ..RetriedCounts::default() };
         let words = mail.in_words("");
         assert!(
             words.starts_with("2 messages back in the mailbox; 1 left") && words.contains("release"),
@@ -86,11 +86,14 @@ mod tests {
         );
         assert!(!words.contains("anew") && !words.contains("send it"), "{words}");
         assert_eq!((mail.count(), mail.failed()), (2, 1));
-        let sent =
-            Retried { sent: [Sequence(7)].into(), stopped: Some(("full".into(), 3)), ..Retried::default() };
+        let sent = RetriedCounts {
+            sent: [Sequence(7)].into(),
+            stopped: Some(("full".into(), 3)),
+            ..RetriedCounts::default()
+        };
         assert_eq!(sent.in_words(""), "1 message accepted anew; then it ended early, 3 left: full");
         assert_eq!(sent.failed(), 3);
-        let left = Retried { left: 1, ..Retried::default() };
+        let left = RetriedCounts { left: 1, ..RetriedCounts::default() };
         assert!(
             left.in_words("").starts_with("nothing was begun anew; 1 left, whose ids"),
             "{}",

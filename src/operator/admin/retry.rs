@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Result of asking one peer.
 #[derive(Debug, PartialEq, Eq)]
-enum Tried {
+enum RetryResult {
     Paused,
     /// It answers, and nothing is in the way.
     Answers,
@@ -59,7 +59,7 @@ pub(super) async fn retry(overview: &Overview, peer: &str) -> Result<Changed, St
     Ok(Changed {
         messages: before.iter().sum(),
         text: lines.join("\n"),
-        failed: tried.iter().filter(|tried| **tried != Tried::Answers).count() as u64,
+        failed: tried.iter().filter(|tried| **tried != RetryResult::Answers).count() as u64,
     })
 }
 
@@ -69,15 +69,15 @@ fn pending_for(overview: &Overview, name: &PartyId) -> u64 {
 }
 
 /// Asks one peer.
-async fn tried(overview: &Overview, name: &PartyId, course: &Course, pending: u64) -> Tried {
+async fn tried(overview: &Overview, name: &PartyId, course: &Course, pending: u64) -> RetryResult {
     if course.is_paused() {
-        return Tried::Paused;
+        return RetryResult::Paused;
     }
     let since_ms = now_ms();
     let delivered = || overview.record.meters.peer(name).delivered.messages();
     let before = delivered();
     match timeout(ANSWER, course.ask()).await {
-        Ok(Ok(())) if pending == 0 => Tried::Answers,
+        Ok(Ok(())) if pending == 0 => RetryResult::Answers,
         Ok(Ok(())) => {
             let end = Instant::now() + FIRST_END;
             loop {
@@ -86,34 +86,34 @@ async fn tried(overview: &Overview, name: &PartyId, course: &Course, pending: u6
                 let refusal = course.last_error().filter(|last| last.at_ms >= since_ms);
                 let is_taken = delivered() > before && refusal.is_none();
                 if pending_for(overview, name) == 0 {
-                    return Tried::Answers;
+                    return RetryResult::Answers;
                 }
                 if is_taken || Instant::now() >= end {
-                    return refusal.map_or(Tried::Answers, |last| Tried::Refuses(last.why));
+                    return refusal.map_or(RetryResult::Answers, |last| RetryResult::Refuses(last.why));
                 }
                 sleep(LOOK).await;
             }
         }
-        Ok(Err(why)) => Tried::DoesNotAnswer(why),
-        Err(_) => Tried::NoAnswerYet,
+        Ok(Err(why)) => RetryResult::DoesNotAnswer(why),
+        Err(_) => RetryResult::NoAnswerYet,
     }
 }
 
-fn in_words(name: &PartyId, pending: u64, tried: &Tried) -> String {
+fn in_words(name: &PartyId, pending: u64, tried: &RetryResult) -> String {
     let waits = messages(pending);
     match tried {
-        Tried::Paused => {
+        RetryResult::Paused => {
             format!(
                 "{name} is PAUSED: nothing was tried, {waits} pending; petnet queue resume {name} begins again"
             )
         }
-        Tried::Answers if pending == 0 => format!("{name} answers; nothing is pending for it"),
-        Tried::Answers => format!("{name} answers; {waits} pending, tried at once"),
-        Tried::Refuses(why) => {
+        RetryResult::Answers if pending == 0 => format!("{name} answers; nothing is pending for it"),
+        RetryResult::Answers => format!("{name} answers; {waits} pending, tried at once"),
+        RetryResult::Refuses(why) => {
             format!("{name} answers, but does not take what waits for it: {why}; {waits} pending")
         }
-        Tried::DoesNotAnswer(why) => format!("{name} does not take messages: {why}; {waits} pending"),
-        Tried::NoAnswerYet => {
+        RetryResult::DoesNotAnswer(why) => format!("{name} does not take messages: {why}; {waits} pending"),
+        RetryResult::NoAnswerYet => {
             format!("{name} has not answered within {ANSWER:?}; attempts go on; {waits} pending")
         }
     }

@@ -107,7 +107,7 @@ fn bind(folder: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Seated>> {
+fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<SeatedSocket>> {
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
     unfold((listener, seats), |(listener, seats)| async move {
         // The semaphore is never closed.
@@ -122,25 +122,25 @@ fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<Seated>>
             }
         };
         let hello = Some(Box::pin(tokio::time::sleep(HELLO)));
-        Some((Ok(Seated { stream, hello, _seat: seat }), (listener, seats)))
+        Some((Ok(SeatedSocket { stream, hello, _seat: seat }), (listener, seats)))
     })
 }
 
 /// A connection with its seat.
-struct Seated {
+struct SeatedSocket {
     stream: UnixStream,
     /// Set until the connection says something.
     hello: Option<Pin<Box<Sleep>>>,
     _seat: OwnedSemaphorePermit,
 }
 
-impl Connected for Seated {
+impl Connected for SeatedSocket {
     type ConnectInfo = ();
 
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Seated {
+impl AsyncRead for SeatedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
@@ -155,7 +155,7 @@ impl AsyncRead for Seated {
     }
 }
 
-impl AsyncWrite for Seated {
+impl AsyncWrite for SeatedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{failed, party};
 use crate::operator::overview::Overview;
 use crate::proto::admin::{self, Life, TrackRequest, TrackResponse};
-use crate::record::journal::{Event, What};
+use crate::record::journal::{Event, EventKind};
 use crate::wire::status;
 
 /// Every message with the id: one life for each direction and party.
@@ -42,7 +42,7 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
         let tracked = overview.engine.track_received(&from, &id).await.map_err(failed)?;
         let arrived = |event: &&Event| is_of_arrival(event, sender.as_ref());
         let told: Vec<_> = events.iter().filter(arrived).collect();
-        let is_known = told.iter().any(|event| event.what != What::Released);
+        let is_known = told.iter().any(|event| event.what != EventKind::Released);
         if tracked != Tracked::Unknown || is_known {
             let name = sender.as_ref().map(PartyId::as_str).unwrap_or_default();
             lives.push(life("received", name, &tracked, &told));
@@ -54,7 +54,7 @@ pub(super) async fn lives(overview: &Overview, request: TrackRequest) -> Result<
 /// Whether the event belongs to what became of a sender's message here. A release from any sender names none: it is shown
 /// with every message that arrived.
 fn is_of_arrival(event: &Event, sender: Option<&PartyId>) -> bool {
-    let is_anybodys = event.what == What::Released && event.party.is_none();
+    let is_anybodys = event.what == EventKind::Released && event.party.is_none();
     !event.what.is_of_sent() && (event.party.as_ref() == sender || is_anybodys)
 }
 
@@ -63,7 +63,9 @@ fn is_of_arrival(event: &Event, sender: Option<&PartyId>) -> bool {
 fn corrected(tracked: Tracked, events: &[&Event]) -> Tracked {
     match tracked {
         Tracked::Dropped { sequence }
-            if events.iter().any(|event| event.what == What::Delivered && event.sequence == sequence.0) =>
+            if events
+                .iter()
+                .any(|event| event.what == EventKind::Delivered && event.sequence == sequence.0) =>
         {
             Tracked::Delivered { sequence }
         }
@@ -134,8 +136,10 @@ fn life(direction: &str, party: &str, tracked: &Tracked, events: &[&Event]) -> L
 /// was read may have ended before that, so nothing is said of it.
 fn superseded(events: &[&Event]) -> Vec<admin::Event> {
     let begins = |event: &&&Event| {
-        matches!(event.what, What::Accepted | What::Retried | What::Arrived | What::PutBack)
-            && event.sequence > 0
+        matches!(
+            event.what,
+            EventKind::Accepted | EventKind::Retried | EventKind::Arrived | EventKind::PutBack
+        ) && event.sequence > 0
     };
     let mut begun: Vec<&Event> = events.iter().filter(begins).copied().collect();
     begun.sort_by_key(|event| (event.sequence, event.at_ms));
@@ -146,10 +150,10 @@ fn superseded(events: &[&Event]) -> Vec<admin::Event> {
         // Release events name no sequence.
         let is_of_it = |event: &&&Event| {
             event.sequence == one.sequence
-                || event.what == What::Released && (one.at_ms..=next.at_ms).contains(&event.at_ms)
+                || event.what == EventKind::Released && (one.at_ms..=next.at_ms).contains(&event.at_ms)
         };
         let mut rest = events.iter().filter(is_of_it);
-        let is_over = rest.any(|event| !matches!(event.what, What::Failed) && !begins(&event));
+        let is_over = rest.any(|event| !matches!(event.what, EventKind::Failed) && !begins(&event));
         if !is_over {
             let detail = format!("sequence {}, by sequence {}", one.sequence, next.sequence);
             found.push(admin::Event { at_ms: next.at_ms, what: "superseded".into(), detail });
@@ -161,7 +165,7 @@ fn superseded(events: &[&Event]) -> Vec<admin::Event> {
 /// An event in the words of the protocol. An acceptance becomes two: when the message came, and when the sync had ended.
 fn told(event: &Event) -> Vec<admin::Event> {
     let what = match event.what {
-        What::Accepted => {
+        EventKind::Accepted => {
             // Rounded up: nothing about the message happened before it came.
             let taken = event.at_ms.saturating_sub(u64::from(event.took_us.div_ceil(1000)));
             let detail = format!("{:.1} ms after it came", f64::from(event.took_us) / 1000.0);
@@ -170,14 +174,14 @@ fn told(event: &Event) -> Vec<admin::Event> {
                 admin::Event { at_ms: event.at_ms, what: "synced".into(), detail },
             ];
         }
-        What::Delivered => "delivered",
-        What::Failed => "attempt",
-        What::Died | What::DiedUnread => "dead",
-        What::Retried | What::PutBack => "retried",
-        What::Dropped | What::DroppedUnread => "dropped",
-        What::Arrived => "arrived",
-        What::Read => "read",
-        What::Released => "released",
+        EventKind::Delivered => "delivered",
+        EventKind::Failed => "attempt",
+        EventKind::Died | EventKind::DiedUnread => "dead",
+        EventKind::Retried | EventKind::PutBack => "retried",
+        EventKind::Dropped | EventKind::DroppedUnread => "dropped",
+        EventKind::Arrived => "arrived",
+        EventKind::Read => "read",
+        EventKind::Released => "released",
     };
     let detail = event.detail.as_deref().map_or_else(|| sequence(event), str::to_owned);
     vec![admin::Event { at_ms: event.at_ms, what: what.into(), detail }]
@@ -198,12 +202,12 @@ mod tests {
     fn a_release_is_told_of_the_senders_that_it_meant() {
         let (journal, id) = (Journal::default(), message_id("m"));
         let (b, c) = (party("b"), party("c"));
-        journal.note(What::Arrived, Some(&b), &id, Sequence(1));
-        journal.note(What::Arrived, Some(&c), &id, Sequence(2));
+        journal.note(EventKind::Arrived, Some(&b), &id, Sequence(1));
+        journal.note(EventKind::Arrived, Some(&c), &id, Sequence(2));
         let told = |sender| journal.of(&id).iter().filter(|event| is_of_arrival(event, Some(sender))).count();
-        journal.note(What::Released, Some(&b), &id, Sequence(0));
+        journal.note(EventKind::Released, Some(&b), &id, Sequence(0));
         assert_eq!((told(&b), told(&c)), (2, 1));
-        journal.note(What::Released, None, &id, Sequence(0));
+        journal.note(EventKind::Released, None, &id, Sequence(0));
         assert_eq!((told(&b), told(&c)), (3, 2));
     }
 
@@ -211,12 +215,12 @@ mod tests {
     fn what_was_dropped_and_arrived_all_the_same_is_delivered() {
         let (journal, peer, id) = (Journal::default(), party("b"), message_id("m"));
         let dropped = Tracked::Dropped { sequence: Sequence(7) };
-        journal.note(What::Dropped, Some(&peer), &id, Sequence(7));
+        journal.note(EventKind::Dropped, Some(&peer), &id, Sequence(7));
         // An earlier message under the same id.
-        journal.note(What::Delivered, Some(&peer), &id, Sequence(6));
+        journal.note(EventKind::Delivered, Some(&peer), &id, Sequence(6));
         let events = journal.of(&id);
         assert_eq!(corrected(dropped.clone(), &events.iter().collect::<Vec<_>>()), dropped);
-        journal.note(What::Delivered, Some(&peer), &id, Sequence(7));
+        journal.note(EventKind::Delivered, Some(&peer), &id, Sequence(7));
         let events = journal.of(&id);
         let told = corrected(dropped, &events.iter().collect::<Vec<_>>());
         assert_eq!(told, Tracked::Delivered { sequence: Sequence(7) });
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn what_was_replaced_while_it_waited_is_told_and_what_may_have_ended_otherwise_is_not() {
         let (peer, id) = (party("b"), message_id("m"));
-        let told = |events: &[(What, u64)]| {
+        let told = |events: &[(EventKind, u64)]| {
             let journal = Journal::default();
             for (what, sequence) in events {
                 journal.note(*what, Some(&peer), &id, Sequence(*sequence));
@@ -235,17 +239,28 @@ mod tests {
             found.into_iter().map(|event| event.detail).collect::<Vec<_>>()
         };
         assert_eq!(
-            told(&[(What::Accepted, 3), (What::Failed, 3), (What::Accepted, 7)]),
+            told(&[(EventKind::Accepted, 3), (EventKind::Failed, 3), (EventKind::Accepted, 7)]),
             ["sequence 3, by sequence 7"]
         );
-        assert_eq!(told(&[(What::Arrived, 3), (What::Arrived, 7)]), ["sequence 3, by sequence 7"]);
-        for end in [What::Delivered, What::Died, What::Dropped] {
-            assert!(told(&[(What::Accepted, 3), (end, 3), (What::Accepted, 7)]).is_empty(), "{end:?}");
+        assert_eq!(told(&[(EventKind::Arrived, 3), (EventKind::Arrived, 7)]), ["sequence 3, by sequence 7"]);
+        for end in [EventKind::Delivered, EventKind::Died, EventKind::Dropped] {
+            assert!(
+                told(&[(EventKind::Accepted, 3), (end, 3), (EventKind::Accepted, 7)]).is_empty(),
+                "{end:?}"
+            );
         }
-        for end in [What::Read, What::DiedUnread, What::DroppedUnread] {
-            assert!(told(&[(What::Arrived, 3), (end, 3), (What::Arrived, 7)]).is_empty(), "{end:?}");
+        for end in [EventKind::Read, EventKind::DiedUnread, EventKind::DroppedUnread] {
+            assert!(
+                told(&[(EventKind::Arrived, 3), (end, 3), (EventKind::Arrived, 7)]).is_empty(),
+                "{end:?}"
+            );
         }
-        assert!(told(&[(What::Arrived, 3), (What::Released, 0), (What::Arrived, 7)]).is_empty());
-        assert!(told(&[(What::Accepted, 3), (What::Accepted, 3)]).is_empty(), "tried again under its key");
+        assert!(
+            told(&[(EventKind::Arrived, 3), (EventKind::Released, 0), (EventKind::Arrived, 7)]).is_empty()
+        );
+        assert!(
+            told(&[(EventKind::Accepted, 3), (EventKind::Accepted, 3)]).is_empty(),
+            "tried again under its key"
+        );
     }
 }

@@ -20,8 +20,8 @@ use axum::routing::get;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, Series};
-use super::{Source, host, metrics, page};
+use super::history::{History, PlotSeries};
+use super::{StatusSource, host, metrics, page};
 use crate::proto::admin::{DeadLetter, StatusResponse};
 
 /// Number of dead letters that the page shows.
@@ -42,8 +42,8 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
 const NOTHING_ALLOWED: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 #[derive(Debug)]
-struct Answers {
-    source: Arc<dyn Source>,
+struct HttpAnswers {
+    source: Arc<dyn StatusSource>,
     history: Arc<History>,
     draining: CancellationToken,
     /// Whether this is served on the loopback interface only.
@@ -52,13 +52,13 @@ struct Answers {
 }
 
 pub(super) fn router(
-    source: Arc<dyn Source>,
+    source: Arc<dyn StatusSource>,
     history: Arc<History>,
     draining: CancellationToken,
     loopback: bool,
     answer_time: Duration,
 ) -> Router {
-    let answers = Arc::new(Answers { source, history, draining, loopback, answer_time });
+    let answers = Arc::new(HttpAnswers { source, history, draining, loopback, answer_time });
     Router::new()
         .route("/", get(shown))
         .route("/metrics", get(measured))
@@ -71,7 +71,7 @@ pub(super) fn router(
 }
 
 /// Checks method and host before anything else, limits the time, and adds the headers.
-async fn guarded(State(answers): State<Arc<Answers>>, request: Request, next: Next) -> Response {
+async fn guarded(State(answers): State<Arc<HttpAnswers>>, request: Request, next: Next) -> Response {
     let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let text = "only GET and HEAD: nothing can be changed here\n";
         (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], text).into_response()
@@ -100,7 +100,7 @@ async fn alive() -> Response {
     ([(CONTENT_TYPE, TEXT)], "alive\n").into_response()
 }
 
-async fn ready(State(answers): State<Arc<Answers>>) -> Response {
+async fn ready(State(answers): State<Arc<HttpAnswers>>) -> Response {
     if answers.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining: the gateway is shutting down\n").into_response();
     }
@@ -111,9 +111,9 @@ async fn ready(State(answers): State<Arc<Answers>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{state}: {state_reason}\n")).into_response()
 }
 
-async fn measured(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Response {
+async fn measured(State(answers): State<Arc<HttpAnswers>>, headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let format = metrics::Format::wanted(accept);
+    let format = metrics::MetricsFormat::wanted(accept);
     match metrics::write(answers.source.clone(), format).await {
         Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
@@ -125,16 +125,16 @@ async fn measured(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Re
 
 /// The data from which the page is drawn.
 #[derive(Debug, Serialize)]
-struct Told {
+struct PageData {
     now_ms: u64,
     status: StatusResponse,
     /// The newest ones.
     dead_letters: Vec<DeadLetter>,
-    history: Series,
+    history: PlotSeries,
 }
 
-async fn told(State(answers): State<Arc<Answers>>) -> Response {
-    let told = Told {
+async fn told(State(answers): State<Arc<HttpAnswers>>) -> Response {
+    let told = PageData {
         now_ms: now_ms(),
         status: answers.source.status().await,
         dead_letters: answers.source.dead_letters(LETTERS).await,

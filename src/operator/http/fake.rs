@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use petnet_storage::{DeadReason, PartyId, SECONDS, Spreading, StoreStats};
 
-use super::Source;
+use super::StatusSource;
 use crate::proto::admin::{
     Certificate, DeadLetter, DeadLetters, Mailbox, Peer, RefusedReload, StatusResponse, Store,
 };
@@ -16,7 +16,7 @@ use crate::record::meters::Meters;
 pub(super) const AWKWARD: &str = "<img src=x onerror=alert(1)> \"\\";
 
 #[derive(Debug)]
-pub(super) struct Fake {
+pub(super) struct FakeSource {
     pub(super) meters: Meters,
     pub(super) syncs: Spreading,
     pub(super) poisoned: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Fake {
     pub(super) hangs: AtomicBool,
 }
 
-impl Default for Fake {
+impl Default for FakeSource {
     fn default() -> Self {
         let fake = Self {
             meters: Meters::default(),
@@ -45,7 +45,7 @@ fn peer(party: &str, state: &str) -> Peer {
 }
 
 #[async_trait]
-impl Source for Fake {
+impl StatusSource for FakeSource {
     async fn status(&self) -> StatusResponse {
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Source;
+use super::StatusSource;
 use crate::wire::wall_clock::now_ms;
 
 /// Time between two samples.
@@ -38,14 +38,14 @@ struct Sample {
 
 /// Counters at one moment.
 #[derive(Debug)]
-struct Totals {
+struct CounterTotals {
     at: Instant,
     messages: [u64; 4],
     sync: Spread,
 }
 
-impl Totals {
-    fn of(source: &dyn Source) -> Self {
+impl CounterTotals {
+    fn of(source: &dyn StatusSource) -> Self {
         let meters = source.meters();
         let delivered = meters.peers().iter().map(|(_, peer)| peer.delivered.messages()).sum();
         Self {
@@ -77,11 +77,11 @@ impl History {
     /// Takes samples until shutdown begins or the server stops.
     pub(super) async fn sample(
         self: Arc<Self>,
-        source: Arc<dyn Source>,
+        source: Arc<dyn StatusSource>,
         draining: CancellationToken,
         stop: CancellationToken,
     ) {
-        let mut before = Totals::of(&*source);
+        let mut before = CounterTotals::of(&*source);
         let mut ticks = interval(EVERY);
         // After the machine was suspended, one sample covers the whole time.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,7 +92,7 @@ impl History {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let totals = Totals::of(&*source);
+            let totals = CounterTotals::of(&*source);
             self.keep(totals.since(&before));
             before = totals;
         }
@@ -107,11 +107,11 @@ impl History {
     }
 
     /// The samples as the page takes them.
-    pub(super) fn series(&self) -> Series {
+    pub(super) fn series(&self) -> PlotSeries {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let rates = |at: usize| samples.iter().map(|sample| rounded(sample.rates[at])).collect();
         let syncs = |at: usize| samples.iter().map(|sample| sample.sync.map(|sync| sync[at])).collect();
-        Series {
+        PlotSeries {
             every_seconds: EVERY.as_secs(),
             at_ms: samples.iter().map(|sample| sample.at_ms).collect(),
             accepted: rates(0),
@@ -131,7 +131,7 @@ fn rounded(value: f64) -> f64 {
 
 /// One list for each line of a plot; all have the same length, oldest first.
 #[derive(Debug, Serialize)]
-pub(super) struct Series {
+pub(super) struct PlotSeries {
     every_seconds: u64,
     at_ms: Vec<u64>,
     accepted: Vec<f64>,
@@ -144,7 +144,7 @@ pub(super) struct Series {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Fake;
+    use super::super::fake::FakeSource;
     use super::*;
 
     /// Lets time pass, and lets the sampler, which the clock has woken, run.
@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_sample_tells_what_happened_since_the_one_before() {
-        let (source, history) = (Arc::new(Fake::default()), Arc::<History>::default());
+        let (source, history) = (Arc::new(FakeSource::default()), Arc::<History>::default());
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
         let sampler = tokio::spawn(history.clone().sample(source.clone(), draining.clone(), stop));
         tokio::task::yield_now().await;
@@ -177,7 +177,7 @@ mod tests {
     async fn no_more_than_an_hour_is_kept() {
         let history = Arc::<History>::default();
         let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(history.clone().sample(Arc::new(Fake::default()), draining, stop.clone()));
+        tokio::spawn(history.clone().sample(Arc::new(FakeSource::default()), draining, stop.clone()));
         for _ in 0..SAMPLES + 5 {
             pass(EVERY).await;
         }

@@ -14,9 +14,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::{Registry, Unit};
 
-use self::writer::{Writer, label};
-use super::Source;
-use crate::operator::process::Process;
+use self::writer::{MetricsWriter, label};
+use super::StatusSource;
+use crate::operator::process::ProcessUsage;
 use crate::proto::admin::{Peer, StatusResponse};
 
 /// The values of `state` of [`StatusResponse`].
@@ -27,13 +27,13 @@ const PEER_STATES: [&str; 6] = ["idle", "delivering", "down", "paused", "unknown
 
 /// Format in which metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum MetricsFormat {
     OpenMetrics,
     /// The older text format; the names are equal.
     Prometheus,
 }
 
-impl Format {
+impl MetricsFormat {
     /// The format that the scraper accepts: OpenMetrics, unless it asks for plain text only.
     pub(super) fn wanted(accept: &str) -> Self {
         let plain_alone = accept.contains("text/plain") && !accept.contains("application/openmetrics-text");
@@ -49,15 +49,15 @@ impl Format {
 }
 
 /// All metrics as they are now.
-pub(super) async fn write(source: Arc<dyn Source>, format: Format) -> Result<String, Error> {
+pub(super) async fn write(source: Arc<dyn StatusSource>, format: MetricsFormat) -> Result<String, Error> {
     let status = source.status().await;
-    let process = tokio::task::spawn_blocking(Process::read).await.unwrap_or_default();
+    let process = tokio::task::spawn_blocking(ProcessUsage::read).await.unwrap_or_default();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape { stats: source.stats(), source, status, process }));
     let mut text = String::new();
     match format {
-        Format::OpenMetrics => text::encode(&mut text, &registry)?,
-        Format::Prometheus => prometheus_text::encode(&mut text, &registry)?,
+        MetricsFormat::OpenMetrics => text::encode(&mut text, &registry)?,
+        MetricsFormat::Prometheus => prometheus_text::encode(&mut text, &registry)?,
     }
     Ok(text)
 }
@@ -65,15 +65,15 @@ pub(super) async fn write(source: Arc<dyn Source>, format: Format) -> Result<Str
 /// What one scrape found.
 #[derive(Debug)]
 struct Scrape {
-    source: Arc<dyn Source>,
+    source: Arc<dyn StatusSource>,
     status: StatusResponse,
     stats: StoreStats,
-    process: Process,
+    process: ProcessUsage,
 }
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), Error> {
-        let mut writer = Writer(encoder);
+        let mut writer = MetricsWriter(encoder);
         self.gateway(&mut writer)?;
         self.messages(&mut writer)?;
         self.peers(&mut writer)?;
@@ -84,7 +84,7 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn gateway(&self, w: &mut Writer) -> Result<(), Error> {
+    fn gateway(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let Self { source, status, .. } = self;
         w.info(
             "petnet_build",
@@ -120,7 +120,7 @@ impl Scrape {
         w.counter("petnet_log_lines_dropped", "Log lines lost to a slow stderr", None, source.dropped_lines())
     }
 
-    fn messages(&self, w: &mut Writer) -> Result<(), Error> {
+    fn messages(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let Self { source, status, stats, .. } = self;
         let meters = source.meters();
         w.amount("petnet_accepted", "of clients that are durable here", &meters.accepted)?;
@@ -165,7 +165,7 @@ impl Scrape {
         w.gauge("petnet_subscriptions", "Subscriptions of streams", None, mailbox.subscriptions as f64)
     }
 
-    fn peers(&self, w: &mut Writer) -> Result<(), Error> {
+    fn peers(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let peers = &self.status.peers;
         let each = |value: fn(&Peer) -> Option<f64>| {
             peers.iter().filter_map(move |peer| Some((vec![label("peer", &peer.party)], value(peer)?)))
@@ -197,7 +197,7 @@ impl Scrape {
         w.state_sets("petnet_peer_state", "1 for the state that a peer is in", &PEER_STATES, states)
     }
 
-    fn deliveries(&self, w: &mut Writer) -> Result<(), Error> {
+    fn deliveries(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let peers = self.source.meters().peers();
         let each = |value: fn(&crate::record::meters::PeerMeters) -> u64| {
             peers.iter().map(move |(peer, meters)| (vec![label("peer", peer.as_str())], value(meters)))
@@ -224,7 +224,7 @@ impl Scrape {
         w.counter("petnet_repeated_deliveries", help, None, self.stats.repeated)
     }
 
-    fn store(&self, w: &mut Writer) -> Result<(), Error> {
+    fn store(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let Self { status, stats, .. } = self;
         let bytes = Some(&Unit::Bytes);
         w.gauge("petnet_store_disk", "What the store's files take", bytes, stats.disk_bytes as f64)?;
@@ -267,7 +267,7 @@ impl Scrape {
     }
 
     /// Metrics of the process, under the names that every Prometheus client uses.
-    fn process(&self, w: &mut Writer) -> Result<(), Error> {
+    fn process(&self, w: &mut MetricsWriter) -> Result<(), Error> {
         let process = &self.process;
         let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
         w.gauge("process_resident_memory", "Memory of the process", bytes, process.resident_bytes as f64)?;

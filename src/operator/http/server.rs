@@ -1,7 +1,7 @@
 //! The HTTP server: few connections, each for one request and for a short time.
 //!
-//! Connections that say nothing make room for new ones. Invariant: a connection ends within [`Bounds::connection_time`] of
-//! its beginning whatever its client does, and all of them end within [`Bounds::stop_time`] of [`Http::stop`]. There is no
+//! Connections that say nothing make room for new ones. Invariant: a connection ends within [`HttpBounds::connection_time`] of
+//! its beginning whatever its client does, and all of them end within [`HttpBounds::stop_time`] of [`Http::stop`]. There is no
 //! keep-alive: a scrape or a refresh every few seconds gains nothing by it, and without it there are no idle connections to
 //! look after.
 
@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::history::History;
-use super::{Source, answers};
+use super::{StatusSource, answers};
 
 /// Pause after an accept that failed (out of file descriptors, mostly), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -32,7 +32,7 @@ const HEAD_BYTES: usize = 16 << 10;
 
 /// How much clients may use of the server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(super) struct HttpBounds {
     /// Most connections at a time. For a further one, the oldest that has not said what it wants is ended; if there is
     /// none, the new one waits.
     pub(super) connections: usize,
@@ -46,7 +46,7 @@ pub(super) struct Bounds {
     pub(super) stop_time: Duration,
 }
 
-impl Default for Bounds {
+impl Default for HttpBounds {
     fn default() -> Self {
         Self {
             connections: 64,
@@ -69,9 +69,9 @@ pub(crate) struct Http {
 impl Http {
     pub(super) fn start(
         listener: TcpListener,
-        source: Arc<dyn Source>,
+        source: Arc<dyn StatusSource>,
         draining: CancellationToken,
-        bounds: Bounds,
+        bounds: HttpBounds,
     ) -> Self {
         let stop = CancellationToken::new();
         let history = Arc::<History>::default();
@@ -104,11 +104,11 @@ fn is_loopback(listener: &TcpListener) -> bool {
     loopback
 }
 
-async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: CancellationToken) {
+async fn serve(listener: TcpListener, router: Router, bounds: HttpBounds, stop: CancellationToken) {
     let seats = Arc::new(Semaphore::new(bounds.connections));
     let mut running = JoinSet::new();
     let accepting = async {
-        let mut silent = Silent::default();
+        let mut silent = SilentConnections::default();
         loop {
             let socket = accept(&listener).await;
             while running.try_join_next().is_some() {}
@@ -135,9 +135,9 @@ async fn serve(listener: TcpListener, router: Router, bounds: Bounds, stop: Canc
 
 /// Connections that have not said yet what they want, oldest first.
 #[derive(Debug, Default)]
-struct Silent(VecDeque<(Arc<AtomicBool>, CancellationToken)>);
+struct SilentConnections(VecDeque<(Arc<AtomicBool>, CancellationToken)>);
 
-impl Silent {
+impl SilentConnections {
     /// Adds a connection: the flag is to be set when it speaks, and it ends when the token is cancelled.
     fn add(&mut self) -> (Arc<AtomicBool>, CancellationToken) {
         // Connections that have ended have dropped their flag.
@@ -160,7 +160,7 @@ impl Silent {
 async fn answer(
     socket: TcpStream,
     router: Router,
-    bounds: Bounds,
+    bounds: HttpBounds,
     spoke: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {

@@ -10,60 +10,60 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::fake::{AWKWARD, Fake};
-use super::server::{Bounds, Http};
+use super::fake::{AWKWARD, FakeSource};
+use super::server::{Http, HttpBounds};
 
 /// Far more than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Served {
+struct ServedHttp {
     http: Http,
     addr: SocketAddr,
-    source: Arc<Fake>,
+    source: Arc<FakeSource>,
     draining: CancellationToken,
 }
 
-async fn served_within(bounds: Bounds) -> Served {
+async fn served_within(bounds: HttpBounds) -> ServedHttp {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (source, draining) = (Arc::new(Fake::default()), CancellationToken::new());
+    let (source, draining) = (Arc::new(FakeSource::default()), CancellationToken::new());
     let http = Http::start(listener, source.clone(), draining.clone(), bounds);
-    Served { http, addr, source, draining }
+    ServedHttp { http, addr, source, draining }
 }
 
-async fn served() -> Served {
-    served_within(Bounds::default()).await
+async fn served() -> ServedHttp {
+    served_within(HttpBounds::default()).await
 }
 
 #[derive(Debug)]
-struct Answer {
+struct ReadAnswer {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Served {
+impl ServedHttp {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
     }
 
-    async fn ask(&self, request: &str) -> Answer {
+    async fn ask(&self, request: &str) -> ReadAnswer {
         let mut socket = self.connect().await;
         socket.write_all(request.as_bytes()).await.unwrap();
         answer(socket).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> ReadAnswer {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await
     }
 }
 
-async fn answer(mut socket: TcpStream) -> Answer {
+async fn answer(mut socket: TcpStream) -> ReadAnswer {
     let mut text = String::new();
     timeout(DEADLINE, socket.read_to_string(&mut text)).await.expect("an answer in time").unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    ReadAnswer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
 #[tokio::test]
@@ -141,7 +141,8 @@ async fn ready_only_while_it_serves_and_alive_throughout() {
 
 #[tokio::test]
 async fn a_store_that_does_not_answer_costs_an_error_and_not_health() {
-    let served = served_within(Bounds { answer_time: Duration::from_millis(50), ..Bounds::default() }).await;
+    let served =
+        served_within(HttpBounds { answer_time: Duration::from_millis(50), ..HttpBounds::default() }).await;
     served.source.hangs.store(true, Ordering::Relaxed);
     let metrics = served.get("/metrics").await;
     assert_eq!(metrics.status, 503);
@@ -152,7 +153,7 @@ async fn a_store_that_does_not_answer_costs_an_error_and_not_health() {
 #[tokio::test]
 async fn silent_connections_make_room_after_their_time() {
     let head_time = Duration::from_millis(200);
-    let served = served_within(Bounds { connections: 2, head_time, ..Bounds::default() }).await;
+    let served = served_within(HttpBounds { connections: 2, head_time, ..HttpBounds::default() }).await;
     let mut silent = served.connect().await;
     let mut slow = served.connect().await;
     slow.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
@@ -165,7 +166,8 @@ async fn silent_connections_make_room_after_their_time() {
 
 #[tokio::test]
 async fn an_answer_that_hangs_gives_its_seat_back_after_the_time_of_a_connection() {
-    let bounds = Bounds { connections: 1, connection_time: Duration::from_millis(200), ..Bounds::default() };
+    let bounds =
+        HttpBounds { connections: 1, connection_time: Duration::from_millis(200), ..HttpBounds::default() };
     let served = served_within(bounds).await;
     served.source.hangs.store(true, Ordering::Relaxed);
     let mut hanging = served.connect().await;
@@ -262,7 +264,8 @@ fn assert_every_sample_is_described(text: &str) {
 #[tokio::test]
 async fn connections_that_say_nothing_make_room_for_one_that_asks() {
     let long = Duration::from_secs(3600);
-    let bounds = Bounds { connections: 8, head_time: long, connection_time: long, ..Bounds::default() };
+    let bounds =
+        HttpBounds { connections: 8, head_time: long, connection_time: long, ..HttpBounds::default() };
     let served = served_within(bounds).await;
     let mut silent = Vec::new();
     for n in 0..3 {

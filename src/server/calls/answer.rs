@@ -13,12 +13,12 @@ use super::Call;
 use crate::server::connections::Transfer;
 
 /// An answer's body.
-pub(super) struct Answer {
+pub(super) struct AnswerBody {
     body: Body,
     call: Arc<Call>,
 }
 
-impl Answer {
+impl AnswerBody {
     pub(super) fn new(body: Body, call: Arc<Call>) -> Self {
         Self { body, call }
     }
@@ -44,7 +44,7 @@ impl AsRef<[u8]> for OnItsWay {
     }
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = Status;
 

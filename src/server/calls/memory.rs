@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use super::pool::{Grant, Pool, Wait};
-use super::shares::Sizes;
-use crate::server::callers::Holder;
+use super::pool::{RoomGrant, RoomPool, RoomWait};
+use super::shares::RoomSizes;
+use crate::server::callers::ShareHolder;
 
 /// What part of `MAX_CALL_BYTES` callers without a certificate share.
 const UNNAMED_SHARE: u64 = 16;
@@ -31,8 +31,8 @@ pub(crate) struct Memory {
     small: Gauge,
     /// The part of the small messages that belongs to callers without a certificate.
     small_unnamed: Gauge,
-    named: Arc<Pool>,
-    unnamed: Arc<Pool>,
+    named: Arc<RoomPool>,
+    unnamed: Arc<RoomPool>,
     next_message: AtomicU64,
 }
 
@@ -65,12 +65,12 @@ fn take(used: &AtomicU64, bytes: u64, most: u64) -> bool {
 #[derive(Debug)]
 pub(crate) struct Room {
     memory: Arc<Memory>,
-    holder: Arc<Holder>,
-    kind: Kind,
+    holder: Arc<ShareHolder>,
+    kind: RoomKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum RoomKind {
     /// This many bytes of the part for small messages.
     Small(u64),
     Growing {
@@ -98,24 +98,24 @@ impl Memory {
         Arc::new(Self {
             small: Gauge::new(small),
             small_unnamed: Gauge::new(small / 4),
-            named: Pool::new(Sizes { free, line: free / 2, turn }),
-            unnamed: Pool::new(Sizes { free: unnamed / 2, line: unnamed / 4, turn: unnamed / 2 }),
+            named: RoomPool::new(RoomSizes { free, line: free / 2, turn }),
+            unnamed: RoomPool::new(RoomSizes { free: unnamed / 2, line: unnamed / 4, turn: unnamed / 2 }),
             next_message: AtomicU64::new(1),
         })
     }
 
-    fn pool(&self, holder: &Holder) -> &Arc<Pool> {
+    fn pool(&self, holder: &ShareHolder) -> &Arc<RoomPool> {
         if holder.unnamed { &self.unnamed } else { &self.named }
     }
 
     /// The largest message that a caller may have in memory.
-    pub(super) fn largest(&self, holder: &Holder) -> u64 {
+    pub(super) fn largest(&self, holder: &ShareHolder) -> u64 {
         self.pool(holder).sizes.turn
     }
 
     /// What one caller has of the part that is shared out, and the most it may have.
     #[cfg(test)]
-    pub(crate) fn share_of(&self, holder: &Holder) -> (u64, u64) {
+    pub(crate) fn share_of(&self, holder: &ShareHolder) -> (u64, u64) {
         let pool = self.pool(holder);
         (pool.lock().shares.used_by(holder.id), pool.sizes.line)
     }
@@ -124,12 +124,12 @@ impl Memory {
     #[cfg(test)]
     pub(crate) fn shares(&self) -> Vec<(u64, u64)> {
         let of =
-            |pool: &Pool| pool.lock().shares.used_by_each().map(|used| (used, pool.sizes.line)).collect();
+            |pool: &RoomPool| pool.lock().shares.used_by_each().map(|used| (used, pool.sizes.line)).collect();
         let all: [Vec<_>; 2] = [of(&self.named), of(&self.unnamed)];
         all.concat()
     }
 
-    fn try_small(&self, holder: &Holder, bytes: u64) -> bool {
+    fn try_small(&self, holder: &ShareHolder, bytes: u64) -> bool {
         let most = if holder.unnamed { self.small_unnamed.most / 2 } else { self.small.most / 2 };
         if !take(&holder.small, bytes, most) {
             return false;
@@ -146,19 +146,19 @@ impl Memory {
 
     /// The room of a message of `len` bytes. For a small message it is complete at once if there is that much; otherwise it
     /// is empty and [grows](Room::try_grow). `is_stream`: the message is one of a stream that may rest.
-    pub(super) fn room(self: &Arc<Self>, holder: &Arc<Holder>, len: u64, is_stream: bool) -> Room {
+    pub(super) fn room(self: &Arc<Self>, holder: &Arc<ShareHolder>, len: u64, is_stream: bool) -> Room {
         let bytes = cost(len);
         let kind = if len <= SMALL_MESSAGE && self.try_small(holder, bytes) {
-            Kind::Small(bytes)
+            RoomKind::Small(bytes)
         } else {
             let message = self.next_message.fetch_add(1, Ordering::Relaxed);
-            Kind::Growing { message, is_stream, of_share: 0, of_turn: 0, too_slow: None }
+            RoomKind::Growing { message, is_stream, of_share: 0, of_turn: 0, too_slow: None }
         };
         Room { memory: self.clone(), holder: holder.clone(), kind }
     }
 
     /// Takes room for a whole answer; waits for it.
-    pub(super) async fn take(self: &Arc<Self>, holder: &Arc<Holder>, len: u64) -> Room {
+    pub(super) async fn take(self: &Arc<Self>, holder: &Arc<ShareHolder>, len: u64) -> Room {
         let mut room = self.room(holder, len, false);
         if !room.try_grow(len) {
             let granted = room.wait(len).granted().await;
@@ -177,15 +177,15 @@ impl Room {
 
     fn bytes(&self) -> u64 {
         match self.kind {
-            Kind::Small(bytes) => bytes,
-            Kind::Growing { of_share, of_turn, .. } => of_share + of_turn,
+            RoomKind::Small(bytes) => bytes,
+            RoomKind::Growing { of_share, of_turn, .. } => of_share + of_turn,
         }
     }
 
     /// Grows it to `len` bytes if that is possible at once.
     pub(super) fn try_grow(&mut self, len: u64) -> bool {
         let more = cost(len).saturating_sub(self.bytes());
-        let Kind::Growing { message, is_stream, .. } = self.kind else { return true };
+        let RoomKind::Growing { message, is_stream, .. } = self.kind else { return true };
         if more == 0 {
             return true;
         }
@@ -199,19 +199,19 @@ impl Room {
     }
 
     /// Waits until it can grow to `len` bytes.
-    pub(super) fn wait(&self, len: u64) -> Wait {
+    pub(super) fn wait(&self, len: u64) -> RoomWait {
         let pool = self.memory.pool(&self.holder).clone();
         let (message, is_stream) = match self.kind {
-            Kind::Growing { message, is_stream, .. } => (message, is_stream),
-            Kind::Small(_) => unreachable!("a small one has all that it needs"),
+            RoomKind::Growing { message, is_stream, .. } => (message, is_stream),
+            RoomKind::Small(_) => unreachable!("a small one has all that it needs"),
         };
         let more = cost(len).saturating_sub(self.bytes());
-        Wait::new(pool, self.holder.id, message, more, is_stream)
+        RoomWait::new(pool, self.holder.id, message, more, is_stream)
     }
 
     /// Adds what was granted.
-    pub(super) fn add(&mut self, grant: Grant) {
-        let Kind::Growing { of_share, of_turn, too_slow, .. } = &mut self.kind else { return };
+    pub(super) fn add(&mut self, grant: RoomGrant) {
+        let RoomKind::Growing { of_share, of_turn, too_slow, .. } = &mut self.kind else { return };
         match grant.turn {
             None => *of_share += grant.bytes,
             Some(token) => {
@@ -224,14 +224,14 @@ impl Room {
     /// Cancelled when the message comes too slowly; `None` unless it has the turn.
     pub(super) fn too_slow(&self) -> Option<&CancellationToken> {
         match &self.kind {
-            Kind::Growing { too_slow, .. } => too_slow.as_ref(),
-            Kind::Small(_) => None,
+            RoomKind::Growing { too_slow, .. } => too_slow.as_ref(),
+            RoomKind::Small(_) => None,
         }
     }
 
     /// Notes that the message has come whole: what it has is returned when it has been dealt with.
     pub(super) fn is_whole(&mut self) {
-        let Kind::Growing { message, is_stream, too_slow, .. } = &mut self.kind else { return };
+        let RoomKind::Growing { message, is_stream, too_slow, .. } = &mut self.kind else { return };
         if too_slow.take().is_none() {
             return;
         }
@@ -248,15 +248,15 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         match self.kind {
-            Kind::Small(bytes) => {
+            RoomKind::Small(bytes) => {
                 self.memory.small.used.fetch_sub(bytes, Ordering::AcqRel);
                 if self.holder.unnamed {
                     self.memory.small_unnamed.used.fetch_sub(bytes, Ordering::AcqRel);
                 }
                 self.holder.small.fetch_sub(bytes, Ordering::AcqRel);
             }
-            Kind::Growing { of_share: 0, of_turn: 0, .. } => {}
-            Kind::Growing { message, of_share, of_turn, .. } => {
+            RoomKind::Growing { of_share: 0, of_turn: 0, .. } => {}
+            RoomKind::Growing { message, of_share, of_turn, .. } => {
                 let mut state = self.memory.pool(&self.holder).lock();
                 state.shares.give_back(self.holder.id, message, of_share, of_turn);
                 state.serve();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     /// Takes room for as many messages of `len` bytes as fit at once.
-    fn fill(memory: &Arc<Memory>, holder: &Arc<Holder>, len: u64) -> Vec<Room> {
+    fn fill(memory: &Arc<Memory>, holder: &Arc<ShareHolder>, len: u64) -> Vec<Room> {
         let room = || {
             let mut room = memory.room(holder, len, false);
             room.try_grow(len).then_some(room)
@@ -291,7 +291,7 @@ mod tests {
     async fn one_caller_fills_what_is_his_and_another_finds_room_of_every_size() {
         for unnamed in [false, true] {
             let memory = memory();
-            let (hostile, good) = (Holder::numbered(1, unnamed), Holder::numbered(2, false));
+            let (hostile, good) = (ShareHolder::numbered(1, unnamed), ShareHolder::numbered(2, false));
             let large = fill(&memory, &hostile, 1 << 20);
             let small = fill(&memory, &hostile, SMALL_MESSAGE);
             assert!(!small.is_empty() && !large.is_empty());
@@ -307,10 +307,10 @@ mod tests {
     #[tokio::test]
     async fn any_number_of_callers_without_a_certificate_leave_those_with_one_alone() {
         let memory = memory();
-        let all: Vec<_> = (10..200).map(|id| Holder::numbered(id, true)).collect();
+        let all: Vec<_> = (10..200).map(|id| ShareHolder::numbered(id, true)).collect();
         let rooms: Vec<_> =
             all.iter().map(|one| [fill(&memory, one, 1 << 20), fill(&memory, one, 10)]).collect();
-        let good = Holder::numbered(1, false);
+        let good = ShareHolder::numbered(1, false);
         for len in [1, 1 << 20, LARGEST] {
             assert!(memory.room(&good, len, false).try_grow(len), "{len} bytes");
         }
@@ -320,7 +320,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_the_turn_and_does_not_use_it_loses_it_to_another() {
         let memory = memory();
-        let (slow, good) = (Holder::numbered(1, false), Holder::numbered(2, false));
+        let (slow, good) = (ShareHolder::numbered(1, false), ShareHolder::numbered(2, false));
         let share = fill(&memory, &slow, 1 << 20);
         let turn = share.last().unwrap().too_slow().cloned().expect("the last one has the turn");
         let mut waiting = pin!(memory.take(&good, LARGEST));
@@ -336,7 +336,7 @@ mod tests {
     #[tokio::test]
     async fn one_who_waits_and_leaves_has_nothing() {
         let memory = memory();
-        let holder = Holder::numbered(1, false);
+        let holder = ShareHolder::numbered(1, false);
         let rooms = fill(&memory, &holder, 1 << 20);
         {
             let mut waiting = pin!(memory.take(&holder, 5 << 20));

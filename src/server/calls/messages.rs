@@ -6,7 +6,7 @@ const PREFIX: usize = 5;
 
 /// How far a body has come in its sequence of messages.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(super) struct BodyPosition {
     prefix: [u8; PREFIX],
     have: usize,
     len: u64,
@@ -16,7 +16,7 @@ pub(super) struct Messages {
 
 /// What was seen in some bytes of a body.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct SeenMessages {
     /// Lengths of the messages that end in these bytes.
     pub(super) ended: Vec<u64>,
     /// Where the last of these messages ends; 0 if none does.
@@ -25,10 +25,10 @@ pub(super) struct Seen {
     pub(super) begun: Option<(u64, u64)>,
 }
 
-impl Messages {
+impl BodyPosition {
     /// Looks at the next bytes. Stops at a message larger than `largest`, which is then the one in `begun`.
-    pub(super) fn see(&mut self, bytes: &[u8], largest: u64) -> Seen {
-        let mut seen = Seen::default();
+    pub(super) fn see(&mut self, bytes: &[u8], largest: u64) -> SeenMessages {
+        let mut seen = SeenMessages::default();
         let mut at = 0;
         loop {
             if self.have < PREFIX {
@@ -79,18 +79,21 @@ mod tests {
             bytes.extend(std::iter::repeat_n(0xff, len as usize));
         }
         for cut in [1, 2, 3, 4, 5, 7, 1000, bytes.len()] {
-            let mut messages = Messages::default();
+            let mut messages = BodyPosition::default();
             let found: Vec<u64> =
                 bytes.chunks(cut).flat_map(|some| messages.see(some, u64::MAX).ended).collect();
             assert_eq!(found, lengths.map(u64::from), "{cut}");
             assert!(messages.is_between());
         }
-        let mut messages = Messages::default();
-        assert_eq!(messages.see(&[0, 0], 9), Seen::default());
+        let mut messages = BodyPosition::default();
+        assert_eq!(messages.see(&[0, 0], 9), SeenMessages::default());
         assert!(!messages.is_between());
-        assert_eq!(messages.see(&[0, 0, 2, 7], 9), Seen { begun: Some((2, 1)), ..Seen::default() });
+        assert_eq!(
+            messages.see(&[0, 0, 2, 7], 9),
+            SeenMessages { begun: Some((2, 1)), ..SeenMessages::default() }
+        );
         let seen = messages.see(&[7, 0, 0, 0, 0, 1, 7, 0], 9);
-        assert_eq!(seen, Seen { ended: vec![2, 1], end: 7, begun: None });
+        assert_eq!(seen, SeenMessages { ended: vec![2, 1], end: 7, begun: None });
         assert_eq!(messages.see(&[0, 0, 0, 10, 7, 7], 9).begun, Some((10, 2)), "above the largest");
     }
 }

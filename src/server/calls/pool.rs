@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::shares::{Out, Shares, Sizes};
+use super::shares::{RoomOrigin, RoomSizes, Shares};
 
 /// How often a message that waits for the turn checks whether the turn is being used.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -20,40 +20,40 @@ const OWN_PACE: u64 = 16 << 10;
 
 /// The room that a group of callers has for messages that are coming.
 #[derive(Debug)]
-pub(super) struct Pool {
-    pub(super) sizes: Sizes,
-    state: Mutex<State>,
+pub(super) struct RoomPool {
+    pub(super) sizes: RoomSizes,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) shares: Shares<oneshot::Sender<Grant>>,
+pub(super) struct PoolState {
+    pub(super) shares: Shares<oneshot::Sender<RoomGrant>>,
     /// Since when the current message has the turn, and what ends that message.
     turn: Option<(Instant, CancellationToken)>,
 }
 
 /// What a message was granted.
 #[derive(Debug)]
-pub(super) struct Grant {
+pub(super) struct RoomGrant {
     pub(super) bytes: u64,
     /// Set if it got the turn. Cancelled when the message is too slow while others wait for the turn; the message must then
     /// end.
     pub(super) turn: Option<CancellationToken>,
 }
 
-impl Pool {
-    pub(super) fn new(sizes: Sizes) -> Arc<Self> {
-        Arc::new(Self { sizes, state: Mutex::new(State { shares: Shares::new(sizes), turn: None }) })
+impl RoomPool {
+    pub(super) fn new(sizes: RoomSizes) -> Arc<Self> {
+        Arc::new(Self { sizes, state: Mutex::new(PoolState { shares: Shares::new(sizes), turn: None }) })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks, for a caller that waits, whether the turn is being used.
     fn look(&self, caller: u64) {
         let mut state = self.lock();
-        let State { shares, turn: Some((since, too_slow)) } = &mut *state else { return };
+        let PoolState { shares, turn: Some((since, too_slow)) } = &mut *state else { return };
         let Some(turn) = shares.turn().filter(|turn| turn.is_coming) else { return };
         let pace = if turn.caller == caller { OWN_PACE } else { PACE };
         let late = since.elapsed().saturating_sub(GRACE);
@@ -71,13 +71,13 @@ impl Pool {
     }
 }
 
-impl State {
-    pub(super) fn grant(&mut self, from: Out, bytes: u64) -> Grant {
-        if from == Out::Share {
-            return Grant { bytes, turn: None };
+impl PoolState {
+    pub(super) fn grant(&mut self, from: RoomOrigin, bytes: u64) -> RoomGrant {
+        if from == RoomOrigin::Share {
+            return RoomGrant { bytes, turn: None };
         }
         let (_, too_slow) = self.turn.get_or_insert_with(|| (Instant::now(), CancellationToken::new()));
-        Grant { bytes, turn: Some(too_slow.clone()) }
+        RoomGrant { bytes, turn: Some(too_slow.clone()) }
     }
 
     /// Tells those that wait what they are granted now.
@@ -95,17 +95,17 @@ impl State {
 
 /// A message that waits for room.
 #[derive(Debug)]
-pub(super) struct Wait {
-    pool: Arc<Pool>,
+pub(super) struct RoomWait {
+    pool: Arc<RoomPool>,
     caller: u64,
     message: u64,
     ticket: u64,
-    told: Option<oneshot::Receiver<Grant>>,
+    told: Option<oneshot::Receiver<RoomGrant>>,
 }
 
-impl Wait {
+impl RoomWait {
     /// Waits for `bytes` more of a message.
-    pub(super) fn new(pool: Arc<Pool>, caller: u64, message: u64, bytes: u64, is_stream: bool) -> Self {
+    pub(super) fn new(pool: Arc<RoomPool>, caller: u64, message: u64, bytes: u64, is_stream: bool) -> Self {
         let (tell, told) = oneshot::channel();
         let mut state = pool.lock();
         let ticket = state.shares.wait(caller, message, bytes, is_stream, tell);
@@ -116,10 +116,10 @@ impl Wait {
     }
 
     /// Resolves when room was granted; until then it checks that the message that has the turn uses it.
-    pub(super) async fn granted(mut self) -> Grant {
+    pub(super) async fn granted(mut self) -> RoomGrant {
         loop {
             // The receiver is there until the grant has come.
-            let Some(told) = &mut self.told else { return Grant { bytes: 0, turn: None } };
+            let Some(told) = &mut self.told else { return RoomGrant { bytes: 0, turn: None } };
             tokio::select! {
                 biased;
                 Ok(grant) = told => {
@@ -132,12 +132,12 @@ impl Wait {
     }
 }
 
-impl Drop for Wait {
+impl Drop for RoomWait {
     fn drop(&mut self) {
         let Some(mut told) = self.told.take() else { return };
         let mut state = self.pool.lock();
         state.shares.take_back(self.caller, self.ticket);
-        if let Ok(Grant { bytes, turn }) = told.try_recv() {
+        if let Ok(RoomGrant { bytes, turn }) = told.try_recv() {
             let (of_share, of_turn) = if turn.is_some() { (0, bytes) } else { (bytes, 0) };
             state.shares.give_back(self.caller, self.message, of_share, of_turn);
             state.serve();

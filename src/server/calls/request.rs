@@ -17,8 +17,8 @@ use tonic::body::Body;
 
 use super::Call;
 use super::memory::Room;
-use super::messages::Messages;
-use super::pool::Grant;
+use super::messages::BodyPosition;
+use super::pool::RoomGrant;
 use crate::server::connections::Transfer;
 use crate::wire::status;
 
@@ -28,25 +28,25 @@ const SMALL_PIECE: usize = 16 << 10;
 /// come.
 const STEP: (u64, u64) = (16 << 10, 1 << 20);
 
-type Waiting = Pin<Box<dyn Future<Output = Grant> + Send>>;
+type GrantFuture = Pin<Box<dyn Future<Output = RoomGrant> + Send>>;
 
 /// The body of a request.
-pub(super) struct Incoming {
+pub(super) struct RequestBody {
     body: Body,
     call: Arc<Call>,
     is_stream: bool,
     /// Largest message where there is a limit besides tonic's, in bytes.
     largest: Option<u64>,
-    messages: Messages,
+    messages: BodyPosition,
     /// Held while the other side owes us bytes.
     owed: Option<Transfer>,
     /// Bytes that have come and do not have room yet.
-    taking: Option<Taking>,
+    taking: Option<BytesWithoutRoom>,
     /// Room of the message that has begun.
     room: Option<Room>,
     /// Resolves when that message comes too slowly while others need the room it has.
     too_slow: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    kept: Kept,
+    kept: UnfinishedMessage,
     /// Whole messages, in the bytes in which they came.
     first: Option<Bytes>,
     /// Further messages, or bytes that tonic is to judge.
@@ -56,23 +56,23 @@ pub(super) struct Incoming {
 }
 
 /// Bytes for whose messages room is being taken.
-struct Taking {
+struct BytesWithoutRoom {
     bytes: Bytes,
     ended: VecDeque<u64>,
     end: usize,
     begun: Option<(u64, u64)>,
-    waiting: Option<Waiting>,
+    waiting: Option<GrantFuture>,
 }
 
 /// What has come of a message that is not whole yet.
 #[derive(Default)]
-struct Kept {
+struct UnfinishedMessage {
     pieces: VecDeque<Bytes>,
     /// The last pieces, joined.
     last: BytesMut,
 }
 
-impl Kept {
+impl UnfinishedMessage {
     fn add(&mut self, bytes: Bytes) {
         if bytes.len() < SMALL_PIECE {
             self.last.extend_from_slice(&bytes);
@@ -99,19 +99,19 @@ impl Kept {
     }
 }
 
-impl Incoming {
+impl RequestBody {
     pub(super) fn new(body: Body, call: Arc<Call>, is_stream: bool, largest: Option<u64>) -> Self {
         Self {
             body,
             call,
             is_stream,
             largest,
-            messages: Messages::default(),
+            messages: BodyPosition::default(),
             owed: None,
             taking: None,
             room: None,
             too_slow: None,
-            kept: Kept::default(),
+            kept: UnfinishedMessage::default(),
             first: None,
             ready: VecDeque::new(),
             passes: false,
@@ -141,7 +141,7 @@ impl Incoming {
         self.passes = begun.is_some_and(|len| len > largest);
         let begun = seen.begun.filter(|_| !self.passes);
         let end = if self.passes { bytes.len() } else { seen.end };
-        self.taking = Some(Taking { bytes, ended: seen.ended.into(), end, begun, waiting: None });
+        self.taking = Some(BytesWithoutRoom { bytes, ended: seen.ended.into(), end, begun, waiting: None });
         Ok(())
     }
 
@@ -185,7 +185,7 @@ impl Incoming {
                 self.call.asked().push_back(room);
             }
         }
-        if let Some(Taking { mut bytes, end, .. }) = self.taking.take() {
+        if let Some(BytesWithoutRoom { mut bytes, end, .. }) = self.taking.take() {
             let rest = bytes.split_off(end);
             if end > 0 && self.kept.is_empty() {
                 self.first = Some(bytes);
@@ -214,14 +214,14 @@ impl Incoming {
         {
             self.too_slow = None;
             self.room = None;
-            self.kept = Kept::default();
+            self.kept = UnfinishedMessage::default();
             return Poll::Ready(Some(Err(status::comes_too_slowly())));
         }
         Poll::Pending
     }
 }
 
-impl http_body::Body for Incoming {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = Status;
 

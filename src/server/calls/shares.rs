@@ -17,7 +17,7 @@ const LOOK_AT: usize = 64;
 
 /// Sizes of the parts, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(super) struct RoomSizes {
     /// For all callers.
     pub(super) free: u64,
     /// What one caller may have of it.
@@ -28,7 +28,7 @@ pub(super) struct Sizes {
 
 /// Which part the room of a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Out {
+pub(super) enum RoomOrigin {
     Share,
     Turn,
 }
@@ -47,7 +47,7 @@ pub(super) struct Turn {
 }
 
 #[derive(Debug)]
-struct Waiting<T> {
+struct WaitingMessage<T> {
     message: u64,
     bytes: u64,
     is_stream: bool,
@@ -55,19 +55,19 @@ struct Waiting<T> {
 }
 
 #[derive(Debug)]
-struct Of<T> {
+struct CallerShare<T> {
     used: u64,
     /// Its waiting messages by ticket, in the order in which they came.
-    waiting: BTreeMap<u64, Waiting<T>>,
+    waiting: BTreeMap<u64, WaitingMessage<T>>,
 }
 
 /// Who has how much, and who waits. `T` is what notifies a waiter.
 #[derive(Debug)]
 pub(super) struct Shares<T> {
-    sizes: Sizes,
+    sizes: RoomSizes,
     used: u64,
     next_ticket: u64,
-    callers: BTreeMap<u64, Of<T>>,
+    callers: BTreeMap<u64, CallerShare<T>>,
     /// Callers with messages that wait.
     waiting: BTreeSet<u64>,
     turn: Option<Turn>,
@@ -76,7 +76,7 @@ pub(super) struct Shares<T> {
 }
 
 impl<T> Shares<T> {
-    pub(super) fn new(sizes: Sizes) -> Self {
+    pub(super) fn new(sizes: RoomSizes) -> Self {
         let (callers, waiting) = (BTreeMap::new(), BTreeSet::new());
         Self { sizes, used: 0, next_ticket: 0, callers, waiting, turn: None, last: 0 }
     }
@@ -96,8 +96,8 @@ impl<T> Shares<T> {
         self.callers.values().map(|of| of.used)
     }
 
-    fn of(&mut self, caller: u64) -> &mut Of<T> {
-        self.callers.entry(caller).or_insert_with(|| Of { used: 0, waiting: BTreeMap::new() })
+    fn of(&mut self, caller: u64) -> &mut CallerShare<T> {
+        self.callers.entry(caller).or_insert_with(|| CallerShare { used: 0, waiting: BTreeMap::new() })
     }
 
     fn fits(&self, caller: u64, bytes: u64) -> bool {
@@ -112,19 +112,25 @@ impl<T> Shares<T> {
 
     /// Takes room for `bytes` more of a message if that is possible at once. `is_stream`: it is one of a stream that may
     /// rest.
-    pub(super) fn try_take(&mut self, caller: u64, message: u64, bytes: u64, is_stream: bool) -> Option<Out> {
+    pub(super) fn try_take(
+        &mut self,
+        caller: u64,
+        message: u64,
+        bytes: u64,
+        is_stream: bool,
+    ) -> Option<RoomOrigin> {
         if let Some(turn) = self.turn.as_mut().filter(|turn| turn.message == message) {
             turn.used += bytes;
-            return Some(Out::Turn);
+            return Some(RoomOrigin::Turn);
         }
         if self.fits(caller, bytes) {
             self.used += bytes;
             self.of(caller).used += bytes;
-            return Some(Out::Share);
+            return Some(RoomOrigin::Share);
         }
         if self.turn.is_none() && self.waiting.is_empty() && self.may_have_turn(caller, is_stream) {
             self.begin_turn(caller, message, bytes, is_stream);
-            return Some(Out::Turn);
+            return Some(RoomOrigin::Turn);
         }
         None
     }
@@ -138,7 +144,7 @@ impl<T> Shares<T> {
     pub(super) fn wait(&mut self, caller: u64, message: u64, bytes: u64, is_stream: bool, tell: T) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.of(caller).waiting.insert(ticket, Waiting { message, bytes, is_stream, tell });
+        self.of(caller).waiting.insert(ticket, WaitingMessage { message, bytes, is_stream, tell });
         self.waiting.insert(caller);
         ticket
     }
@@ -149,7 +155,7 @@ impl<T> Shares<T> {
         self.forget_if_idle(caller);
     }
 
-    fn served(&mut self, caller: u64, ticket: u64) -> Option<Waiting<T>> {
+    fn served(&mut self, caller: u64, ticket: u64) -> Option<WaitingMessage<T>> {
         let of = self.callers.get_mut(&caller)?;
         let waiting = of.waiting.remove(&ticket);
         if of.waiting.is_empty() {
@@ -186,7 +192,7 @@ impl<T> Shares<T> {
     }
 
     /// Serves those that can be served: each with the part it got room from, and how many bytes.
-    pub(super) fn serve(&mut self) -> Vec<(T, Out, u64)> {
+    pub(super) fn serve(&mut self) -> Vec<(T, RoomOrigin, u64)> {
         let mut served = Vec::new();
         if self.waiting.is_empty() {
             return served;
@@ -201,12 +207,12 @@ impl<T> Shares<T> {
                 {
                     self.used += bytes;
                     self.of(caller).used += bytes;
-                    served.push((waiting.tell, Out::Share, bytes));
+                    served.push((waiting.tell, RoomOrigin::Share, bytes));
                 }
             }
         }
         if self.turn.is_none() {
-            served.extend(self.next_turn().map(|(tell, bytes)| (tell, Out::Turn, bytes)));
+            served.extend(self.next_turn().map(|(tell, bytes)| (tell, RoomOrigin::Turn, bytes)));
         }
         served
     }
@@ -232,29 +238,37 @@ mod tests {
     use super::*;
     use crate::testing::Random;
 
-    const SIZES: Sizes = Sizes { free: 100, line: 40, turn: 60 };
+    const SIZES: RoomSizes = RoomSizes { free: 100, line: 40, turn: 60 };
 
     #[test]
     fn one_caller_has_its_line_and_one_turn_and_others_do_not_feel_it() {
         let mut shares = Shares::<u64>::new(SIZES);
         for message in 0..4 {
-            assert_eq!(shares.try_take(1, message, 10, false), Some(Out::Share));
+            assert_eq!(shares.try_take(1, message, 10, false), Some(RoomOrigin::Share));
         }
-        assert_eq!(shares.try_take(1, 4, 10, false), Some(Out::Turn), "its fifth message has the turn");
+        assert_eq!(
+            shares.try_take(1, 4, 10, false),
+            Some(RoomOrigin::Turn),
+            "its fifth message has the turn"
+        );
         assert_eq!(shares.try_take(1, 5, 10, false), None);
         let ticket = shares.wait(1, 5, 10, false, 5);
-        assert_eq!(shares.try_take(2, 10, 40, false), Some(Out::Share));
-        assert_eq!(shares.try_take(1, 4, 50, false), Some(Out::Turn), "whoever has the turn always goes on");
+        assert_eq!(shares.try_take(2, 10, 40, false), Some(RoomOrigin::Share));
+        assert_eq!(
+            shares.try_take(1, 4, 50, false),
+            Some(RoomOrigin::Turn),
+            "whoever has the turn always goes on"
+        );
         shares.give_back(1, 4, 0, 60);
-        assert_eq!(shares.serve(), [(5, Out::Turn, 10)]);
+        assert_eq!(shares.serve(), [(5, RoomOrigin::Turn, 10)]);
         shares.take_back(1, ticket);
         assert_eq!((shares.used, shares.used_by(1), shares.used_by(2)), (80, 40, 40));
     }
 
     #[test]
     fn the_turn_goes_from_caller_to_caller() {
-        let mut shares = Shares::<u64>::new(Sizes { free: 0, line: 0, turn: 60 });
-        assert_eq!(shares.try_take(1, 1, 10, false), Some(Out::Turn));
+        let mut shares = Shares::<u64>::new(RoomSizes { free: 0, line: 0, turn: 60 });
+        assert_eq!(shares.try_take(1, 1, 10, false), Some(RoomOrigin::Turn));
         for message in [2, 3, 4] {
             shares.wait(1, message, 10, false, message);
         }
@@ -272,23 +286,23 @@ mod tests {
     #[test]
     fn a_whole_message_of_a_stream_leaves_the_turn_to_others() {
         let mut shares = Shares::<u64>::new(SIZES);
-        assert_eq!(shares.try_take(1, 1, 40, true), Some(Out::Share));
-        assert_eq!(shares.try_take(1, 2, 20, true), Some(Out::Turn));
+        assert_eq!(shares.try_take(1, 1, 40, true), Some(RoomOrigin::Share));
+        assert_eq!(shares.try_take(1, 2, 20, true), Some(RoomOrigin::Turn));
         shares.turn_to_share(2);
         assert_eq!(shares.used_by(1), 60);
         assert_eq!(shares.try_take(1, 3, 20, true), None, "it is over its line");
         shares.wait(1, 3, 20, true, 3);
         assert_eq!(shares.serve(), []);
-        assert_eq!(shares.try_take(2, 4, 40, false), Some(Out::Share));
+        assert_eq!(shares.try_take(2, 4, 40, false), Some(RoomOrigin::Share));
         shares.give_back(1, 2, 0, 20);
-        assert_eq!(shares.serve(), [(3, Out::Turn, 20)]);
+        assert_eq!(shares.serve(), [(3, RoomOrigin::Turn, 20)]);
     }
 
     /// Messages of several callers grow at random, are given up, or end. At every moment some message can go on.
     #[test]
     fn whatever_comes_and_goes_somebody_can_go_on_and_all_is_given_back() {
         #[derive(Debug)]
-        struct Message {
+        struct ComingMessage {
             caller: u64,
             len: u64,
             share: u64,
@@ -298,13 +312,13 @@ mod tests {
         let mut random = Random::new();
         for _ in 0..300 {
             let mut shares = Shares::<u64>::new(SIZES);
-            let mut messages: BTreeMap<u64, Message> = BTreeMap::new();
+            let mut messages: BTreeMap<u64, ComingMessage> = BTreeMap::new();
             let mut next = 0;
             for step in 0..600 {
                 let fresh = step < 400 && messages.len() < 30 && random.below(3) == 0;
                 if fresh {
                     let (caller, len) = (1 + random.below(4), 1 + random.below(SIZES.turn));
-                    messages.insert(next, Message { caller, len, share: 0, turn: 0, ticket: None });
+                    messages.insert(next, ComingMessage { caller, len, share: 0, turn: 0, ticket: None });
                     next += 1;
                 }
                 let ready: Vec<u64> =
@@ -326,8 +340,8 @@ mod tests {
                 } else {
                     let bytes = 1 + random.below(left);
                     match shares.try_take(m.caller, id, bytes, false) {
-                        Some(Out::Share) => m.share += bytes,
-                        Some(Out::Turn) => m.turn += bytes,
+                        Some(RoomOrigin::Share) => m.share += bytes,
+                        Some(RoomOrigin::Turn) => m.turn += bytes,
                         None => m.ticket = Some((shares.wait(m.caller, id, bytes, false, id), bytes)),
                     }
                 }
@@ -342,8 +356,8 @@ mod tests {
                     let m = messages.get_mut(&id).unwrap();
                     assert_eq!(m.ticket.take().unwrap().1, bytes);
                     match from {
-                        Out::Share => m.share += bytes,
-                        Out::Turn => m.turn += bytes,
+                        RoomOrigin::Share => m.share += bytes,
+                        RoomOrigin::Turn => m.turn += bytes,
                     }
                 }
                 assert!(shares.used <= SIZES.free);

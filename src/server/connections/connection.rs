@@ -29,24 +29,24 @@ const FLOODS: [&[u8]; 2] = [b"too_many_resets", b"too_many_internal_resets"];
 const LAST: usize = 24;
 
 /// An accepted connection.
-pub(crate) struct Connection {
+pub(crate) struct ServedConnection {
     socket: Socket,
     info: ConnectionInfo,
     cut: CancellationToken,
-    cut_off: Waiting,
+    cut_off: EndFuture,
     /// Set until the client has said hello; ends a connection that does not.
-    silent: Option<Waiting>,
-    stall: Stall,
+    silent: Option<EndFuture>,
+    stall: StallWatch,
     said: usize,
     ended: bool,
-    last: Last,
+    last: LastBytes,
     moved: Arc<AtomicU64>,
     _seat: Seat,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+type EndFuture = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
-impl Connection {
+impl ServedConnection {
     pub(super) fn new(
         socket: TcpStream,
         info: ConnectionInfo,
@@ -77,10 +77,10 @@ impl Connection {
             cut,
             cut_off: Box::pin(cut_off),
             silent: Some(Box::pin(silent)),
-            stall: Stall::new(limits.stall_timeout),
+            stall: StallWatch::new(limits.stall_timeout),
             said: 0,
             ended: false,
-            last: Last::default(),
+            last: LastBytes::default(),
             moved: shared.moved.clone(),
             _seat: seat,
         }
@@ -161,7 +161,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for ServedConnection {
     fn drop(&mut self) {
         if self.last.is_of_a_flood() {
             tracing::warn!(
@@ -173,7 +173,7 @@ impl Drop for Connection {
     }
 }
 
-impl Connected for Connection {
+impl Connected for ServedConnection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
@@ -181,7 +181,7 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ServedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ended {
@@ -212,7 +212,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ServedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_cut()?;
@@ -255,9 +255,9 @@ impl AsyncWrite for Connection {
 
 /// The last bytes that were written.
 #[derive(Debug, Default)]
-struct Last([u8; LAST]);
+struct LastBytes([u8; LAST]);
 
-impl Last {
+impl LastBytes {
     fn add(&mut self, bytes: &[u8]) {
         let new = &bytes[bytes.len().saturating_sub(LAST)..];
         self.0.copy_within(new.len().., 0);
@@ -280,14 +280,14 @@ impl Last {
 
 /// Watches for transfers that do not move by looking once per `timeout`: when a call begins, nobody polls its connection.
 #[derive(Debug)]
-struct Stall {
+struct StallWatch {
     timeout: Duration,
     look: Pin<Box<Sleep>>,
     bytes: u64,
     transfers: u64,
 }
 
-impl Stall {
+impl StallWatch {
     fn new(timeout: Duration) -> Self {
         Self { timeout, look: Box::pin(tokio::time::sleep(timeout)), bytes: 0, transfers: 0 }
     }

@@ -24,20 +24,20 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Seats {
     max: usize,
     max_per_address: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenSeats>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenSeats {
     next: u64,
     /// Those that have a seat, in the order of arrival.
-    seats: BTreeMap<u64, Taker>,
+    seats: BTreeMap<u64, SeatTaker>,
     by_address: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug)]
-struct Taker {
+struct SeatTaker {
     address: IpAddr,
     traffic: Arc<Traffic>,
     give_up: CancellationToken,
@@ -76,7 +76,7 @@ impl Seats {
         gone.map(|taker| taker.give_up.cancel()).count()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, TakenSeats> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,15 +120,15 @@ impl Seats {
         let id = taken.next;
         taken.next += 1;
         let (traffic, give_up) = (traffic.clone(), give_up.clone());
-        taken.seats.insert(id, Taker { address, traffic, give_up });
+        taken.seats.insert(id, SeatTaker { address, traffic, give_up });
         *taken.by_address.entry(address).or_default() += 1;
         Ok(Seat { seats: self.clone(), id })
     }
 }
 
-impl Taken {
+impl TakenSeats {
     /// Has one of the chosen takers give up its seat. `None` if all of them work.
-    fn clear(&self, of: impl Fn(&Taker) -> bool) -> Option<NoSeat> {
+    fn clear(&self, of: impl Fn(&SeatTaker) -> bool) -> Option<NoSeat> {
         let some = || self.seats.values().filter(|taker| of(taker));
         if some().any(|taker| taker.give_up.is_cancelled()) {
             return Some(NoSeat::Yet);
@@ -169,16 +169,16 @@ mod tests {
     const A: &str = "192.0.2.1";
     const B: &str = "192.0.2.2";
 
-    struct Taking {
+    struct SeatedConnection {
         seat: Option<Seat>,
         traffic: Arc<Traffic>,
         give_up: CancellationToken,
     }
 
-    fn take(seats: &Arc<Seats>, address: &str) -> Result<Taking, NoSeat> {
+    fn take(seats: &Arc<Seats>, address: &str) -> Result<SeatedConnection, NoSeat> {
         let (traffic, give_up) = (Arc::<Traffic>::default(), CancellationToken::new());
         let seat = Some(seats.try_take(counted(address.parse().unwrap()), &traffic, &give_up)?);
-        Ok(Taking { seat, traffic, give_up })
+        Ok(SeatedConnection { seat, traffic, give_up })
     }
 
     #[tokio::test(start_paused = true)]

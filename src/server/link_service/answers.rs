@@ -8,7 +8,7 @@ use crate::wire::status;
 
 /// The tags of a stream that are answered, and what the peer still has to be told of them.
 #[derive(Debug, Default)]
-pub(super) struct Answered {
+pub(super) struct AnsweredTags {
     /// The tag of the next delivery.
     expected: u64,
     /// Every tag below is answered, and the peer knows.
@@ -20,7 +20,7 @@ pub(super) struct Answered {
     refused: Vec<Refusal>,
 }
 
-impl Answered {
+impl AnsweredTags {
     /// Notes that a delivery came; the error says what is wrong with its tag.
     pub(super) fn expect(&mut self, tag: u64) -> Result<(), String> {
         if tag != self.expected {
@@ -64,12 +64,12 @@ mod tests {
 
     #[test]
     fn answers_in_order_are_one_number_and_others_are_named_once() {
-        let mut answered = Answered::default();
+        let mut answered = AnsweredTags::default();
         for tag in 0..6 {
             assert_eq!(answered.expect(tag), Ok(()));
         }
         assert!(answered.expect(7).is_err());
-        let told = |answered: &mut Answered| {
+        let told = |answered: &mut AnsweredTags| {
             let mut answers = Answers::default();
             answered.write(&mut answers);
             let refused: Vec<u64> = answers.refused.iter().map(|refusal| refusal.tag).collect();

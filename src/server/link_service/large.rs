@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::identity;
-use super::resume::{Key, Lease, Partials};
-use crate::mailbox::uploads::Seat;
-use crate::mailbox::{Mailbox, Uploading};
+use super::resume::{HeldUpload, PartialUploads, UploadedDelivery};
+use crate::mailbox::uploads::UploadSeat;
+use crate::mailbox::{Mailbox, SeatedUpload};
 use crate::proto::peer::{Delivery, Part, Progress};
 use crate::rules::refusal::Refusal;
 use crate::server::calls::Room;
@@ -22,29 +22,29 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A part, and the room that its frame takes.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct IncomingPart {
     pub(super) part: Part,
     pub(super) _room: Option<Arc<Room>>,
 }
 
 /// One large message that is coming.
-pub(super) struct Large {
+pub(super) struct IncomingLarge {
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) partials: Arc<Partials>,
+    pub(super) partials: Arc<PartialUploads>,
     pub(super) sender: PartyId,
     pub(super) delivery: Delivery,
     pub(super) len: u64,
     pub(super) progress: mpsc::Sender<Progress>,
 }
 
-impl Large {
+impl IncomingLarge {
     /// Takes the parts of the message and stores it. If interrupted, what came is kept for the next stream.
-    pub(super) async fn receive(self, parts: mpsc::Receiver<Incoming>) -> Result<(), Refusal> {
+    pub(super) async fn receive(self, parts: mpsc::Receiver<IncomingPart>) -> Result<(), Refusal> {
         let identity = identity(&self.delivery)?;
         self.mailbox.may_deliver(Some(&self.sender))?;
         let id = MessageId::new(self.delivery.message_id.as_str())?;
         self.mailbox.check_stream(self.len)?;
-        let mut lease = self.partials.lease(Key::new(&self.sender, &identity)).await;
+        let mut lease = self.partials.lease(UploadedDelivery::new(&self.sender, &identity)).await;
         // Only asked now that nobody else is storing it.
         if self.mailbox.engine.knows(&self.sender, &identity).await? {
             tracing::debug!(sender = %self.sender, message_id = %id, "repeated delivery");
@@ -59,7 +59,7 @@ impl Large {
             }
             return Err(refusal);
         }
-        let Some(Uploading { upload, seat }) = lease.take() else { return Err(Refusal::Interrupted) };
+        let Some(SeatedUpload { upload, seat }) = lease.take() else { return Err(Refusal::Interrupted) };
         // Done in a task of its own: all of it is here, and if the stream breaks now, the next one finds the message known.
         let (sender, named, len) = (self.sender.clone(), id.clone(), self.len);
         let record = self.mailbox.record.clone();
@@ -76,7 +76,11 @@ impl Large {
     }
 
     /// Takes parts; returns when all of the message is here.
-    async fn take(&self, lease: &mut Lease, mut parts: mpsc::Receiver<Incoming>) -> Result<(), Refusal> {
+    async fn take(
+        &self,
+        lease: &mut HeldUpload,
+        mut parts: mpsc::Receiver<IncomingPart>,
+    ) -> Result<(), Refusal> {
         let wanted = lease.wanted.clone();
         let len = self.len;
         if lease.upload().is_none_or(|begun| begun.upload.len() > len) {
@@ -85,7 +89,7 @@ impl Large {
             let seat = self.seat(&wanted, &mut parts).await?;
             lease.begin(self.mailbox.begin_delivery(seat, len)?);
         }
-        let Some(Uploading { upload, .. }) = lease.upload() else { return Err(Refusal::Interrupted) };
+        let Some(SeatedUpload { upload, .. }) = lease.upload() else { return Err(Refusal::Interrupted) };
         // This includes what is only in memory, since that lives as long as this stream's upload.
         self.tell(upload.len()).await?;
         let mut told = 0;
@@ -100,7 +104,7 @@ impl Large {
                     continue;
                 }
             };
-            let Some(Incoming { part, .. }) = next else { return Err(Refusal::Interrupted) };
+            let Some(IncomingPart { part, .. }) = next else { return Err(Refusal::Interrupted) };
             let wanted = upload.len();
             if part.offset != wanted || part.payload.is_empty() || part.payload.len() as u64 > len - wanted {
                 let (at, len) = (part.offset, part.payload.len());
@@ -121,8 +125,8 @@ impl Large {
     async fn seat(
         &self,
         wanted: &CancellationToken,
-        parts: &mut mpsc::Receiver<Incoming>,
-    ) -> Result<Seat, Refusal> {
+        parts: &mut mpsc::Receiver<IncomingPart>,
+    ) -> Result<UploadSeat, Refusal> {
         let peers = &self.mailbox.uploads.peers;
         if let Some(seat) = peers.try_take(&self.sender) {
             return Ok(seat);

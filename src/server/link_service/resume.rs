@@ -14,17 +14,17 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::mailbox::Uploading;
-use crate::tls::trust::Current;
+use crate::mailbox::SeatedUpload;
+use crate::tls::trust::CurrentTrust;
 
 /// How long each is kept at least, for a stream that comes again at once.
 const AT_LEAST: Duration = Duration::from_secs(10);
 
 /// Which delivery an upload belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key(PartyId, Incarnation, u64);
+pub(super) struct UploadedDelivery(PartyId, Incarnation, u64);
 
-impl Key {
+impl UploadedDelivery {
     pub(super) fn new(sender: &PartyId, identity: &DeliveryIdentity) -> Self {
         Self(sender.clone(), identity.incarnation, identity.number)
     }
@@ -32,15 +32,15 @@ impl Key {
 
 /// One delivery's upload.
 #[derive(Debug, Default)]
-struct Partial {
-    upload: Arc<tokio::sync::Mutex<Option<Uploading>>>,
+struct PartialUpload {
+    upload: Arc<tokio::sync::Mutex<Option<SeatedUpload>>>,
     /// Cancelled, for the stream that has the upload, when another one wants it.
     wanted: Mutex<CancellationToken>,
     /// When it was last given up.
     given_up: Mutex<Option<Instant>>,
 }
 
-impl Partial {
+impl PartialUpload {
     /// Makes the stream that has the upload give it up; returns the token for the new one.
     fn want(&self) -> CancellationToken {
         let mine = CancellationToken::new();
@@ -51,30 +51,30 @@ impl Partial {
 
 /// All uploads that are kept or under way.
 #[derive(Debug)]
-pub(crate) struct Partials {
+pub(crate) struct PartialUploads {
     /// `LINK_RESUME`.
     keep: Duration,
     /// Which parties there are.
-    trust: Current,
-    by_key: Mutex<HashMap<Key, Arc<Partial>>>,
+    trust: CurrentTrust,
+    by_key: Mutex<HashMap<UploadedDelivery, Arc<PartialUpload>>>,
     /// Uploads that no stream has.
-    idle: Mutex<HashMap<Key, Arc<Partial>>>,
+    idle: Mutex<HashMap<UploadedDelivery, Arc<PartialUpload>>>,
 }
 
 /// An upload that a stream has. If dropped before its end, the upload stays for the next stream.
 #[derive(Debug)]
-pub(super) struct Lease {
-    partials: Arc<Partials>,
-    key: Key,
-    partial: Arc<Partial>,
-    held: OwnedMutexGuard<Option<Uploading>>,
+pub(super) struct HeldUpload {
+    partials: Arc<PartialUploads>,
+    key: UploadedDelivery,
+    partial: Arc<PartialUpload>,
+    held: OwnedMutexGuard<Option<SeatedUpload>>,
     /// Cancelled when another stream wants it.
     pub(super) wanted: CancellationToken,
 }
 
-impl Partials {
+impl PartialUploads {
     /// Without uploads; each will be kept for `keep`.
-    pub(crate) fn new(keep: Duration, trust: Current) -> Arc<Self> {
+    pub(crate) fn new(keep: Duration, trust: CurrentTrust) -> Arc<Self> {
         Arc::new(Self { keep, trust, by_key: Mutex::default(), idle: Mutex::default() })
     }
 
@@ -97,7 +97,7 @@ impl Partials {
     /// party, or else of the party that has most.
     pub(super) fn make_room_for(&self, party: &PartyId) {
         let now = Instant::now();
-        let long = |partial: &Partial| lock(&partial.given_up).is_some_and(|at| now - at >= AT_LEAST);
+        let long = |partial: &PartialUpload| lock(&partial.given_up).is_some_and(|at| now - at >= AT_LEAST);
         let mut idle = lock(&self.idle).clone();
         idle.retain(|_, partial| long(partial));
         let mut counts: HashMap<&PartyId, usize> = HashMap::new();
@@ -113,7 +113,7 @@ impl Partials {
     }
 
     /// Frees the seat of an upload, unless a stream has come for it.
-    fn give_up(&self, key: &Key, partial: &Arc<Partial>) {
+    fn give_up(&self, key: &UploadedDelivery, partial: &Arc<PartialUpload>) {
         if let Ok(mut held) = partial.upload.try_lock() {
             held.take();
             self.forget(key, partial);
@@ -121,12 +121,12 @@ impl Partials {
     }
 
     /// The upload of a delivery, if there is one; it is taken over from the stream that has it.
-    pub(super) async fn lease(self: &Arc<Self>, key: Key) -> Lease {
+    pub(super) async fn lease(self: &Arc<Self>, key: UploadedDelivery) -> HeldUpload {
         let partial = lock(&self.by_key).entry(key.clone()).or_default().clone();
         let wanted = partial.want();
         let held = partial.upload.clone().lock_owned().await;
         lock(&self.idle).remove(&key);
-        Lease { partials: self.clone(), key, partial, held, wanted }
+        HeldUpload { partials: self.clone(), key, partial, held, wanted }
     }
 
     /// Uploads that are kept or under way.
@@ -135,8 +135,8 @@ impl Partials {
         lock(&self.by_key).len()
     }
 
-    fn forget(&self, key: &Key, partial: &Arc<Partial>) {
-        let is_it = |held: &Arc<Partial>| Arc::ptr_eq(held, partial);
+    fn forget(&self, key: &UploadedDelivery, partial: &Arc<PartialUpload>) {
+        let is_it = |held: &Arc<PartialUpload>| Arc::ptr_eq(held, partial);
         let mut idle = lock(&self.idle);
         if idle.get(key).is_some_and(is_it) {
             idle.remove(key);
@@ -149,24 +149,24 @@ impl Partials {
     }
 }
 
-impl Lease {
+impl HeldUpload {
     /// What there is of the upload.
-    pub(super) fn upload(&mut self) -> Option<&mut Uploading> {
+    pub(super) fn upload(&mut self) -> Option<&mut SeatedUpload> {
         self.held.as_mut()
     }
 
     /// Begins the upload, when there is nothing, or nothing of use.
-    pub(super) fn begin(&mut self, uploading: Uploading) -> &mut Uploading {
+    pub(super) fn begin(&mut self, uploading: SeatedUpload) -> &mut SeatedUpload {
         self.held.insert(uploading)
     }
 
     /// Takes the upload, to store it or because it is of no use. A stream that wants it waits as long as this lease lives.
-    pub(super) fn take(&mut self) -> Option<Uploading> {
+    pub(super) fn take(&mut self) -> Option<SeatedUpload> {
         self.held.take()
     }
 }
 
-impl Drop for Lease {
+impl Drop for HeldUpload {
     fn drop(&mut self) {
         let is_gone = self.partials.is_gone(&self.key.0);
         self.held.take_if(|uploading| is_gone || uploading.upload.durable() == 0);

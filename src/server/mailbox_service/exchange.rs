@@ -21,9 +21,9 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, Streaming};
 
-use super::{Answers, name, release, sender};
+use super::{AnswerStream, name, release, sender};
 use crate::mailbox::Mailbox;
-use crate::mailbox::subscriptions::{self, Inbox, Look, PAGE, Subscriptions, Ticket, Which};
+use crate::mailbox::subscriptions::{self, Coverage, Inbox, PAGE, SubscriptionLook, Subscriptions, Ticket};
 use crate::proto::mailbox::subscription::Which as Wanted;
 use crate::proto::mailbox::{
     ExchangeRequest, ExchangeResponse, Outgoing, Received, Refused, Released, Subscription,
@@ -48,21 +48,21 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const ANSWER_MESSAGES: usize = 512;
 const ANSWER_BYTES: usize = 1 << 20;
 
-type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
+type RunningRequests = FuturesUnordered<Pin<Box<dyn Future<Output = RequestResult> + Send>>>;
 
 /// The result of a request.
-enum Done {
+enum RequestResult {
     Accepted(Vec<(u64, Result<Sequence, Refusal>)>, usize, Option<Room>),
     /// The result of a release, with its tag.
     Released(u64, Result<u64, Refusal>),
-    Looked(Look, Result<Page, Refusal>),
+    Looked(SubscriptionLook, Result<FoundPage, Refusal>),
 }
 
 /// What a look found, and whether that is all.
-type Page = (Vec<Found>, bool);
+type FoundPage = (Vec<Found>, bool);
 
 /// What a stream can subscribe to once: which messages, and whose.
-type Chosen = (Which, FromSender);
+type SubscribedTo = (Coverage, FromSender);
 
 /// One stream.
 pub(super) struct Exchange {
@@ -71,13 +71,13 @@ pub(super) struct Exchange {
     call: Option<Arc<Call>>,
     incoming: Option<Streaming<ExchangeRequest>>,
     old: Pin<Box<Sleep>>,
-    running: Running,
+    running: RunningRequests,
     accepting: usize,
     accepting_bytes: usize,
     inbox: Arc<Inbox>,
-    subscribed: HashMap<Chosen, subscriptions::Subscription>,
+    subscribed: HashMap<SubscribedTo, subscriptions::Subscription>,
     /// What was subscribed to, by the number of the subscription.
-    chosen: HashMap<u64, Chosen>,
+    chosen: HashMap<u64, SubscribedTo>,
     /// When a store that could not be read is asked again.
     try_again: Instant,
     refused: Vec<Refused>,
@@ -111,7 +111,7 @@ impl Exchange {
         }
     }
 
-    pub(super) fn answers(self) -> Answers<ExchangeResponse> {
+    pub(super) fn answers(self) -> AnswerStream<ExchangeResponse> {
         Box::pin(unfold(self, |mut exchange| async move {
             let answer = exchange.next().await?;
             Some((answer, exchange))
@@ -246,7 +246,9 @@ impl Exchange {
         }
         for request in request.release {
             let (mailbox, tag) = (self.mailbox.clone(), request.tag);
-            self.running.push(Box::pin(async move { Done::Released(tag, release(&mailbox, request).await) }));
+            self.running.push(Box::pin(async move {
+                RequestResult::Released(tag, release(&mailbox, request).await)
+            }));
         }
         if !request.send.is_empty() {
             self.send(request.send, room).await;
@@ -262,7 +264,7 @@ impl Exchange {
         let tags: Vec<_> = messages.iter().map(|message| message.tag).collect();
         let accepting = self.mailbox.accept_many(messages).await;
         self.running.push(Box::pin(async move {
-            Done::Accepted(tags.into_iter().zip(accepting.await).collect(), bytes, room)
+            RequestResult::Accepted(tags.into_iter().zip(accepting.await).collect(), bytes, room)
         }));
     }
 
@@ -291,7 +293,7 @@ impl Exchange {
         let mailbox = self.mailbox.clone();
         self.running.push(Box::pin(async move {
             let found = find(&mailbox, &from, &which, look.after).await;
-            Done::Looked(look, found.map_err(Refusal::from))
+            RequestResult::Looked(look, found.map_err(Refusal::from))
         }));
         true
     }
@@ -306,9 +308,9 @@ impl Exchange {
         any
     }
 
-    fn collect(&mut self, done: Done, answer: &mut ExchangeResponse) {
+    fn collect(&mut self, done: RequestResult, answer: &mut ExchangeResponse) {
         match done {
-            Done::Accepted(results, bytes, _room) => {
+            RequestResult::Accepted(results, bytes, _room) => {
                 self.accepting -= results.len();
                 self.accepting_bytes -= bytes;
                 for (tag, result) in results {
@@ -321,17 +323,19 @@ impl Exchange {
                     }
                 }
             }
-            Done::Released(0, Ok(_)) => {}
-            Done::Released(tag, Ok(messages)) => answer.released.push(Released { tag, messages }),
-            Done::Released(tag, Err(refusal)) => answer.refused.push(refused(&self.mailbox, tag, &refusal)),
-            Done::Looked(look, Ok((found, is_last))) => self.inbox.page(look, found, is_last),
+            RequestResult::Released(0, Ok(_)) => {}
+            RequestResult::Released(tag, Ok(messages)) => answer.released.push(Released { tag, messages }),
+            RequestResult::Released(tag, Err(refusal)) => {
+                answer.refused.push(refused(&self.mailbox, tag, &refusal));
+            }
+            RequestResult::Looked(look, Ok((found, is_last))) => self.inbox.page(look, found, is_last),
             // The look is repeated when the store is back.
-            Done::Looked(look, Err(Refusal::Store(StoreError::Unavailable(_)))) => {
+            RequestResult::Looked(look, Err(Refusal::Store(StoreError::Unavailable(_)))) => {
                 self.inbox.away(look);
                 self.try_again = Instant::now() + TRY_AGAIN;
             }
             // What the look would have found could never be handed out.
-            Done::Looked(_, Err(refusal)) => {
+            RequestResult::Looked(_, Err(refusal)) => {
                 let end = super::refuse(&self.mailbox)(refusal);
                 self.over(Some(end));
             }
@@ -394,13 +398,13 @@ fn refused(mailbox: &Mailbox, tag: u64, refusal: &Refusal) -> Refused {
     Refused { tag, error_code: status::told(refusal).number, error_msg: refusal.to_string() }
 }
 
-fn chosen(wanted: &Subscription) -> Result<(Which, FromSender), Refusal> {
+fn chosen(wanted: &Subscription) -> Result<(Coverage, FromSender), Refusal> {
     let which = match &wanted.which {
-        Some(Wanted::MessageId(id)) => Which::Id(MessageId::new(id.as_str())?),
+        Some(Wanted::MessageId(id)) => Coverage::Id(MessageId::new(id.as_str())?),
         Some(Wanted::Topic(topic)) if topic.len() > petnet_storage::MAX_MESSAGE_ID_BYTES => {
             return Err(Refusal::Invalid("a topic longer than an id can be".into()));
         }
-        Some(Wanted::Topic(topic)) => Which::Topic(topic.clone()),
+        Some(Wanted::Topic(topic)) => Coverage::Topic(topic.clone()),
         None => return Err(Refusal::Invalid("a subscription names a message_id or a topic".into())),
     };
     Ok((which, sender(&wanted.sender_id)?))
@@ -409,11 +413,11 @@ fn chosen(wanted: &Subscription) -> Result<(Which, FromSender), Refusal> {
 async fn find(
     mailbox: &Mailbox,
     from: &FromSender,
-    which: &Which,
+    which: &Coverage,
     after: Sequence,
-) -> petnet_storage::Result<Page> {
+) -> petnet_storage::Result<FoundPage> {
     match which {
-        Which::Id(id) => {
+        Coverage::Id(id) => {
             let mut held = mailbox.engine.held(from, id).await?;
             held.retain(|found| found.sequence > after);
             held.sort_by_key(|found| found.sequence);
@@ -421,7 +425,7 @@ async fn find(
             held.truncate(PAGE);
             Ok((held, is_last))
         }
-        Which::Topic(topic) => {
+        Coverage::Topic(topic) => {
             let found = mailbox.engine.topic(from, topic, after, PAGE).await?;
             let is_last = found.len() < PAGE;
             Ok((found, is_last))

@@ -7,8 +7,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use petnet_storage::{FromSender, Held, MessageId, Payload, Sequence};
 use tonic::{Status, Streaming};
 
-use super::{Answers, PIECE_BYTES, name, refuse};
-use crate::mailbox::handed::Handing;
+use super::{AnswerStream, PIECE_BYTES, name, refuse};
+use crate::mailbox::handed::HandedMessage;
 use crate::mailbox::{Mailbox, send_key};
 use crate::proto::mailbox::{ReceivePiece, SendPiece};
 use crate::rules::refusal::Refusal;
@@ -80,9 +80,9 @@ pub(super) fn receive(
     mailbox: &Arc<Mailbox>,
     from: &FromSender,
     found: Option<Held>,
-) -> Answers<ReceivePiece> {
+) -> AnswerStream<ReceivePiece> {
     let Some(found) = found else { return Box::pin(stream::empty()) };
-    let handing = Handing::new(from, &found);
+    let handing = HandedMessage::new(from, &found);
     let Held { sender, id, sequence, payload, .. } = found;
     let first = ReceivePiece {
         message_id: id.as_str().to_owned(),

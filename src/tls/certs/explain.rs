@@ -15,7 +15,7 @@ const DAY: i64 = 24 * 3600;
 
 /// What one certificate says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Explained {
+pub(crate) struct ExplainedCertificate {
     pub(crate) subject: String,
     pub(crate) issuer: String,
     /// In hexadecimal.
@@ -59,7 +59,7 @@ pub(crate) enum Validity {
     Expired(i64),
 }
 
-impl Explained {
+impl ExplainedCertificate {
     /// The validity at `now`, in seconds since 1970.
     pub(crate) fn validity(&self, now: i64) -> Validity {
         if now < self.valid_from {
@@ -84,7 +84,7 @@ pub(crate) fn now() -> i64 {
 }
 
 /// Every certificate in PEM text, in its order.
-pub(crate) fn all(pem: &[u8]) -> Result<Vec<Explained>, String> {
+pub(crate) fn all(pem: &[u8]) -> Result<Vec<ExplainedCertificate>, String> {
     let ders = pem::certificates(pem)?;
     let parsed = ders
         .iter()
@@ -94,7 +94,7 @@ pub(crate) fn all(pem: &[u8]) -> Result<Vec<Explained>, String> {
     Ok(parsed.iter().enumerate().map(|(n, one)| explain(one, parsed.get(n + 1))).collect())
 }
 
-fn explain(one: &X509Certificate<'_>, next: Option<&X509Certificate<'_>>) -> Explained {
+fn explain(one: &X509Certificate<'_>, next: Option<&X509Certificate<'_>>) -> ExplainedCertificate {
     let (mut uris, mut dns, mut ip) = (Vec::new(), Vec::new(), Vec::new());
     let (mut is_ca, mut serves, mut calls) = (false, true, true);
     for extension in one.extensions() {
@@ -118,7 +118,7 @@ fn explain(one: &X509Certificate<'_>, next: Option<&X509Certificate<'_>>) -> Exp
         }
     }
     let named = uris.iter().filter(|uri| is_party_uri(uri)).filter_map(|uri| party_of_uri(uri));
-    Explained {
+    ExplainedCertificate {
         subject: one.subject().to_string(),
         issuer: one.issuer().to_string(),
         serial: one.raw_serial_as_string(),

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use petnet_storage::PartyId;
 use tempfile::NamedTempFile;
 
-use super::explain::{self, Explained};
-use super::make::{Authority, Names, Pair, Wanted};
+use super::explain::{self, ExplainedCertificate};
+use super::make::{Authority, CertificateAndKey, GatewayNames, WantedCertificate};
 use crate::rules::text;
 
 /// Files of the party's authority, whose certificate other parties get.
@@ -37,7 +37,12 @@ impl Default for Lifetimes {
 }
 
 /// Creates all six files of a new party.
-pub(crate) fn make(folder: &Path, party: &PartyId, names: &Names, days: Lifetimes) -> Result<(), String> {
+pub(crate) fn make(
+    folder: &Path,
+    party: &PartyId,
+    names: &GatewayNames,
+    days: Lifetimes,
+) -> Result<(), String> {
     let there: Vec<_> = [AUTHORITY, GATEWAY, PROGRAM]
         .iter()
         .flat_map(|stem| [path(folder, stem, "crt"), path(folder, stem, "key")])
@@ -60,8 +65,16 @@ pub(crate) fn make(folder: &Path, party: &PartyId, names: &Names, days: Lifetime
 
 /// Creates new certificates and keys for the gateway and for programs, signed by the authority in the folder. If `names` is
 /// `None`, those of the old certificate are used.
-pub(crate) fn renew(folder: &Path, party: &PartyId, names: Option<Names>, days: u32) -> Result<(), String> {
-    let pair = Pair { certificate: read(folder, AUTHORITY, "crt")?, key: read(folder, AUTHORITY, "key")? };
+pub(crate) fn renew(
+    folder: &Path,
+    party: &PartyId,
+    names: Option<GatewayNames>,
+    days: u32,
+) -> Result<(), String> {
+    let pair = CertificateAndKey {
+        certificate: read(folder, AUTHORITY, "crt")?,
+        key: read(folder, AUTHORITY, "key")?,
+    };
     let authority = Authority::load(&pair)
         .map_err(|e| format!("the authority in {} cannot be used: {e}", folder.display()))?;
     let names = match names {
@@ -72,11 +85,11 @@ pub(crate) fn renew(folder: &Path, party: &PartyId, names: Option<Names>, days: 
 }
 
 /// The names in the gateway's old certificate, which must be this party's.
-fn names_of(folder: &Path, party: &PartyId) -> Result<Names, String> {
+fn names_of(folder: &Path, party: &PartyId) -> Result<GatewayNames, String> {
     let file = path(folder, GATEWAY, "crt");
     let old = read(folder, GATEWAY, "crt")?;
     let all = explain::all(old.as_bytes()).map_err(|why| format!("{}: {why}", file.display()))?;
-    let Some(Explained { parties, dns, ip, .. }) = all.into_iter().next() else {
+    let Some(ExplainedCertificate { parties, dns, ip, .. }) = all.into_iter().next() else {
         return Err(format!("{}: no certificate in it", file.display()));
     };
     if parties.iter().any(|named| named != party.as_str()) {
@@ -84,30 +97,30 @@ fn names_of(folder: &Path, party: &PartyId) -> Result<Names, String> {
     }
     let is_other = |name: &String| !name.eq_ignore_ascii_case(party.as_str());
     let ip = ip.iter().filter_map(|ip| ip.parse().ok()).collect();
-    Ok(Names { dns: dns.into_iter().filter(is_other).collect(), ip })
+    Ok(GatewayNames { dns: dns.into_iter().filter(is_other).collect(), ip })
 }
 
 fn issue(
     authority: &Authority,
     party: &PartyId,
-    names: &Names,
+    names: &GatewayNames,
     days: u32,
-) -> Result<[(&'static str, Pair); 2], String> {
-    let make = |wanted: Result<Wanted, rcgen::Error>| {
+) -> Result<[(&'static str, CertificateAndKey); 2], String> {
+    let make = |wanted: Result<WantedCertificate, rcgen::Error>| {
         wanted.and_then(|wanted| authority.issue(&wanted)).map_err(|e| e.to_string())
     };
     Ok([
-        (GATEWAY, make(Wanted::gateway(party, names, days))?),
-        (PROGRAM, make(Wanted::program(party, days))?),
+        (GATEWAY, make(WantedCertificate::gateway(party, names, days))?),
+        (PROGRAM, make(WantedCertificate::program(party, days))?),
     ])
 }
 
-fn write_both(folder: &Path, pairs: &[(&str, Pair)]) -> Result<(), String> {
+fn write_both(folder: &Path, pairs: &[(&str, CertificateAndKey)]) -> Result<(), String> {
     pairs.iter().try_for_each(|(stem, pair)| write(folder, stem, pair))
 }
 
 /// Writes the key first: a program that reads in between finds a pair that does not fit, refuses it, and reads again.
-fn write(folder: &Path, stem: &str, pair: &Pair) -> Result<(), String> {
+fn write(folder: &Path, stem: &str, pair: &CertificateAndKey) -> Result<(), String> {
     for (ending, text, mode) in [("key", &pair.key, 0o600), ("crt", &pair.certificate, 0o644)] {
         let to = path(folder, stem, ending);
         put(folder, &to, text, mode).map_err(|e| format!("cannot write {}: {e}", to.display()))?;

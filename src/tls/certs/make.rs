@@ -17,19 +17,19 @@ const CLOCKS: Duration = Duration::HOUR;
 
 /// A certificate (including what leads from it to a root, but not the root) and its key, both as PEM.
 #[derive(Clone)]
-pub(crate) struct Pair {
+pub(crate) struct CertificateAndKey {
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
 
 /// The names under which a gateway is called, in addition to its party's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Names {
+pub(crate) struct GatewayNames {
     pub(crate) dns: Vec<String>,
     pub(crate) ip: Vec<IpAddr>,
 }
 
-impl Names {
+impl GatewayNames {
     /// Names for callers on the same machine.
     pub(crate) fn this_machine() -> Self {
         Self {
@@ -41,7 +41,7 @@ impl Names {
 
 /// What a certificate is to contain.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedCertificate {
     /// The name that people see.
     pub(crate) name: String,
     pub(crate) names: Vec<SanType>,
@@ -51,9 +51,9 @@ pub(crate) struct Wanted {
     pub(crate) until: OffsetDateTime,
 }
 
-impl Wanted {
+impl WantedCertificate {
     /// A certificate for the gateway of a party.
-    pub(crate) fn gateway(party: &PartyId, names: &Names, days: u32) -> Result<Self, rcgen::Error> {
+    pub(crate) fn gateway(party: &PartyId, names: &GatewayNames, days: u32) -> Result<Self, rcgen::Error> {
         let mut sans = vec![uri(party)?];
         // Peers that look only at DNS names know the party by this one.
         if let Ok(name) = party.as_str().to_ascii_lowercase().try_into()
@@ -129,11 +129,11 @@ impl Authority {
         (params.not_before, params.not_after) = validity(days);
         let made = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let certificate = made.pem();
-        Self::load(&Pair { key: made.key().serialize_pem(), certificate })
+        Self::load(&CertificateAndKey { key: made.key().serialize_pem(), certificate })
     }
 
     /// An authority that was made before.
-    pub(crate) fn load(pair: &Pair) -> Result<Self, rcgen::Error> {
+    pub(crate) fn load(pair: &CertificateAndKey) -> Result<Self, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_pem(&pair.certificate, KeyPair::from_pem(&pair.key)?)?;
         let unreadable = || rcgen::Error::CouldNotParseCertificate;
         let explained = explain::all(pair.certificate.as_bytes()).map_err(|_| unreadable())?;
@@ -143,12 +143,12 @@ impl Authority {
     }
 
     /// The authority's certificate and key.
-    pub(crate) fn pair(&self) -> Pair {
-        Pair { certificate: self.certificate.clone(), key: self.issuer.key().serialize_pem() }
+    pub(crate) fn pair(&self) -> CertificateAndKey {
+        CertificateAndKey { certificate: self.certificate.clone(), key: self.issuer.key().serialize_pem() }
     }
 
     /// Issues a certificate with a new key. It is not valid for longer than the authority.
-    pub(crate) fn issue(&self, wanted: &Wanted) -> Result<Pair, rcgen::Error> {
+    pub(crate) fn issue(&self, wanted: &WantedCertificate) -> Result<CertificateAndKey, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, wanted.name.clone());
         params.subject_alt_names.clone_from(&wanted.names);
@@ -163,6 +163,6 @@ impl Authority {
         (params.not_before, params.not_after) = (wanted.from, wanted.until.min(self.until));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(CertificateAndKey { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }

@@ -6,7 +6,7 @@ use crate::config::files::not_believed;
 use crate::rules::parties::Parties;
 use crate::rules::text;
 use crate::tls::CERTIFICATE;
-use crate::tls::certs::explain::{self, Explained, Validity};
+use crate::tls::certs::explain::{self, ExplainedCertificate, Validity};
 use crate::tls::certs::pem;
 use crate::tls::words::{GOOD_KEYS, unusable_root};
 
@@ -63,7 +63,12 @@ fn of_pem(pem: &[u8], name: &str, advice: &str, over: fn(String, String) -> Find
     }
 }
 
-fn of_one(one: &Explained, name: &str, advice: &str, over: fn(String, String) -> Finding) -> Finding {
+fn of_one(
+    one: &ExplainedCertificate,
+    name: &str,
+    advice: &str,
+    over: fn(String, String) -> Finding,
+) -> Finding {
     let of = one.parties.first().map_or(one.subject.as_str(), String::as_str);
     let what = format!("{name}: {of}");
     match one.validity(explain::now()) {

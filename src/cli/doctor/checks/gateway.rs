@@ -107,7 +107,7 @@ fn findings(status: &StatusResponse) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::checks::Level;
+    use crate::cli::doctor::checks::Severity;
     use crate::proto::admin::{DeadLetters, Peer};
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
             ..Peer::default()
         };
         let well = StatusResponse { party: "a".into(), state: "serving".into(), ..StatusResponse::default() };
-        assert!(findings(&well).iter().all(|f| f.level == Level::Good));
+        assert!(findings(&well).iter().all(|f| f.level == Severity::Good));
         let ill = StatusResponse {
             state: "poisoned".into(),
             state_reason: "a sync failed".into(),
@@ -138,7 +138,7 @@ mod tests {
             ..well
         };
         let found = findings(&ill);
-        assert_eq!(found.iter().map(|f| f.level).max(), Some(Level::Bad));
+        assert_eq!(found.iter().map(|f| f.level).max(), Some(Severity::Bad));
         let all = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         for part in [
             "a sync failed",

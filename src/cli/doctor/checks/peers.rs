@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::{Depth, Finding};
+use super::{CheckDepth, Finding};
 use crate::config::Settings;
 use crate::delivery::peer_link::Dial;
 use crate::proto::health::HealthCheckRequest;
@@ -37,7 +37,7 @@ pub(super) async fn examine(
     parties: &Parties,
     peer: &PartyId,
     connection: &Connection,
-    depth: Depth,
+    depth: CheckDepth,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     let trust = match settings.trust(parties.clone(), 0) {
@@ -63,7 +63,7 @@ async fn walk(
     trust: &Trust,
     peer: &PartyId,
     connection: &Connection,
-    depth: Depth,
+    depth: CheckDepth,
     findings: &mut Vec<Finding>,
 ) -> Result<std::convert::Infallible, Finding> {
     let address = connection.url.as_str();
@@ -163,7 +163,7 @@ fn refusal(status: &Status, peer: &PartyId) -> Finding {
 }
 
 /// Sends messages without an id, which every gateway of this kind refuses once it has read them.
-async fn largest(channel: Channel, trust: &Trust, peer: &PartyId, depth: Depth) -> Finding {
+async fn largest(channel: Channel, trust: &Trust, peer: &PartyId, depth: CheckDepth) -> Finding {
     let mut passed = 0;
     for size in SIZES.into_iter().chain([depth.largest]).filter(|size| *size <= depth.largest) {
         if size <= passed {
@@ -176,17 +176,17 @@ async fn largest(channel: Channel, trust: &Trust, peer: &PartyId, depth: Depth) 
                 continue;
             }
             Ok(Err(stops)) => stops,
-            Err(_) => Stops::There(format!("no answer within {time:?}")),
+            Err(_) => StoppedBy::There(format!("no answer within {time:?}")),
         };
         return match stops {
-            Stops::Us(why) => Finding::bad(
+            StoppedBy::Us(why) => Finding::bad(
                 format!("it refuses our deliveries: {why}"),
                 format!("the entry of {peer} in its own party file needs {} in its whitelist", trust.own),
             ),
-            Stops::There(why) if passed == 0 => {
+            StoppedBy::There(why) if passed == 0 => {
                 Finding::bad(format!("a delivery does not get through: {why}"), "see its log")
             }
-            Stops::There(why) => Finding::warning(
+            StoppedBy::There(why) => Finding::warning(
                 format!("messages of {} pass, of {} do not: {why}", bytes(passed), bytes(size)),
                 "its MAX_MESSAGE_BYTES, or a proxy on the way; larger messages become dead letters",
             ),
@@ -200,26 +200,26 @@ fn bytes(size: u64) -> String {
 }
 
 /// What stopped an attempt.
-enum Stops {
+enum StoppedBy {
     /// The peer does not accept who we are.
     Us(String),
     /// What we sent was not accepted, or did not get through.
     There(String),
 }
 
-async fn refused(channel: Channel, ours: &PartyId, size: u64) -> Result<(), Stops> {
+async fn refused(channel: Channel, ours: &PartyId, size: u64) -> Result<(), StoppedBy> {
     let payload = Bytes::from(vec![0; usize::try_from(size).unwrap_or(usize::MAX)]);
     let mut request = Request::new(ServerSimpleSendRequest { message_id: String::new(), payload });
     metadata::write_link(request.metadata_mut(), ours);
     let answer = SimpleRequestServerClient::new(channel).server_simple_send(request).await;
     let answer =
-        answer.map_err(|status| Stops::There(format!("{:?}: {}", status.code(), status.message())))?;
+        answer.map_err(|status| StoppedBy::There(format!("{:?}: {}", status.code(), status.message())))?;
     let answer = answer.into_inner();
     let why = answer.error_msg.unwrap_or_default();
     match answer.error_code {
         Some(code::INVALID_REQUEST) => Ok(()),
-        Some(code::ACCESS_DENIED) => Err(Stops::Us(why)),
-        other => Err(Stops::There(format!("an answer that was not expected: {other:?} {why}"))),
+        Some(code::ACCESS_DENIED) => Err(StoppedBy::Us(why)),
+        other => Err(StoppedBy::There(format!("an answer that was not expected: {other:?} {why}"))),
     }
 }
 

@@ -18,17 +18,17 @@ use crate::cli::local::world::content;
 const LOOK_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Which of the two directions, and the message's id.
-pub(crate) type Key = (usize, String);
+pub(crate) type LedgerKey = (usize, String);
 
 #[derive(Debug)]
-struct Attempt {
+struct SendAttempt {
     len: usize,
     accepted: bool,
 }
 
 #[derive(Debug)]
-struct Entry {
-    attempts: Vec<Attempt>,
+struct LedgerEntry {
+    attempts: Vec<SendAttempt>,
     /// The attempt that was last seen.
     seen: Option<usize>,
     changed: Instant,
@@ -36,7 +36,7 @@ struct Entry {
 
 /// What a received message means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Judgement {
     /// It is as it must be.
     Right,
     /// It is right, and a newer one is still to come.
@@ -49,7 +49,7 @@ pub(crate) enum Verdict {
 
 /// Counts over the whole run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct LedgerCounts {
     pub(crate) accepted: u64,
     pub(crate) bytes: u64,
     pub(crate) at_risk: u64,
@@ -58,42 +58,42 @@ pub(crate) struct Counts {
     pub(crate) corrupt: u64,
 }
 
-impl Counts {
+impl LedgerCounts {
     pub(crate) fn wrong(&self) -> u64 {
         self.lost + self.duplicated + self.corrupt
     }
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    entries: HashMap<Key, Entry>,
+struct LedgerState {
+    entries: HashMap<LedgerKey, LedgerEntry>,
     /// Accepted messages that were not yet seen at the other side.
-    open: HashSet<Key>,
-    counts: Counts,
+    open: HashSet<LedgerKey>,
+    counts: LedgerCounts,
     wrong: Vec<String>,
 }
 
 /// The attempts to send of all clients, and what became of them.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(Mutex<Inner>);
+pub(crate) struct Ledger(Mutex<LedgerState>);
 
 impl Ledger {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, LedgerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters an attempt before it is sent; returns its number and bytes.
-    pub(crate) fn attempt(&self, key: &Key, len: usize) -> (usize, Bytes) {
+    pub(crate) fn attempt(&self, key: &LedgerKey, len: usize) -> (usize, Bytes) {
         let mut inner = self.inner();
-        let fresh = || Entry { attempts: Vec::new(), seen: None, changed: Instant::now() };
+        let fresh = || LedgerEntry { attempts: Vec::new(), seen: None, changed: Instant::now() };
         let entry = inner.entries.entry(key.clone()).or_insert_with(fresh);
-        entry.attempts.push(Attempt { len, accepted: false });
+        entry.attempts.push(SendAttempt { len, accepted: false });
         let number = entry.attempts.len() - 1;
         (number, bytes(key, number, len))
     }
 
     /// Notes that the client was told that an attempt is accepted.
-    pub(crate) fn accepted(&self, key: &Key, number: usize) {
+    pub(crate) fn accepted(&self, key: &LedgerKey, number: usize) {
         let mut inner = self.inner();
         let Some(entry) = inner.entries.get_mut(key) else { return };
         entry.changed = Instant::now();
@@ -109,41 +109,42 @@ impl Ledger {
     }
 
     /// The attempt that was last seen under an id: a receive that begins now must not fall behind it.
-    pub(crate) fn seen(&self, key: &Key) -> Option<usize> {
+    pub(crate) fn seen(&self, key: &LedgerKey) -> Option<usize> {
         self.inner().entries.get(key).and_then(|entry| entry.seen)
     }
 
     /// Judges what was received; `floor` is what [`seen`](Self::seen) was before the receive began. Another receive may
     /// have seen more in the meantime.
-    pub(crate) fn received(&self, key: &Key, payload: &Bytes, floor: Option<usize>) -> Verdict {
+    pub(crate) fn received(&self, key: &LedgerKey, payload: &Bytes, floor: Option<usize>) -> Judgement {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let Some(entry) = inner.entries.get_mut(key) else { return Verdict::Corrupt };
-        let same =
-            |(number, a): &(usize, &Attempt)| a.len == payload.len() && bytes(key, *number, a.len) == payload;
+        let Some(entry) = inner.entries.get_mut(key) else { return Judgement::Corrupt };
+        let same = |(number, a): &(usize, &SendAttempt)| {
+            a.len == payload.len() && bytes(key, *number, a.len) == payload
+        };
         let found = entry.attempts.iter().enumerate().rev().find(same).map(|(number, _)| number);
         let Some(number) = found else {
             inner.counts.corrupt += 1;
             inner.wrong.push(format!("{key:?}: received {} bytes that were never sent", payload.len()));
-            return Verdict::Corrupt;
+            return Judgement::Corrupt;
         };
         if let Some(seen) = floor.filter(|seen| number < *seen) {
             inner.counts.duplicated += 1;
             inner
                 .wrong
                 .push(format!("{key:?}: attempt {number} came back after attempt {seen} was received"));
-            return Verdict::WentBack;
+            return Judgement::WentBack;
         }
         entry.seen = entry.seen.max(Some(number));
         if entry.attempts[number + 1..].iter().any(|a| a.accepted) {
-            return Verdict::Older;
+            return Judgement::Older;
         }
         inner.open.remove(key);
-        Verdict::Right
+        Judgement::Right
     }
 
     /// Notes that an accepted message is not there.
-    pub(crate) fn lost(&self, key: &Key, why: &str) {
+    pub(crate) fn lost(&self, key: &LedgerKey, why: &str) {
         let mut inner = self.inner();
         inner.open.remove(key);
         inner.counts.lost += 1;
@@ -160,16 +161,17 @@ impl Ledger {
 
     /// Accepted messages that are young enough to be looked at again. Older ones are forgotten, unless their ids are used
     /// again.
-    pub(crate) fn recent(&self) -> Vec<Key> {
+    pub(crate) fn recent(&self) -> Vec<LedgerKey> {
         let mut inner = self.inner();
-        let is_young = |entry: &Entry| entry.changed.elapsed() < LOOK_AGAIN_WITHIN;
+        let is_young = |entry: &LedgerEntry| entry.changed.elapsed() < LOOK_AGAIN_WITHIN;
         inner.entries.retain(|_, entry| is_young(entry) || entry.attempts.len() > 1);
-        let accepted =
-            |(_, entry): &(&Key, &Entry)| is_young(entry) && entry.attempts.iter().any(|a| a.accepted);
+        let accepted = |(_, entry): &(&LedgerKey, &LedgerEntry)| {
+            is_young(entry) && entry.attempts.iter().any(|a| a.accepted)
+        };
         inner.entries.iter().filter(accepted).map(|(key, _)| key.clone()).collect()
     }
 
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> LedgerCounts {
         self.inner().counts
     }
 
@@ -179,7 +181,7 @@ impl Ledger {
     }
 }
 
-fn bytes((way, id): &Key, number: usize, len: usize) -> Bytes {
+fn bytes((way, id): &LedgerKey, number: usize, len: usize) -> Bytes {
     content(&format!("{way}/{id}/{number}"), len)
 }
 
@@ -187,13 +189,13 @@ fn bytes((way, id): &Key, number: usize, len: usize) -> Bytes {
 mod tests {
     use super::*;
 
-    fn key() -> Key {
+    fn key() -> LedgerKey {
         (0, "id".into())
     }
 
     #[test]
     fn an_id_may_go_forward_and_never_back() {
-        use Verdict::{Older, Right, WentBack};
+        use Judgement::{Older, Right, WentBack};
         let ledger = Ledger::default();
         let sent: Vec<_> = (0..4).map(|_| ledger.attempt(&key(), 64)).collect();
         ledger.accepted(&key(), 0);
@@ -218,9 +220,9 @@ mod tests {
         let (_, sent) = ledger.attempt(&key(), 64);
         let mut other = sent.to_vec();
         other[63] ^= 1;
-        assert_eq!(ledger.received(&key(), &other.into(), None), Verdict::Corrupt);
-        assert_eq!(ledger.received(&key(), &sent.slice(..63), None), Verdict::Corrupt);
-        assert_eq!(ledger.received(&(1, "id".into()), &sent, None), Verdict::Corrupt);
-        assert_eq!(ledger.received(&key(), &sent, None), Verdict::Right);
+        assert_eq!(ledger.received(&key(), &other.into(), None), Judgement::Corrupt);
+        assert_eq!(ledger.received(&key(), &sent.slice(..63), None), Judgement::Corrupt);
+        assert_eq!(ledger.received(&(1, "id".into()), &sent, None), Judgement::Corrupt);
+        assert_eq!(ledger.received(&key(), &sent, None), Judgement::Right);
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::ledger::{Key, Ledger, Verdict};
-use crate::cli::local::world::{Rng, World};
+use super::ledger::{Judgement, Ledger, LedgerKey};
+use crate::cli::local::world::{GatewayPair, Rng};
 use crate::cli::messages::client::{self, Client};
 
 /// Clients per direction that use a new id for each message, and clients that send under the same ids again.
@@ -72,25 +72,25 @@ impl Blow {
 }
 
 /// One direction, from a client of one party to a client of the other one.
-struct Way {
+struct SendingWay {
     number: usize,
     sender: Client,
     receiver: Client,
     to: PartyId,
 }
 
-fn ways(world: &World) -> anyhow::Result<[Way; 2]> {
+fn ways(world: &GatewayPair) -> anyhow::Result<[SendingWay; 2]> {
     let client = |address: &str| anyhow::Ok(client::client(client::endpoint(address)?.connect_lazy()));
     let (a, b) = (&world.a, &world.b);
     let way = |number, from: &str, to: &str, party: &PartyId| {
-        anyhow::Ok(Way { number, sender: client(from)?, receiver: client(to)?, to: party.clone() })
+        anyhow::Ok(SendingWay { number, sender: client(from)?, receiver: client(to)?, to: party.clone() })
     };
     Ok([way(0, &a.address, &b.address, &b.party)?, way(1, &b.address, &a.address, &a.party)?])
 }
 
 /// Runs a round; returns how many messages were at risk when the blow struck.
 pub(crate) async fn run(
-    world: &mut World,
+    world: &mut GatewayPair,
     ledger: &Ledger,
     number: u64,
     blow: Blow,
@@ -127,7 +127,7 @@ pub(crate) async fn run(
     Ok(at_risk)
 }
 
-async fn strike(world: &mut World, ledger: &Ledger, blow: Blow, rng: &mut Rng) -> anyhow::Result<u64> {
+async fn strike(world: &mut GatewayPair, ledger: &Ledger, blow: Blow, rng: &mut Rng) -> anyhow::Result<u64> {
     let dead = Duration::from_millis(rng.below(400));
     let (a, b) = (&mut world.a, &mut world.b);
     let one = if rng.below(2) == 0 { &mut *a } else { &mut *b };
@@ -164,7 +164,14 @@ async fn strike(world: &mut World, ledger: &Ledger, blow: Blow, rng: &mut Rng) -
 }
 
 /// Runs all sending clients of a direction.
-async fn send(way: &Way, ledger: &Ledger, round: u64, mut rng: Rng, enough: &AtomicBool, tell: Sender<Key>) {
+async fn send(
+    way: &SendingWay,
+    ledger: &Ledger,
+    round: u64,
+    mut rng: Rng,
+    enough: &AtomicBool,
+    tell: Sender<LedgerKey>,
+) {
     let clients = (0..FRESH_CLIENTS + REUSING_CLIENTS).map(|client| {
         let (mut rng, tell) = (Rng::new(rng.next()), tell.clone());
         async move {
@@ -193,11 +200,11 @@ async fn send(way: &Way, ledger: &Ledger, round: u64, mut rng: Rng, enough: &Ato
 
 /// Sends one message. An error means that nobody knows whether it was accepted.
 async fn send_one(
-    way: &Way,
+    way: &SendingWay,
     ledger: &Ledger,
-    key: &Key,
+    key: &LedgerKey,
     len: usize,
-    tell: &Sender<Key>,
+    tell: &Sender<LedgerKey>,
 ) -> anyhow::Result<()> {
     let id = MessageId::new(&key.1)?;
     let (number, payload) = ledger.attempt(key, len);
@@ -208,7 +215,7 @@ async fn send_one(
 }
 
 /// Receives what was accepted, until all senders have ended.
-async fn receive_all(way: &Way, ledger: &Ledger, told: Receiver<Key>) {
+async fn receive_all(way: &SendingWay, ledger: &Ledger, told: Receiver<LedgerKey>) {
     ReceiverStream::new(told)
         .for_each_concurrent(RECEIVING, |key| async move {
             if !arrives(way, ledger, &key, PATIENCE).await {
@@ -219,7 +226,7 @@ async fn receive_all(way: &Way, ledger: &Ledger, told: Receiver<Key>) {
 }
 
 /// Waits for the newest accepted message under an id. False if it does not come and is the first that does not.
-async fn arrives(way: &Way, ledger: &Ledger, key: &Key, patience: Duration) -> bool {
+async fn arrives(way: &SendingWay, ledger: &Ledger, key: &LedgerKey, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     let Ok(id) = MessageId::new(&key.1) else { return false };
     let mut receiver = way.receiver.clone();
@@ -228,8 +235,8 @@ async fn arrives(way: &Way, ledger: &Ledger, key: &Key, patience: Duration) -> b
         // An error means that the gateway is dead at the moment.
         if let Ok(Some(payload)) = client::receive(&mut receiver, &id, None, ONE_WAIT).await {
             match ledger.received(key, &payload, floor) {
-                Verdict::Older => {}
-                Verdict::Right | Verdict::WentBack | Verdict::Corrupt => return true,
+                Judgement::Older => {}
+                Judgement::Right | Judgement::WentBack | Judgement::Corrupt => return true,
             }
         }
         if ledger.counts().lost > 0 {
@@ -243,14 +250,14 @@ async fn arrives(way: &Way, ledger: &Ledger, key: &Key, patience: Duration) -> b
     }
 }
 
-async fn still_there(way: &Way, ledger: &Ledger, key: &Key) {
+async fn still_there(way: &SendingWay, ledger: &Ledger, key: &LedgerKey) {
     if !arrives(way, ledger, key, ONE_WAIT).await {
         ledger.lost(key, "received before, and not there any more");
     }
 }
 
 /// Checks that a new message arrives, and that one that nobody sent is not there.
-async fn fresh_message_flows(way: &Way, ledger: &Ledger, round: u64) -> anyhow::Result<()> {
+async fn fresh_message_flows(way: &SendingWay, ledger: &Ledger, round: u64) -> anyhow::Result<()> {
     let key = (way.number, format!("crashtest/{round}/fresh"));
     let (tell, _told) = channel(1);
     send_one(way, ledger, &key, 1000, &tell).await.context("a fresh message is not accepted")?;

@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use petnet_storage::MessageId;
 use tokio::time::Instant;
 
-use crate::cli::local::world::{GatewayProcess, Place, World, content};
+use crate::cli::local::world::{GatewayPair, GatewayProcess, RunFolder, content};
 use crate::cli::messages::client::{self, Client};
 use crate::cli::terminal::progress;
 use crate::cli::terminal::say::say;
@@ -28,7 +28,7 @@ const CONCURRENT: usize = 16;
 /// Longest wait for one message to be accepted or to arrive.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-pub(crate) fn opening(place: &Place, tls: bool) {
+pub(crate) fn opening(place: &RunFolder, tls: bool) {
     let end = if place.temporary.is_some() { "They are removed at the end." } else { "They stay there." };
     say(&format!(
         "PETNet quickstart\n\n\
@@ -43,7 +43,7 @@ pub(crate) fn opening(place: &Place, tls: bool) {
     ));
 }
 
-pub(crate) async fn tell(world: &mut World) -> anyhow::Result<()> {
+pub(crate) async fn tell(world: &mut GatewayPair) -> anyhow::Result<()> {
     say("[1/4] Starting a gateway for each party");
     for gateway in [&mut world.a, &mut world.b] {
         let what = format!("      waiting for the gateway of {}", gateway.party);
@@ -77,7 +77,7 @@ pub(crate) async fn tell(world: &mut World) -> anyhow::Result<()> {
 }
 
 /// Explains how to go on by hand.
-pub(crate) fn by_hand(world: &World) -> anyhow::Result<()> {
+pub(crate) fn by_hand(world: &GatewayPair) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let program = shell_word(&program.to_string_lossy());
     say(&format!(
@@ -127,7 +127,10 @@ fn crash_messages() -> anyhow::Result<Vec<(MessageId, usize)>> {
     (0..CRASH_MESSAGES).map(message).collect()
 }
 
-async fn send_through_a_crash(world: &mut World, messages: &[(MessageId, usize)]) -> anyhow::Result<()> {
+async fn send_through_a_crash(
+    world: &mut GatewayPair,
+    messages: &[(MessageId, usize)],
+) -> anyhow::Result<()> {
     let sender = world.a.client().await?;
     let accepted = AtomicUsize::new(0);
     let receiver = world.b.party.clone();

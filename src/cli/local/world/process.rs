@@ -20,7 +20,7 @@ use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 use crate::tls::certs::folder::{self, Lifetimes};
-use crate::tls::certs::make::Names;
+use crate::tls::certs::make::GatewayNames;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Nothing shows from outside when a port will open, so a starting gateway is asked this often.
@@ -67,7 +67,7 @@ impl GatewayProcess {
 
     /// Makes certificates for it in `certs`, with which it uses TLS from its next start on.
     pub(crate) fn with_certificates(mut self, certs: PathBuf) -> anyhow::Result<Self> {
-        folder::make(&certs, &self.party, &Names::this_machine(), Lifetimes::default())
+        folder::make(&certs, &self.party, &GatewayNames::this_machine(), Lifetimes::default())
             .map_err(|why| anyhow!("cannot make certificates: {why}"))?;
         self.certs = Some(certs);
         Ok(self)

@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use petnet_storage::PartyId;
 use ring::digest::{Context as Digest, SHA256};
 
-use super::folder::{Entry, ExportFolder, Placed, hex};
+use super::folder::{Entry, ExportFolder, PlacedFile, hex};
 use super::{find, list};
-use crate::cli::operate::admin::{self, Folder, NotThere, PAGE};
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere, PAGE};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{escape, many};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{DeadLetter, PayloadRequest, StatusRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// After this many letters the index is written: a cut-off export has to compare at most that many again.
 const LETTERS_PER_INDEX: usize = 256;
@@ -34,7 +34,7 @@ Examples:
   petnet dead export ./letters 17 18
 
 Exit codes: 0 all of them are on the disk, 1 not all, or no gateway runs there, 2 wrong arguments, 5 no such letter")]
-pub(crate) struct Export {
+pub(crate) struct DeadExport {
     /// The folder; made if its last part is missing
     #[arg(value_name = "FOLDER")]
     to: PathBuf,
@@ -45,23 +45,23 @@ pub(crate) struct Export {
     #[arg(long, value_name = "PEER", conflicts_with = "sequences")]
     peer: Option<PartyId>,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 #[derive(Debug, Default)]
-struct Count {
+struct ExportCount {
     written: u64,
     there: u64,
     failed: u64,
     since_index: usize,
 }
 
-impl Export {
+impl DeadExport {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let party = admin::ask("cannot export", client.status(StatusRequest {})).await?.party;
         let mut folder = ExportFolder::open(&self.to, &party)?;
-        let mut done = Count::default();
+        let mut done = ExportCount::default();
         if self.sequences.is_empty() {
             let peer = self.peer.as_ref().map(ToString::to_string).unwrap_or_default();
             let mut after = 0;
@@ -103,10 +103,10 @@ impl Export {
 
 /// Exports one letter. An error ends the export; an error that concerns only this letter is reported and counted.
 async fn one(
-    client: &mut Client,
+    client: &mut AdminSocketClient,
     folder: &mut ExportFolder,
     letter: &DeadLetter,
-    done: &mut Count,
+    done: &mut ExportCount,
 ) -> anyhow::Result<()> {
     if folder.has(letter)? {
         done.there += 1;
@@ -136,8 +136,8 @@ async fn one(
         }
     }
     match folder.place(file, Entry::new(letter, hex(digest)))? {
-        Placed::Written => done.written += 1,
-        Placed::WasThere => done.there += 1,
+        PlacedFile::Written => done.written += 1,
+        PlacedFile::WasThere => done.there += 1,
     }
     done.since_index += 1;
     if done.since_index >= LETTERS_PER_INDEX {

@@ -71,7 +71,7 @@ struct Index {
 
 /// Whether a payload file was written just now.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Placed {
+pub(crate) enum PlacedFile {
     Written,
     /// It was there, from an export that was cut off.
     WasThere,
@@ -154,12 +154,12 @@ impl ExportFolder {
     }
 
     /// Gives a payload that is whole its name.
-    pub(crate) fn place(&mut self, file: NamedTempFile, entry: Entry) -> anyhow::Result<Placed> {
+    pub(crate) fn place(&mut self, file: NamedTempFile, entry: Entry) -> anyhow::Result<PlacedFile> {
         let target = self.path.join(&entry.file);
         let cannot = || format!("cannot write {}", target.display());
         file.as_file().sync_all().with_context(cannot)?;
         let placed = match file.persist_noclobber(&target) {
-            Ok(_) => Placed::Written,
+            Ok(_) => PlacedFile::Written,
             Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => {
                 let found = sha256(&target).with_context(|| format!("cannot read {}", target.display()))?;
                 if found != entry.sha256 {
@@ -168,7 +168,7 @@ impl ExportFolder {
                         target.display()
                     );
                 }
-                Placed::WasThere
+                PlacedFile::WasThere
             }
             Err(failed) => return Err(failed.error).with_context(cannot),
         };
@@ -258,7 +258,7 @@ mod tests {
         Entry::new(letter, hex(digest))
     }
 
-    fn place(folder: &mut ExportFolder, letter: &DeadLetter, content: &[u8]) -> anyhow::Result<Placed> {
+    fn place(folder: &mut ExportFolder, letter: &DeadLetter, content: &[u8]) -> anyhow::Result<PlacedFile> {
         let mut file = folder.begin()?;
         file.write_all(content)?;
         folder.place(file, entry(letter, content))
@@ -271,7 +271,7 @@ mod tests {
         let (one, two) = (letter(1, "../../etc/passwd", b"one"), letter(2, "two", b""));
         let mut folder = ExportFolder::open(&to, "a").unwrap();
         assert!(ExportFolder::open(&to, "a").is_err(), "a second export writes there");
-        assert_eq!(place(&mut folder, &one, b"one").unwrap(), Placed::Written);
+        assert_eq!(place(&mut folder, &one, b"one").unwrap(), PlacedFile::Written);
         // Like after a kill: no index yet, and half a file.
         fs::write(to.join(format!("{UNFINISHED}x")), "half").unwrap();
         drop(folder);
@@ -279,8 +279,8 @@ mod tests {
         let mut folder = ExportFolder::open(&to, "a").unwrap();
         assert!(!to.join(format!("{UNFINISHED}x")).exists());
         assert!(!folder.has(&one).unwrap(), "nobody compared it yet");
-        assert_eq!(place(&mut folder, &one, b"one").unwrap(), Placed::WasThere);
-        assert_eq!(place(&mut folder, &two, b"").unwrap(), Placed::Written);
+        assert_eq!(place(&mut folder, &one, b"one").unwrap(), PlacedFile::WasThere);
+        assert_eq!(place(&mut folder, &two, b"").unwrap(), PlacedFile::Written);
         folder.write_index().unwrap();
         drop(folder);
 

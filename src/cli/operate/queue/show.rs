@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use petnet_storage::{MessageId, PartyId};
 
-use crate::cli::messages::recv::Output;
-use crate::cli::operate::admin::{self, Folder, NotThere};
+use crate::cli::messages::recv::MessageOutput;
+use crate::cli::operate::admin::{self, GatewayFolder, NotThere};
 use crate::cli::terminal::exit::Exit;
 use crate::cli::terminal::progress;
 use crate::cli::terminal::table::{bytes_in_full, count, escape, or_dash, seconds};
 use crate::proto::admin::payload_request::Which as Payload;
 use crate::proto::admin::{ListPendingRequest, PayloadRequest, PendingMessage, TrackRequest};
-use crate::wire::admin_socket::Client;
+use crate::wire::admin_socket::AdminSocketClient;
 
 /// Show one pending message, or its content.
 ///
@@ -24,25 +24,25 @@ Examples:
   petnet queue show party_b '#17' -o weights.bin
 
 Exit codes: 0 shown, 1 failed or no gateway runs there, 2 wrong arguments, 5 no such message is pending")]
-pub(crate) struct Show {
+pub(crate) struct QueueShow {
     /// The peer that it waits for
     #[arg(value_name = "PEER")]
     peer: PartyId,
     /// Its id, or its sequence number after a # (in quotes: a shell takes # for a comment)
     #[arg(value_name = "ID|#SEQUENCE", value_parser = which)]
-    which: Which,
+    which: MessageChoice,
     #[command(flatten)]
-    content: Content,
+    content: ContentOptions,
     /// Print JSON instead of text, for programs
     #[arg(long, conflicts_with = "payload")]
     json: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: GatewayFolder,
 }
 
 /// Where the content goes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Content {
+pub(crate) struct ContentOptions {
     /// Write the content to this file
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -51,11 +51,11 @@ pub(crate) struct Content {
     pub(crate) payload: bool,
 }
 
-impl Content {
+impl ContentOptions {
     /// Writes the content where it is wanted; true if nothing else is wanted.
     pub(crate) async fn write(
         &self,
-        client: &mut Client,
+        client: &mut AdminSocketClient,
         which: Payload,
         party: &str,
     ) -> anyhow::Result<bool> {
@@ -63,7 +63,7 @@ impl Content {
             return Ok(false);
         }
         let request = PayloadRequest { party: party.into(), which: Some(which) };
-        let mut output = Output::open(self.output.as_deref())?;
+        let mut output = MessageOutput::open(self.output.as_deref())?;
         let len = admin::payload(client, request, |bytes| output.write(bytes)).await?;
         output.keep()?;
         if let Some(file) = &self.output {
@@ -75,20 +75,20 @@ impl Content {
 
 /// Which message is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum MessageChoice {
     Id(MessageId),
     Sequence(u64),
 }
 
 /// Parses a sequence number after a `#`, or else an id.
-pub(crate) fn which(text: &str) -> Result<Which, String> {
+pub(crate) fn which(text: &str) -> Result<MessageChoice, String> {
     if let Some(Ok(sequence)) = text.strip_prefix('#').map(str::parse) {
-        return Ok(Which::Sequence(sequence));
+        return Ok(MessageChoice::Sequence(sequence));
     }
-    MessageId::new(text).map(Which::Id).map_err(|why| why.to_string())
+    MessageId::new(text).map(MessageChoice::Id).map_err(|why| why.to_string())
 }
 
-impl Show {
+impl QueueShow {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         let mut client = self.folder.connect().await?;
         let message = self.find(&mut client).await?;
@@ -103,12 +103,12 @@ impl Show {
         Ok(Exit::Ok)
     }
 
-    async fn find(&self, client: &mut Client) -> anyhow::Result<PendingMessage> {
+    async fn find(&self, client: &mut AdminSocketClient) -> anyhow::Result<PendingMessage> {
         const WHAT: &str = "cannot show the message";
         let peer = self.peer.to_string();
         let (sequence, shown) = match &self.which {
-            Which::Sequence(sequence) => (Some(*sequence), format!("#{sequence}")),
-            Which::Id(id) => {
+            MessageChoice::Sequence(sequence) => (Some(*sequence), format!("#{sequence}")),
+            MessageChoice::Id(id) => {
                 // Found through its life: going through a list of millions for one id would take long.
                 let request = TrackRequest { message_id: id.to_string(), party: peer.clone() };
                 let found = admin::ask(WHAT, client.track(request)).await?;
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn a_number_after_a_hash_is_a_sequence_and_all_else_an_id() {
-        assert_eq!(which("#17").unwrap(), Which::Sequence(17));
+        assert_eq!(which("#17").unwrap(), MessageChoice::Sequence(17));
         for id in ["17", "#x", "#", "##17", "#-1", "#99999999999999999999"] {
-            assert_eq!(which(id).unwrap(), Which::Id(MessageId::new(id).unwrap()), "{id}");
+            assert_eq!(which(id).unwrap(), MessageChoice::Id(MessageId::new(id).unwrap()), "{id}");
         }
         assert!(which("").is_err());
     }

@@ -12,7 +12,7 @@ use crate::config::redis_options;
 
 /// Which store. Certificates and permissions are those of a gateway: `REDIS_PEM_PATH`, `REDIS_TIMEOUT`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Redis {
+pub(crate) struct RedisChoice {
     /// Whose store in Redis it is; needed with --redis-url
     #[arg(long, env = "PARTY", value_name = "ID")]
     party: Option<PartyId>,
@@ -21,7 +21,7 @@ pub(crate) struct Redis {
     pub(crate) url: Option<String>,
 }
 
-impl Redis {
+impl RedisChoice {
     pub(crate) async fn look(&self, url: &str, json: bool) -> anyhow::Result<(String, Exit)> {
         let wrong = |why: &str| {
             complain!("petnet status: {why}");

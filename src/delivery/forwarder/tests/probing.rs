@@ -13,8 +13,8 @@ fn peer_behind(up: &Arc<AtomicBool>) -> ScriptedPeer {
 }
 
 /// A bench whose peer is down and for which nothing is pending any more.
-async fn down_with_nothing_pending(up: &Arc<AtomicBool>, payload: &[u8]) -> (Bench, ScriptedPeer) {
-    let mut bench = Bench::new();
+async fn down_with_nothing_pending(up: &Arc<AtomicBool>, payload: &[u8]) -> (ForwarderBench, ScriptedPeer) {
+    let mut bench = ForwarderBench::new();
     let peer = peer_behind(up);
     bench.start(&peer);
     let sequence = bench.accept("m", payload).await;
@@ -66,7 +66,7 @@ async fn who_asks_for_an_attempt_is_told_whether_the_peer_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_is_shown_until_what_failed_has_gone_well() {
-    let mut bench = Bench::new();
+    let mut bench = ForwarderBench::new();
     let well = Arc::new(AtomicBool::new(false));
     let is_well = well.clone();
     let peer = ScriptedPeer::new(move |id, _| {

@@ -19,9 +19,9 @@ pub(super) fn label<'a>(name: &'static str, value: &'a str) -> Label<'a> {
 }
 
 /// Writes metrics. Names are given without their unit, and counters without `_total`: both are added.
-pub(super) struct Writer<'a>(pub(super) DescriptorEncoder<'a>);
+pub(super) struct MetricsWriter<'a>(pub(super) DescriptorEncoder<'a>);
 
-impl Writer<'_> {
+impl MetricsWriter<'_> {
     pub(super) fn info(&mut self, name: &str, help: &str, labels: &[Label]) -> Result<(), Error> {
         self.0.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels.to_vec())
     }
