@@ -123,9 +123,9 @@ fn log_panics(output: Arc<Output>) {
 /// it cannot be parsed.
 fn filter(level: LogLevel, rust_log: Option<&str>) -> (Targets, Option<String>) {
     let ours = match level {
-        LogLevel::Debug => {
-            Targets::new().with_default(Level::INFO).with_targets(OUR_TARGETS.map(|target| (target, Level::DEBUG)))
-        }
+        LogLevel::Debug => Targets::new()
+            .with_default(Level::INFO)
+            .with_targets(OUR_TARGETS.map(|target| (target, Level::DEBUG))),
         LogLevel::Info => Targets::new().with_default(Level::INFO),
         LogLevel::Warning => Targets::new().with_default(Level::WARN),
         LogLevel::Error => Targets::new().with_default(Level::ERROR),

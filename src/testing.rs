@@ -9,12 +9,13 @@ mod upload;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::{
     Arrival, Correspondent, DeadLetter, DeliveryIdentity, Engine, Found, FromSender, Handed, Held, IdReuse,
     Incarnation, MessageId, Observer, Outcome, Outgoing, PartyId, Payload, PeerPending, Pending, Result,
@@ -165,7 +166,7 @@ impl FakeEngine {
     }
 
     fn lock(&self) -> MutexGuard<'_, FakeState> {
-        self.inner.lock().unwrap()
+        self.inner.lock()
     }
 
     fn check(&self) -> Result<()> {

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use petnet_storage::PartyId;
 
 /// The file's name in the data folder.
@@ -86,18 +86,18 @@ impl Paused {
 
     /// Whether a peer is paused.
     pub(crate) fn has(&self, peer: &PartyId) -> bool {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).paused.contains(peer)
+        self.peers.lock().paused.contains(peer)
     }
 
     /// Why everybody is paused, as long as that is so.
     pub(crate) fn damage(&self) -> Option<String> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).damage.clone()
+        self.peers.lock().damage.clone()
     }
 
     /// Pauses or resumes a peer, durably, and then calls `then` before anybody else can change it. False if that was so
     /// already. Blocks.
     pub(crate) fn set(&self, peer: &PartyId, paused: bool, then: impl FnOnce()) -> io::Result<bool> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.peers.lock();
         let mut changed = peers.paused.clone();
         let is_new = if paused { changed.insert(peer.clone()) } else { changed.remove(peer) };
         if is_new || peers.damage.is_some() {

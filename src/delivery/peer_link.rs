@@ -17,11 +17,12 @@ mod route;
 mod stream;
 mod words;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use petnet_storage::{Outgoing, PartyId, Payload, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -161,7 +162,7 @@ impl PeerLink {
     /// The routes of the version in force. Attempts under way keep the routes they began with.
     fn routes(&self) -> Arc<Routes> {
         let trust = self.trust.borrow().clone();
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.lock();
         if routes.version != trust.version {
             *routes = Arc::new(Routes::new(&trust, &self.fence));
         }
@@ -290,12 +291,12 @@ impl Routes {
     }
 
     fn route_in_use(&self) -> usize {
-        *self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.in_use.lock()
     }
 
     /// Switches to the connection after `failed`, unless another attempt has already done so.
     fn turn_from(&self, failed: usize) -> usize {
-        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = self.in_use.lock();
         if *in_use == failed {
             *in_use = (failed + 1) % self.all.len();
         }

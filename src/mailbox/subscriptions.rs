@@ -12,8 +12,9 @@ mod subscriber;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::{Found, FromSender, Held, MessageId};
 use tokio::sync::Notify;
 
@@ -95,7 +96,7 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     fn lock(&self) -> MutexGuard<'_, Subscriber> {
-        self.subscriber.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subscriber.lock()
     }
 
     /// Lets the subscriber do something, and counts what that changes.
@@ -228,7 +229,7 @@ impl Subscriptions {
 
     /// The totals of a caller.
     fn of(&self, caller: u64) -> Arc<StreamTotal> {
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_caller = self.by_caller.lock();
         if let Some(own) = by_caller.get(&caller).and_then(Weak::upgrade) {
             return own;
         }
@@ -239,7 +240,7 @@ impl Subscriptions {
     }
 
     fn lock(&self) -> MutexGuard<'_, Registrations> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Hands what arrives to `inbox` from now on, which itself looks for what was there before; `None` if there are too
@@ -465,7 +466,7 @@ mod tests {
         drop((subscriptions, good, inboxes));
         assert_eq!(all.len(), 0);
         let _other = all.inbox(3);
-        assert_eq!(all.by_caller.lock().unwrap().len(), 1, "who has left is forgotten");
+        assert_eq!(all.by_caller.lock().len(), 1, "who has left is forgotten");
     }
 
     #[test]

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use petnet_storage::PartyId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -52,7 +53,7 @@ impl<K: Hash + Eq + Clone> UploadSeats<K> {
     }
 
     fn of(&self, caller: &K) -> Arc<Semaphore> {
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_caller = self.by_caller.lock();
         if let Some(own) = by_caller.get(caller).and_then(Weak::upgrade) {
             return own;
         }
@@ -105,6 +106,6 @@ mod tests {
         assert!(waiting.await.is_some());
         drop(good);
         assert!(uploads.peers.try_take(&party("d")).is_some());
-        assert_eq!(uploads.peers.by_caller.lock().unwrap().len(), 1, "who has left is forgotten");
+        assert_eq!(uploads.peers.by_caller.lock().len(), 1, "who has left is forgotten");
     }
 }

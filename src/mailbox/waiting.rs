@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::{FromSender, Held, MessageId};
 use tokio::sync::{oneshot, watch};
 
@@ -105,7 +106,7 @@ impl Waiters {
 
     /// No code under this lock can panic half-way through a change, so a poisoned lock means nothing.
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock()
     }
 }
 

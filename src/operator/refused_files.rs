@@ -1,6 +1,5 @@
 //! Files on the disk that were refused: this is a state, not only a line in the log, until they are read successfully.
-
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::config::files::FileMistakes;
 use crate::rules::mistake::{Mistake, in_a_line};
@@ -28,12 +27,12 @@ pub(crate) struct StandingRefusals(Mutex<Vec<StandingRefusal>>);
 impl StandingRefusals {
     /// Takes the result of a reading; without mistakes nothing is refused any longer.
     pub(crate) fn read(&self, found: &FileMistakes) {
-        let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.0.lock();
         *standing = next(&standing, found, now_ms());
     }
 
     pub(crate) fn all(&self) -> Vec<StandingRefusal> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use petnet_storage::{MessageId, PartyId, Sequence};
 
 use crate::wire::wall_clock::now_ms;
@@ -192,8 +193,8 @@ impl Journal {
         self.lock().push(event);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Rings> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Rings> {
+        self.rings.lock()
     }
 }
 

@@ -4,9 +4,10 @@
 //! the party file and fixed words, never text that a caller chose.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
+use parking_lot::RwLock;
 use petnet_storage::{DeadReason, PartyId, SECONDS, Spreading};
 
 use crate::rules::refusal::Refusal;
@@ -149,16 +150,16 @@ impl Meters {
 
     /// The numbers of a peer, created if it has none. Only for parties in the party file, and senders that it admits.
     pub(crate) fn peer(&self, peer: &PartyId) -> Arc<PeerMeters> {
-        if let Some(meters) = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(peer) {
+        if let Some(meters) = self.peers.read().get(peer) {
             return meters.clone();
         }
-        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.peers.write();
         peers.entry(peer.clone()).or_default().clone()
     }
 
     /// The numbers of every peer that has some.
     pub(crate) fn peers(&self) -> Vec<(PartyId, Arc<PeerMeters>)> {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let peers = self.peers.read();
         peers.iter().map(|(peer, meters)| (peer.clone(), meters.clone())).collect()
     }
 }

@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::{MessageId, PartyId};
 
 use crate::wire::wall_clock::now_ms;
@@ -89,7 +89,7 @@ impl PlainReads {
 
     /// No code under this lock can panic half-way through a change.
     fn lock(&self) -> MutexGuard<'_, LastReads> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

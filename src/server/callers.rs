@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use petnet_storage::PartyId;
 
 use crate::rules::access::Caller;
@@ -122,7 +123,7 @@ impl Callers {
             Caller::Anyone => CallerIdentity::Anyone(address),
             Caller::Unnamed => CallerIdentity::Unnamed(address),
         };
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock();
         if let Some(holder) = table.by_key.get(&key).and_then(Weak::upgrade) {
             return holder;
         }
@@ -141,7 +142,7 @@ impl Callers {
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.table.lock().unwrap().by_key.len()
+        self.table.lock().by_key.len()
     }
 }
 
@@ -176,7 +177,7 @@ impl Drop for CallerConnection {
 impl Drop for ShareHolder {
     fn drop(&mut self) {
         let (Some(key), Some(callers)) = (&self.key, self.callers.upgrade()) else { return };
-        let mut table = callers.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = callers.table.lock();
         // Another holder may have taken its place already.
         if table.by_key.get(key).is_some_and(|holder| holder.strong_count() == 0) {
             table.by_key.remove(key);

@@ -13,10 +13,11 @@ mod shares;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -108,7 +109,7 @@ impl Call {
     /// Takes room for an answer of `len` bytes, to be kept until the end of the call; waits for it.
     pub(crate) async fn room_for_answer(&self, len: u64) {
         let room = self.calls.memory.take(&self.holder, len).await;
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+        *self.answer.lock() = Some(room);
     }
 
     /// The room of the oldest message of the request, returned when that message has been dealt with. A call that waits for
@@ -123,7 +124,7 @@ impl Call {
     }
 
     fn asked(&self) -> MutexGuard<'_, VecDeque<Room>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock()
     }
 
     fn transfer(&self) -> Option<Transfer> {

@@ -5,9 +5,10 @@
 use std::cell::Cell;
 use std::hash::Hash;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -16,7 +17,7 @@ use super::DEAD_LETTERS;
 use super::collapse::{Collapse, LineOutcome};
 use super::line::LogLine;
 use super::render::LineStyle;
-use super::sink::{Sink, lock};
+use super::sink::Sink;
 
 thread_local! {
     /// Whether this thread holds a lock of the output: another line from it would wait for itself.
@@ -49,21 +50,19 @@ impl Output {
 
     /// Reports counts when they are due, until the end.
     fn tell_counts(&self) {
-        let mut repeats = lock(&self.repeats);
+        let mut repeats = self.repeats.lock();
         while !repeats.ended {
-            repeats = match repeats.collapse.next() {
-                None => self.counted.wait(repeats).unwrap_or_else(PoisonError::into_inner),
+            match repeats.collapse.next() {
+                None => self.counted.wait(&mut repeats),
                 Some(due) => {
-                    let left = due.saturating_duration_since(Instant::now());
-                    let waited = self.counted.wait_timeout(repeats, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    self.counted.wait_until(&mut repeats, due);
                 }
-            };
+            }
             let lines = repeats.collapse.due(Instant::now());
             if !lines.is_empty() {
                 drop(repeats);
                 self.write_all(&lines);
-                repeats = lock(&self.repeats);
+                repeats = self.repeats.lock();
             }
         }
     }
@@ -72,7 +71,7 @@ impl Output {
     fn take(&self, line: &LogLine, place: impl Hash) {
         let may_repeat = line.level <= Level::WARN && line.target != DEAD_LETTERS;
         if may_repeat {
-            let verdict = lock(&self.repeats).collapse.see(line, place, Instant::now());
+            let verdict = self.repeats.lock().collapse.see(line, place, Instant::now());
             if let LineOutcome::Counted { first } = verdict {
                 if first {
                     self.counted.notify_all();
@@ -106,7 +105,7 @@ impl Output {
     /// Writes the last counts, and everything that waits.
     pub(super) fn end(&self) {
         let lines = {
-            let mut repeats = lock(&self.repeats);
+            let mut repeats = self.repeats.lock();
             repeats.ended = true;
             repeats.collapse.drain(Instant::now())
         };

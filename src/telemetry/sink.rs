@@ -5,10 +5,11 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
 use super::line::{FieldValue, LogLine};
@@ -73,7 +74,7 @@ impl Sink {
 
     pub(super) fn write_line(&self, line: &[u8]) {
         match self {
-            Self::Direct(target) => lock(target).write_line(line),
+            Self::Direct(target) => target.lock().write_line(line),
             Self::Buffered(buffer) => buffer.push(line),
         }
     }
@@ -121,7 +122,7 @@ impl LineBuffer {
     }
 
     fn push(&self, line: &[u8]) {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let note = match waiting.lost {
             0 => Vec::new(),
             lost => self.note(lost),
@@ -147,17 +148,17 @@ impl LineBuffer {
 
     /// Takes everything that waits, as soon as there is something; `None` at the end.
     fn take(&self) -> Option<Vec<u8>> {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         waiting.writing = 0;
         self.changed.notify_all();
         let idle = |waiting: &mut WaitingLines| waiting.lines.is_empty() && !waiting.ended;
-        waiting = self.changed.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
+        self.changed.wait_while(&mut waiting, idle);
         waiting.writing = count(&waiting.lines);
         (waiting.writing > 0).then(|| std::mem::take(&mut waiting.lines))
     }
 
     fn end(&self, patience: Duration) {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.lost > 0 && !waiting.ended {
             let note = self.note(waiting.lost);
             waiting.lines.extend_from_slice(&note);
@@ -174,18 +175,13 @@ impl LineBuffer {
                 waiting.lines.clear();
                 return;
             }
-            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut waiting, left);
         }
     }
 }
 
 fn count(lines: &[u8]) -> u64 {
     lines.split_inclusive(|byte| *byte == b'\n').count() as u64
-}
-
-/// Locks even a poisoned mutex: a panic while a line was written leaves nothing half done that could harm another line.
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use petnet_storage::transfer::{
     FolderSource, FolderTarget, Progress, Report, Source, Step, Tally, Target, TransferError, run,
 };
@@ -117,9 +118,8 @@ impl Migrate {
             Err(why) => return Ok(stopped(&why)),
         };
         let at = Mutex::new(None);
-        let note = |now: Progress| *at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        let shown =
-            || at.lock().unwrap_or_else(PoisonError::into_inner).map_or_else(|| "opening".into(), line);
+        let note = |now: Progress| *at.lock() = Some(now);
+        let shown = || at.lock().map_or_else(|| "opening".into(), line);
         let done = progress::shown(shown, run(&*source, &*target, &note)).await;
         Ok(match done {
             Ok(report) => self.said(&report),

@@ -5,10 +5,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Parser;
+use parking_lot::Mutex;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -39,7 +40,7 @@ struct PlayedGateway {
 impl PlayedGateway {
     #[allow(clippy::unnecessary_wraps, reason = "what a call gives")]
     fn changed(&self, request: &impl std::fmt::Debug) -> PlayedAnswer<Changed> {
-        self.asked.lock().unwrap().push(format!("{request:?}"));
+        self.asked.lock().push(format!("{request:?}"));
         Ok(Response::new(Changed { messages: 1, text: "done".into(), failed: 0 }))
     }
 }
@@ -77,7 +78,7 @@ impl Admin for PlayedGateway {
 
     async fn list_pending(&self, request: Request<ListPendingRequest>) -> PlayedAnswer<ListPendingResponse> {
         let request = request.into_inner();
-        self.asked.lock().unwrap().push(format!("{request:?}"));
+        self.asked.lock().push(format!("{request:?}"));
         if request.prefix == "rare" {
             let message =
                 PendingMessage { peer: "b".into(), sequence: request.after + 1, ..PendingMessage::default() };
@@ -114,7 +115,7 @@ impl Admin for PlayedGateway {
     async fn list_dead(&self, request: Request<ListDeadRequest>) -> PlayedAnswer<ListDeadResponse> {
         let ListDeadRequest { after, limit, peer } = request.into_inner();
         if peer == "rare" {
-            self.asked.lock().unwrap().push(format!("dead {after} {limit}"));
+            self.asked.lock().push(format!("dead {after} {limit}"));
             // Of every thousand letters that it looks at, one is wanted.
             let letters = (after % 2000 == 0).then(|| letter(after + 1)).into_iter().collect();
             return Ok(Response::new(ListDeadResponse { letters, next: Some(after + 1000) }));
@@ -155,7 +156,7 @@ impl Admin for PlayedGateway {
 
     async fn payload(&self, request: Request<PayloadRequest>) -> PlayedAnswer<Self::PayloadStream> {
         let request = request.into_inner();
-        self.asked.lock().unwrap().push(format!("{request:?}"));
+        self.asked.lock().push(format!("{request:?}"));
         let first = PayloadPiece { len: 10, payload: Bytes::from("01234"), ..PayloadPiece::default() };
         let second = PayloadPiece { payload: Bytes::from("56789"), ..PayloadPiece::default() };
         let pieces = match request.which {
@@ -209,7 +210,7 @@ impl PlayedFolder {
 
     /// The last thing that the gateway was asked for.
     fn last(&self) -> String {
-        self.fake.asked.lock().unwrap().last().cloned().unwrap_or_default()
+        self.fake.asked.lock().last().cloned().unwrap_or_default()
     }
 }
 
@@ -282,9 +283,9 @@ async fn changes_ask_for_what_was_said_and_lose_nothing_without_a_yes() {
         assert_eq!((place.run(line).await, place.last()), (Exit::Ok, asked.to_owned()), "{line}");
         // Without --yes, and with nobody to ask.
         if let Some(line) = line.strip_suffix(" --yes") {
-            let before = place.fake.asked.lock().unwrap().len();
+            let before = place.fake.asked.lock().len();
             assert!(place.run(line).await != Exit::Ok, "{line}");
-            assert_eq!(place.fake.asked.lock().unwrap().len(), before, "{line} was done");
+            assert_eq!(place.fake.asked.lock().len(), before, "{line} was done");
         }
     }
 }
@@ -368,9 +369,9 @@ async fn an_export_has_all_that_can_be_read_and_names_nothing_else() {
     assert_eq!(letters[0]["sha256"], "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882");
 
     // The second time, only what was missing is fetched.
-    place.fake.asked.lock().unwrap().clear();
+    place.fake.asked.lock().clear();
     assert_eq!(place.run(&format!("dead export {to} 1 2 3")).await, Exit::Ok);
-    assert_eq!(place.fake.asked.lock().unwrap().len(), 0);
+    assert_eq!(place.fake.asked.lock().len(), 0);
     assert_eq!(place.run(&format!("dead export {to} 1 5000")).await, Exit::NotThere);
     assert_eq!(read()["letters"].as_array().unwrap(), &letters);
 }

@@ -1,9 +1,10 @@
 //! How deliveries to one peer go, and the operator's hand on them: both lanes write, the status reads; the operator pauses,
 //! resumes, and asks for an attempt at once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -123,12 +124,12 @@ impl Course {
 
     /// Notes how deliveries go in a lane.
     pub(super) fn note(&self, lane: Lane, course: LaneCourse) {
-        lock(&self.lanes)[lane as usize] = course;
+        self.lanes.lock()[lane as usize] = course;
     }
 
     /// How deliveries go, in both lanes together.
     pub(crate) fn now(&self) -> LaneCourse {
-        let [a, b] = *lock(&self.lanes);
+        let [a, b] = *self.lanes.lock();
         LaneCourse {
             in_flight: a.in_flight + b.in_flight,
             down_since: a.down_since.into_iter().chain(b.down_since).min(),
@@ -138,7 +139,7 @@ impl Course {
 
     /// Notes that an attempt failed.
     pub(super) fn failed(&self, lane: Lane, why: &str) {
-        let last = &mut lock(&self.last_errors)[lane as usize];
+        let last = &mut self.last_errors.lock()[lane as usize];
         let why = match &*last {
             Some(last) if *last.why == *why => last.why.clone(),
             _ => why.into(),
@@ -148,20 +149,16 @@ impl Course {
 
     /// Whether an error of the lane is being shown.
     pub(super) fn has_failed(&self, lane: Lane) -> bool {
-        lock(&self.last_errors)[lane as usize].is_some()
+        self.last_errors.lock()[lane as usize].is_some()
     }
 
     /// Clears the lane's error: everything that failed in it has gone well since.
     pub(super) fn recovered(&self, lane: Lane) {
-        lock(&self.last_errors)[lane as usize] = None;
+        self.last_errors.lock()[lane as usize] = None;
     }
 
     /// Why the last failed attempt failed, as long as that is still a problem.
     pub(crate) fn last_error(&self) -> Option<LastError> {
-        lock(&self.last_errors).iter().flatten().max_by_key(|error| error.at_ms).cloned()
+        self.last_errors.lock().iter().flatten().max_by_key(|error| error.at_ms).cloned()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

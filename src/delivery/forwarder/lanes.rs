@@ -3,9 +3,10 @@
 //! Invariant: of one id at most one delivery is under way, whichever lanes its messages take.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::Sequence;
 use tokio::sync::Notify;
 
@@ -123,7 +124,7 @@ impl Wakes {
     }
 
     fn lock(&self) -> MutexGuard<'_, IdsUnderWay> {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ids.lock()
     }
 }
 

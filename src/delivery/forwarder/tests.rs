@@ -3,9 +3,9 @@
 mod probing;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Mutex;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use petnet_storage::{DeadReason, Observer, Outgoing, Payload};
 use tokio::task::JoinHandle;
 
@@ -43,11 +43,11 @@ impl ScriptedPeer {
     }
 
     fn attempts(&self, id: &str) -> usize {
-        self.seen.lock().unwrap().begun.get(id).copied().unwrap_or_default()
+        self.seen.lock().begun.get(id).copied().unwrap_or_default()
     }
 
     fn delivered(&self) -> Vec<String> {
-        self.seen.lock().unwrap().delivered.clone()
+        self.seen.lock().delivered.clone()
     }
 }
 
@@ -58,7 +58,7 @@ const PROBE: &str = "";
 impl Deliver for ScriptedPeer {
     async fn probe(&self) -> Result<(), String> {
         let before = self.attempts(PROBE);
-        *self.seen.lock().unwrap().begun.entry(PROBE.into()).or_default() += 1;
+        *self.seen.lock().begun.entry(PROBE.into()).or_default() += 1;
         tokio::time::sleep(self.takes).await;
         match (self.script)(PROBE, before) {
             Verdict::TryAgain { reason, .. } => Err(reason),
@@ -70,7 +70,7 @@ impl Deliver for ScriptedPeer {
         let id = message.id.as_str();
         let before = self.attempts(id);
         {
-            let mut seen = self.seen.lock().unwrap();
+            let mut seen = self.seen.lock();
             assert!(!seen.under_way.contains(&id.to_owned()), "two attempts at {id} at a time");
             *seen.begun.entry(id.to_owned()).or_default() += 1;
             seen.last_begun = Some(Instant::now());
@@ -82,7 +82,7 @@ impl Deliver for ScriptedPeer {
         // A megabyte takes ten times as long as a small one.
         tokio::time::sleep(self.takes * (1 + 10 * (message.payload.len() >> 20) as u32)).await;
         let verdict = (self.script)(id, before);
-        let mut seen = self.seen.lock().unwrap();
+        let mut seen = self.seen.lock();
         seen.under_way.retain(|other| other != id);
         seen.bytes -= message.payload.len() as usize;
         if matches!(verdict, Verdict::Delivered) {
@@ -182,7 +182,7 @@ async fn everything_pending_is_delivered_within_the_window() {
     bench.start(&peer);
     bench.until_settled().await;
     assert_eq!(peer.delivered().len(), 2000);
-    assert_eq!(peer.seen.lock().unwrap().most_under_way, 8);
+    assert_eq!(peer.seen.lock().most_under_way, 8);
     bench.accept("later", b"x").await;
     bench.until_settled().await;
     assert_eq!(peer.delivered().len(), 2001);
@@ -204,11 +204,7 @@ async fn huge_messages_go_beside_the_others_and_hold_up_none() {
     let delivered = peer.delivered();
     assert_eq!(delivered.len(), 12);
     assert!(delivered[6..].iter().all(|id| id.starts_with("huge")), "{delivered:?}");
-    assert_eq!(
-        peer.seen.lock().unwrap().most_bytes,
-        4 * (3 << 20) + (1 << 20),
-        "four huge ones and the window"
-    );
+    assert_eq!(peer.seen.lock().most_bytes, 4 * (3 << 20) + (1 << 20), "four huge ones and the window");
     bench.stop().await;
 }
 
@@ -228,7 +224,7 @@ async fn peer_that_is_down_is_probed_with_one_message_at_growing_pauses() {
     bench.start(&peer);
     tokio::time::sleep(Duration::from_mins(10)).await;
     let (attempts, last) = {
-        let seen = peer.seen.lock().unwrap();
+        let seen = peer.seen.lock();
         (seen.begun.values().sum::<usize>(), seen.last_begun.unwrap())
     };
     // The first window, then pauses that double from 100 ms to 30 s (halved by jitter): at most this many in ten minutes.
@@ -251,9 +247,9 @@ async fn one_probe_is_under_way_while_the_peer_is_down() {
     }
     bench.start(&peer);
     tokio::time::sleep(Duration::from_secs(5)).await;
-    peer.seen.lock().unwrap().most_under_way = 0;
+    peer.seen.lock().most_under_way = 0;
     tokio::time::sleep(Duration::from_mins(5)).await;
-    assert_eq!(peer.seen.lock().unwrap().most_under_way, 1);
+    assert_eq!(peer.seen.lock().most_under_way, 1);
     bench.stop().await;
 }
 

@@ -1,7 +1,8 @@
 //! What waits for the peer's answers: one delivery alone, or many together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Verdict;
@@ -34,7 +35,7 @@ impl DeliveryBatch {
     }
 
     fn fill(&self, at: usize, verdict: Option<Verdict>) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         inner.verdicts[at] = verdict;
         inner.left -= 1;
         if inner.left == 0

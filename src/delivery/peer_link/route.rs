@@ -1,8 +1,9 @@
 //! One way to a peer: its channel, and the stream that is open over it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use petnet_storage::PartyId;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -58,12 +59,12 @@ impl Route {
     }
 
     pub(super) fn channel(&self) -> RouteConnection {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.channel.lock().clone()
     }
 
     pub(super) fn renew(&self, generation: u64) {
         {
-            let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut channel = self.channel.lock();
             if channel.generation != generation {
                 return;
             }

@@ -6,11 +6,12 @@
 //! bounded.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::{Outgoing, PartyId};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +76,7 @@ pub(super) struct SentDelivery<'a> {
 
 impl StreamState {
     fn lock(&self) -> MutexGuard<'_, AnswersToCome> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// Ends the stream, and informs everyone who waits for an answer.

@@ -4,9 +4,10 @@
 //! an idle gateway has, and it ends when shutdown begins.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use petnet_storage::Spread;
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -99,7 +100,7 @@ impl History {
     }
 
     fn keep(&self, sample: Sample) {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock();
         if samples.len() == SAMPLES {
             samples.pop_front();
         }
@@ -108,7 +109,7 @@ impl History {
 
     /// The samples as the page takes them.
     pub(super) fn series(&self) -> PlotSeries {
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let samples = self.samples.lock().clone();
         let rates = |at: usize| samples.iter().map(|sample| rounded(sample.rates[at])).collect();
         let syncs = |at: usize| samples.iter().map(|sample| sample.sync.map(|sync| sync[at])).collect();
         PlotSeries {

@@ -1,9 +1,9 @@
 //! Rates over the last minute, from what was counted at a few moments of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use petnet_storage::{PartyId, Spread, StoreStats};
 use tokio::time::Instant;
 
@@ -77,8 +77,8 @@ impl Minute {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Moment>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, VecDeque<Moment>> {
+        self.0.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The room that a group of callers has for messages that are coming, with the clock and the waiting.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ impl RoomPool {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Checks, for a caller that waits, whether the turn is being used.

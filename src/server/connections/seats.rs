@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use petnet_storage::PartyId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,7 @@ pub(super) struct Seat {
 impl Seats {
     /// Number of seats that are taken.
     pub(super) fn count(&self) -> usize {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).seats.len()
+        self.taken.lock().seats.len()
     }
 
     pub(super) fn new(max: usize, max_per_address: usize) -> Arc<Self> {
@@ -77,7 +78,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, TakenSeats> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 
     /// A seat for a new connection, which is cut when `give_up` is cancelled. Waits while all seats are in use; `None` if

@@ -6,9 +6,10 @@
 //! is no longer in the party file.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use petnet_storage::{DeliveryIdentity, Incarnation, PartyId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
@@ -44,7 +45,7 @@ impl PartialUpload {
     /// Makes the stream that has the upload give it up; returns the token for the new one.
     fn want(&self) -> CancellationToken {
         let mine = CancellationToken::new();
-        std::mem::replace(&mut *lock(&self.wanted), mine.clone()).cancel();
+        std::mem::replace(&mut *self.wanted.lock(), mine.clone()).cancel();
         mine
     }
 }
@@ -82,7 +83,7 @@ impl PartialUploads {
     pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut trust = self.trust.clone();
         while let Some(Ok(())) = stop.run_until_cancelled(trust.changed()).await {
-            let idle = lock(&self.idle).clone();
+            let idle = self.idle.lock().clone();
             for (key, partial) in idle.iter().filter(|(key, _)| self.is_gone(&key.0)) {
                 self.give_up(key, partial);
             }
@@ -97,8 +98,8 @@ impl PartialUploads {
     /// party, or else of the party that has most.
     pub(super) fn make_room_for(&self, party: &PartyId) {
         let now = Instant::now();
-        let long = |partial: &PartialUpload| lock(&partial.given_up).is_some_and(|at| now - at >= AT_LEAST);
-        let mut idle = lock(&self.idle).clone();
+        let long = |partial: &PartialUpload| partial.given_up.lock().is_some_and(|at| now - at >= AT_LEAST);
+        let mut idle = self.idle.lock().clone();
         idle.retain(|_, partial| long(partial));
         let mut counts: HashMap<&PartyId, usize> = HashMap::new();
         for key in idle.keys() {
@@ -106,7 +107,7 @@ impl PartialUploads {
         }
         let most = counts.iter().max_by_key(|(_, count)| **count).map(|(party, _)| *party);
         let Some(of) = Some(party).filter(|party| counts.contains_key(party)).or(most) else { return };
-        let oldest = idle.iter().filter(|(key, _)| key.0 == *of).min_by_key(|(_, p)| *lock(&p.given_up));
+        let oldest = idle.iter().filter(|(key, _)| key.0 == *of).min_by_key(|(_, p)| *p.given_up.lock());
         if let Some((key, partial)) = oldest {
             self.give_up(key, partial);
         }
@@ -122,27 +123,27 @@ impl PartialUploads {
 
     /// The upload of a delivery, if there is one; it is taken over from the stream that has it.
     pub(super) async fn lease(self: &Arc<Self>, key: UploadedDelivery) -> HeldUpload {
-        let partial = lock(&self.by_key).entry(key.clone()).or_default().clone();
+        let partial = self.by_key.lock().entry(key.clone()).or_default().clone();
         let wanted = partial.want();
         let held = partial.upload.clone().lock_owned().await;
-        lock(&self.idle).remove(&key);
+        self.idle.lock().remove(&key);
         HeldUpload { partials: self.clone(), key, partial, held, wanted }
     }
 
     /// Uploads that are kept or under way.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        lock(&self.by_key).len()
+        self.by_key.lock().len()
     }
 
     fn forget(&self, key: &UploadedDelivery, partial: &Arc<PartialUpload>) {
         let is_it = |held: &Arc<PartialUpload>| Arc::ptr_eq(held, partial);
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         if idle.get(key).is_some_and(is_it) {
             idle.remove(key);
         }
         drop(idle);
-        let mut by_key = lock(&self.by_key);
+        let mut by_key = self.by_key.lock();
         if by_key.get(key).is_some_and(is_it) {
             by_key.remove(key);
         }
@@ -176,20 +177,16 @@ impl Drop for HeldUpload {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let now = Instant::now();
-        *lock(&self.partial.given_up) = Some(now);
-        lock(&self.partials.idle).insert(self.key.clone(), self.partial.clone());
+        *self.partial.given_up.lock() = Some(now);
+        self.partials.idle.lock().insert(self.key.clone(), self.partial.clone());
         let (partials, key, partial) = (self.partials.clone(), self.key.clone(), self.partial.clone());
         runtime.spawn(async move {
             tokio::time::sleep(partials.keep).await;
             // A stream that has it, or had it since, has a timer of its own.
-            let unused = partial.upload.try_lock().is_ok() && *lock(&partial.given_up) == Some(now);
+            let unused = partial.upload.try_lock().is_ok() && *partial.given_up.lock() == Some(now);
             if unused {
                 partials.forget(&key, &partial);
             }
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

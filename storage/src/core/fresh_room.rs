@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use crate::core::shared::Shared;
-use crate::face::lock::lock;
 
 impl Shared {
     /// Counts the room for new messages, and updates the store's state when that changes it. An error means that the data
@@ -21,7 +20,7 @@ impl Shared {
         let shared = self;
         let room = shared.options.disk.room(&shared.options.data_dir)?;
         let (used, files) = {
-            let state = lock(&shared.state);
+            let state = shared.state.lock();
             let used = state.accounts.values().map(|a| u64::from(a.tail)).sum::<u64>();
             (used, state.accounts.values().map(|a| u64::from(a.size)).sum::<u64>())
         };

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use crate::core::shared::Shared;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError, io_error};
-use crate::face::lock::lock;
 use crate::face::message::PartyId;
 use crate::index::entry::{DeadEntry, Death, Entry, RecentEntry};
 use crate::index::key;
@@ -66,7 +65,7 @@ impl Shared {
             return Err(StoreError::Poisoned(error.to_string().into()));
         }
         // Held to the end: anyone who wants the index waits until everything is in memory.
-        let mut index = lock(&self.index);
+        let mut index = self.index.lock();
         if !index.as_ref().is_some_and(|now| Arc::ptr_eq(now, cold)) {
             return Ok(());
         }
@@ -95,7 +94,7 @@ impl Shared {
     /// Reads what the index on disk held back from the log, into memory.
     fn take_back(&self, cold: &Cold) -> Result<()> {
         let segments: Vec<(u32, Lane)> = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let held = state.accounts.iter().filter(|(_, account)| account.cold.count > 0);
             held.map(|(id, account)| (*id, account.lane)).collect()
         };
@@ -113,7 +112,7 @@ impl Shared {
         if !self.wait_visible_synced() {
             return Err(self.state_error().unwrap_or(StoreError::Closed));
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let count = state.enter_kept(kept);
         self.counters.in_memory.store(state.live.len() + state.dead.len(), Ordering::Relaxed);
         let missing: u64 = state.accounts.values().map(|account| u64::from(account.cold.count)).sum();
@@ -126,7 +125,7 @@ impl Shared {
     }
 
     fn read_kept(&self, lane: Lane, id: u32, kept: &mut LostIndexContents) -> io::Result<()> {
-        let dead = lock(&self.state).accounts.get(&id).map(|account| account.dead.clone());
+        let dead = self.state.lock().accounts.get(&id).map(|account| account.dead.clone());
         let Some(dead) = dead else { return Ok(()) };
         let file = self.log.file(lane, id)?;
         let undecodable = |Short| io::Error::other("a frame checks out and does not decode");
@@ -160,7 +159,7 @@ impl Shared {
         fields: &[u8],
     ) -> std::result::Result<(u128, Entry), Short> {
         let f = MessageFields::decode(fields)?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let party = match f.class {
             Class::IncomingUnnamed => 0,
             Class::Outgoing | Class::Incoming => {
@@ -194,7 +193,7 @@ impl Shared {
     ) -> std::result::Result<Option<DeadEntry>, Short> {
         let f = DeadFields::decode(fields)?;
         let lane = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let Some(account) = state.accounts.get(&f.place.segment) else { return Ok(None) };
             account.lane
         };

@@ -5,12 +5,12 @@
 //! would later be written in its place.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::core::reply::Reply;
 use crate::core::write_queue::{Append, Job, Queue, Urgency};
-use crate::face::lock::lock;
 use crate::index::entry::EndedNumber;
 
 /// What waits for a lane's sync. Bounded by the pending messages that are in the lane and not synced.
@@ -42,13 +42,13 @@ pub(crate) struct LaneProgress {
 impl LaneProgress {
     /// What a batch wrote is visible, and not synced yet.
     pub(crate) fn became_visible(&self) {
-        lock(&self.batches).visible += 1;
+        self.batches.lock().visible += 1;
     }
 
     /// The last visible batch is synced: queues the records that waited for that in the small lane, and behind them the
     /// replies that wait for those. Returns the numbers.
     pub(crate) fn became_synced(&self, small: &Queue) -> Vec<EndedNumber> {
-        let mut batches = lock(&self.batches);
+        let mut batches = self.batches.lock();
         batches.synced += 1;
         self.synced.notify_all();
         let DeferredUntilSync { records, ended, answers } = std::mem::take(&mut batches.deferred);
@@ -64,7 +64,7 @@ impl LaneProgress {
 
     /// Keeps a reply until the records that wait here are queued. Returns it if there are none.
     pub(crate) fn defer_answer(&self, answer: Reply) -> Option<Reply> {
-        let mut batches = lock(&self.batches);
+        let mut batches = self.batches.lock();
         if batches.deferred.records.is_empty() {
             return Some(answer);
         }
@@ -75,7 +75,7 @@ impl LaneProgress {
     /// Keeps a record until what is visible now is synced. Returns it if that is already synced.
     #[expect(clippy::result_large_err, reason = "hands the record back")]
     pub(crate) fn defer_record(&self, record: Append) -> Result<(), Append> {
-        let mut batches = lock(&self.batches);
+        let mut batches = self.batches.lock();
         if batches.synced == batches.visible {
             return Err(record);
         }
@@ -85,7 +85,7 @@ impl LaneProgress {
 
     /// Keeps a number held until what is visible now is synced. False if that is already synced.
     pub(crate) fn defer_let_go(&self, number: EndedNumber) -> bool {
-        let mut batches = lock(&self.batches);
+        let mut batches = self.batches.lock();
         let waits = batches.synced < batches.visible;
         if waits {
             batches.deferred.ended.push(number);
@@ -95,7 +95,7 @@ impl LaneProgress {
 
     /// Waits until everything visible now is synced. False if `is_poisoned` came first.
     pub(crate) fn wait_visible_synced(&self, is_poisoned: impl Fn() -> bool) -> bool {
-        let mut batches = lock(&self.batches);
+        let mut batches = self.batches.lock();
         let target = batches.visible;
         while batches.synced < target {
             if is_poisoned() {
@@ -103,7 +103,7 @@ impl LaneProgress {
             }
             // The timeout is for poisoning, which does not wake this wait.
             let pause = Duration::from_millis(500);
-            batches = self.synced.wait_timeout(batches, pause).unwrap_or_else(PoisonError::into_inner).0;
+            self.synced.wait_for(&mut batches, pause);
         }
         true
     }

@@ -2,13 +2,13 @@
 //!
 //! Invariant: a reply that is dropped unsent answers [`StoreError::Closed`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 
 /// The failed ones among many jobs: the position of each, and why it failed.
 pub(crate) type FailedJobs = Vec<(usize, StoreError)>;
@@ -46,13 +46,13 @@ impl GatheredReply {
 
     fn answer(&self, at: usize, result: Result<()>) {
         if let Err(error) = result {
-            lock(&self.failed).push((at, error));
+            self.failed.lock().push((at, error));
         }
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            lock(&self.permit).take();
-            if let Some(done) = lock(&self.done).take() {
+            self.permit.lock().take();
+            if let Some(done) = self.done.lock().take() {
                 // The callers may have gone; their messages are kept all the same.
-                drop(done.send(std::mem::take(&mut *lock(&self.failed))));
+                drop(done.send(std::mem::take(&mut *self.failed.lock())));
             }
         }
     }

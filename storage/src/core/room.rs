@@ -3,11 +3,11 @@
 //! A full store refuses new messages only. Invariant: while a message is admitted, two whole segments stay free for records,
 //! so that everything accepted can still be delivered, settled and released.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::log::frame::{HEADER_BYTES, SLICE_BYTES, frame_len};
 use crate::log::segment::{BULK_FROM_BYTES, Lane, PAGE};
 
@@ -104,7 +104,7 @@ impl Space {
     /// store would refuse is not remembered: it says nothing about how full this one is.
     pub(crate) fn admit(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
         self.try_admit(lane, cost).inspect_err(|_| {
-            let mut inner = lock(&self.inner);
+            let mut inner = self.inner.lock();
             if cost > inner.most {
                 return;
             }
@@ -118,7 +118,7 @@ impl Space {
 
     /// Admits messages without remembering a refusal: if they are not admitted together, they are tried one by one.
     pub(crate) fn try_admit(&self, lane: Lane, cost: u64) -> Result<(), StoreError> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.queued = self.check(&inner, lane, cost)?;
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Space {
     }
 
     fn still_refused(&self) -> Option<(RefusedMessage, u64)> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let refused = inner.refused?;
         let (_, missing) = inner.with(refused.lane, refused.cost, self.segment_bytes);
         if refused.last.elapsed() > REFUSED_FOR || missing == 0 {
@@ -146,14 +146,14 @@ impl Space {
     /// Whether the smallest message finds room in a lane.
     pub(crate) fn has_room(&self, lane: Lane) -> bool {
         let smallest = if lane == Lane::Bulk { SMALLEST_BULK } else { FRAME_COST };
-        let inner = lock(&self.inner);
+        let inner = self.inner.lock();
         let is_left = inner.queued[lane.index()] + smallest <= inner.left[lane.index()];
         self.check(&inner, lane, smallest).is_ok() && (is_left || !inner.stuck[lane.index()])
     }
 
     /// By lane: whether the last try to make a segment failed.
     pub(crate) fn set_stuck(&self, stuck: [bool; 2]) {
-        lock(&self.inner).stuck = stuck;
+        self.inner.lock().stuck = stuck;
     }
 
     /// What would be queued for each lane, if there is room for that.
@@ -172,21 +172,21 @@ impl Space {
 
     /// A message that was admitted left the queue.
     pub(crate) fn leave(&self, lane: Lane, cost: u64) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let queued = &mut inner.queued[lane.index()];
         *queued = queued.saturating_sub(cost);
     }
 
     /// The lane's segment in use has `left` bytes left.
     pub(crate) fn set_left(&self, lane: Lane, left: u64) {
-        lock(&self.inner).left[lane.index()] = left;
+        self.inner.lock().left[lane.index()] = left;
     }
 
     /// Sets how many segments could still be taken while messages and records take `used` bytes, and how many segments there
     /// can be in all. The limit follows from the first two; it is less than what the quota or the disk allows, because the
     /// headroom is not part of it, nor are the ends of segments that were too short for the next message.
     pub(crate) fn set_room(&self, segments: u64, used: u64, in_all: u64) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.segments = segments;
         inner.limit = used + inner.fits(self.segment_bytes);
         // The other lane has a segment in use, too.
@@ -195,13 +195,13 @@ impl Space {
 
     /// One more segment is in use.
     pub(crate) fn take_segment(&self) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.segments = inner.segments.saturating_sub(1);
     }
 
     /// Bytes used, and the limit: the difference still finds room.
     pub(crate) fn used(&self) -> (u64, u64) {
-        let inner = lock(&self.inner);
+        let inner = self.inner.lock();
         (inner.limit.saturating_sub(inner.fits(self.segment_bytes)), inner.limit)
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 
 use crate::core::lane_progress::LaneProgress;
@@ -16,7 +17,6 @@ use crate::face::clock::{lifetime, service_seconds};
 use crate::face::engine::{Observer, StoreState};
 use crate::face::error::{Result, StoreError};
 use crate::face::histogram::{COUNTS, SECONDS, Spreading};
-use crate::face::lock::lock;
 use crate::index::memory::State;
 use crate::index::on_disk::Cold;
 use crate::log::files::Log;
@@ -76,7 +76,7 @@ const DAMAGED_PLACES: usize = 65_536;
 impl Counters {
     /// Counts a damaged place. False if it was already counted.
     pub(crate) fn is_new_damage(&self, place: Place) -> bool {
-        let mut places = lock(&self.damaged_places);
+        let mut places = self.damaged_places.lock();
         let is_new = !places.contains(&place);
         if is_new {
             self.damaged.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// Whether the segment holds slices of a message whose end is not written yet.
     pub(crate) fn is_unfinished(&self, id: u32) -> bool {
-        lock(&self.unfinished).contains(&id)
+        self.unfinished.lock().contains(&id)
     }
 
     /// Service time in seconds.
@@ -167,7 +167,7 @@ impl Shared {
 
     /// Adds the segments that hold slices of uploads.
     pub(crate) fn of_uploads(&self, segments: &mut BTreeSet<u32>) {
-        let mut uploads = lock(&self.uploads);
+        let mut uploads = self.uploads.lock();
         uploads.retain(|upload| upload.strong_count() > 0);
         for upload in uploads.iter().filter_map(Weak::upgrade) {
             upload.add_segments(segments);
@@ -201,7 +201,7 @@ impl Shared {
 
     /// The index on disk.
     pub(crate) fn cold(&self) -> Option<Arc<Cold>> {
-        lock(&self.index).clone()
+        self.index.lock().clone()
     }
 
     /// The index on disk, for removing entries. `None` while the disk is full: sled grows by removals too, dead sets hide

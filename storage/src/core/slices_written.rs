@@ -2,9 +2,10 @@
 //! upload.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use crate::face::lock::lock;
+use parking_lot::Mutex;
+
 use crate::log::frame::{Extent, Slices};
 
 /// What the bulk lane's writer notes about an upload.
@@ -30,7 +31,7 @@ impl SlicesWritten {
 
     /// Notes a slice that is in the log.
     pub(crate) fn add(&self, extent: Extent) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if inner.segments.last() != Some(&extent.place.segment) {
             inner.segments.push(extent.place.segment);
         }
@@ -39,12 +40,12 @@ impl SlicesWritten {
 
     /// Adds the segments that hold its slices.
     pub(crate) fn add_segments(&self, segments: &mut BTreeSet<u32>) {
-        segments.extend(&lock(&self.inner).segments);
+        segments.extend(&self.inner.lock().segments);
     }
 
     /// The slices written so far.
     pub(crate) fn slices(&self) -> Slices {
-        Slices { of: Some(self.sequence), extents: lock(&self.inner).extents.clone() }
+        Slices { of: Some(self.sequence), extents: self.inner.lock().extents.clone() }
     }
 }
 

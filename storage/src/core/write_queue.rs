@@ -4,14 +4,14 @@
 //! ended it, or, when the job is dropped unwritten, [`StoreError::Closed`].
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::core::reply::Reply;
 use crate::core::slices_written::SlicesWritten;
-use crate::face::lock::lock;
 use crate::index::entry::{DeadEntry, Entry};
 use crate::index::sends::AnotherSendKey;
 use crate::log::frame::Kind;
@@ -129,7 +129,7 @@ pub(crate) struct Queue {
 impl Queue {
     /// Queues a job. False if the queue is closed; the job was then answered accordingly.
     pub(crate) fn push(&self, job: Job, urgency: Urgency) -> bool {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.closed {
             // The job is dropped here, which answers it.
             return false;
@@ -141,7 +141,7 @@ impl Queue {
 
     /// Queues many jobs, one behind the other. False if the queue is closed; all were then answered accordingly.
     pub(crate) fn push_all(&self, jobs: Vec<Job>, urgency: Urgency) -> bool {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.closed {
             return false;
         }
@@ -169,25 +169,25 @@ impl Queue {
 
     /// Takes everything that waits. `None` if the queue is closed and empty.
     pub(crate) fn take(&self, how: WaitForJobs, into: &mut VecDeque<Job>) -> Option<()> {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let retry_at = (how == WaitForJobs::WaitBriefly).then(|| Instant::now() + STALL_PAUSE);
         while how != WaitForJobs::AtOnce && !waiting.urgent && !waiting.closed {
             let Some(due) = waiting.due.into_iter().chain(retry_at).min() else {
-                waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                self.arrived.wait(&mut waiting);
                 continue;
             };
             let pause = due.saturating_duration_since(Instant::now());
             if pause.is_zero() {
                 break;
             }
-            waiting = self.arrived.wait_timeout(waiting, pause).unwrap_or_else(PoisonError::into_inner).0;
+            self.arrived.wait_for(&mut waiting, pause);
         }
         if how != WaitForJobs::AtOnce {
             drop(waiting);
             for _ in 0..YIELDS {
                 std::thread::yield_now();
             }
-            waiting = lock(&self.waiting);
+            waiting = self.waiting.lock();
         }
         waiting.urgent = false;
         waiting.due = None;
@@ -198,20 +198,20 @@ impl Queue {
 
     /// Closes the queue: nothing more is queued.
     pub(crate) fn close(&self) {
-        lock(&self.waiting).closed = true;
+        self.waiting.lock().closed = true;
         self.arrived.notify_one();
     }
 
     /// Closes the queue and drops what is in it, which answers it: nobody will take it.
     pub(crate) fn close_and_drop(&self) {
         self.close();
-        let jobs = std::mem::take(&mut lock(&self.waiting).jobs);
+        let jobs = std::mem::take(&mut self.waiting.lock().jobs);
         drop(jobs);
     }
 
     /// Wakes the writer, so that it looks at the state of the store.
     pub(crate) fn wake(&self) {
-        lock(&self.waiting).urgent = true;
+        self.waiting.lock().urgent = true;
         self.arrived.notify_one();
     }
 }

@@ -1,11 +1,10 @@
 //! Time as the store sees it: service time, seconds during which the gateway was up. Wall-clock time decides nothing.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::face::lock::lock;
+use parking_lot::Mutex;
 
 /// A process that did not read the clock for longer than this stood still: SIGSTOP, `docker pause`, a machine that was put
 /// to sleep. The store reads the clock at least twice a second, and so does every call, so a running process never comes
@@ -61,7 +60,7 @@ impl Default for MonotonicClock {
 
 impl Clock for MonotonicClock {
     fn elapsed(&self) -> Duration {
-        let mut counted = lock(&self.counted);
+        let mut counted = self.counted.lock();
         // Read under the lock, so that the readings come in order.
         counted.read(self.started.elapsed())
     }

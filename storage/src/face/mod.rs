@@ -5,6 +5,5 @@ pub(crate) mod direction;
 pub(crate) mod engine;
 pub(crate) mod error;
 pub(crate) mod histogram;
-pub(crate) mod lock;
 pub(crate) mod message;
 pub(crate) mod payload;

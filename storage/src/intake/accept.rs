@@ -17,7 +17,6 @@ use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{
     Arrival, DeliveryIdentity, Incarnation, MessageId, PartyId, SendKey, Sequence, Stored,
 };
@@ -145,7 +144,7 @@ impl Intake {
         let (sender, id) = (draft.party, draft.id);
         loop {
             // Read before anything is looked up.
-            let hand_overs = lock(&self.shared.state).hand_overs;
+            let hand_overs = self.shared.state.lock().hand_overs;
             if let Some(identity) = &identity {
                 if self.is_known(sender, identity) {
                     return self.repeated().await;
@@ -193,7 +192,7 @@ impl Intake {
     ) -> Result<bool> {
         let (class, name) = sender.map_or((Class::IncomingUnnamed, ""), |s| (Class::Incoming, s.as_str()));
         let ordinal = {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             let party = sender.map_or(0, |s| state.parties.intern(s));
             if state.cold_mail == 0 || state.delivered.is_newest(party, identity) {
                 return Ok(false);
@@ -205,10 +204,10 @@ impl Intake {
         let found = tokio::task::spawn_blocking(move || {
             // If there is no index any more, the message is in memory, which is checked right after this.
             let found = shared.ask_cold(|cold| cold.mail(key))?.flatten();
-            Ok(found.filter(|e| lock(&shared.state).is_valid(e.place)))
+            Ok(found.filter(|e| shared.state.lock().is_valid(e.place)))
         });
         let held: Option<Entry> = found.await.map_err(|_| StoreError::Closed)??;
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let newer = |e: Entry| {
             e.number > 0
                 && state.delivered.is_newer(e.party, (e.incarnation, e.number), (ordinal, identity.number))
@@ -217,14 +216,14 @@ impl Intake {
     }
 
     pub(crate) fn is_known(&self, sender: Option<&PartyId>, identity: &DeliveryIdentity) -> bool {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let sender = sender.map_or(Some(0), |s| state.parties.find(s));
         sender.is_some_and(|s| state.delivered.has(s, identity))
     }
 
     /// Returns an error if the delivery comes from a start of its sender that was forgotten.
     pub(crate) fn check_age(&self, sender: Option<&PartyId>, identity: &DeliveryIdentity) -> Result<()> {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let sender = sender.map_or(Some(0), |s| state.parties.find(s));
         let incarnation = identity.incarnation;
         if sender.is_some_and(|sender| state.delivered.is_too_old(sender, incarnation)) {
@@ -314,7 +313,7 @@ impl Intake {
         let shared = &self.shared;
         let lane = draft.lane();
         let (reply, synced) = Reply::new(Some(permit));
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let SequencedMessage { sequence, job, news } =
             match self.enter(&mut state, draft, identity, (reply, cost), hand_overs) {
                 Ok(entered) => entered,

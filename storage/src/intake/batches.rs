@@ -15,7 +15,6 @@ use crate::core::room::cost;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{Arrival, Sending, Sequence, Stored};
 use crate::intake::accept::{Intake, QueuedSend, SequencedMessage};
 use crate::intake::draft::{Draft, EarlierTry};
@@ -108,7 +107,7 @@ impl Intake {
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let mut accepted = Vec::with_capacity(drafts.len());
         {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             if keys.iter().any(|key| state.sends.find(key).is_some()) {
                 drop(state);
                 self.shared.space.leave(Lane::Small, costs.iter().sum());
@@ -185,7 +184,7 @@ impl Intake {
         let (mut jobs, mut all_news) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let (mut new, mut places) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             let hand_overs = state.hand_overs;
             for (n, (at, draft, identity, cost)) in drafts.iter().enumerate() {
                 let reply = gather.reply(n);

@@ -8,7 +8,6 @@ use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::engine::IdReuse;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{Arrival, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored};
 use crate::face::payload::Payload;
 use crate::index::key;
@@ -49,7 +48,7 @@ impl Intake {
     ) -> Result<Sequence> {
         self.barrier().await?;
         let Some(key) = send else { return Ok(sequence) };
-        let place = lock(&self.shared.state).last_sequence;
+        let place = self.shared.state.lock().last_sequence;
         let named = AnotherSendKey { key, sent: KnownSend { sequence: sequence.0, print }, place };
         let fields = named.encode();
         let (reply, synced) = Reply::new(None);
@@ -71,7 +70,7 @@ impl Intake {
 
     /// Whether a send with this key is known: then this one is that send, or is refused because it differs.
     pub(crate) fn is_called(&self, key: Option<SendKey>) -> bool {
-        key.is_some_and(|key| lock(&self.shared.state).sends.find(&key).is_some())
+        key.is_some_and(|key| self.shared.state.lock().sends.find(&key).is_some())
     }
 
     /// See [`Engine::store`](crate::Engine::store).
@@ -133,7 +132,7 @@ impl Intake {
     /// Waits until what is queued under some keys, left behind by callers that went away, is in the log.
     async fn enter_queued(&self, keys: &[u128]) -> Result<()> {
         let queued = {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             keys.iter().any(|key| state.queued.has(*key))
         };
         if queued { self.barrier().await } else { Ok(()) }

@@ -11,7 +11,6 @@ use crate::core::shared::{Shared, blocking};
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, SendKey, Sequence};
 use crate::face::payload::Payload;
 use crate::index::entry::Entry;
@@ -60,7 +59,7 @@ impl Intake {
         key: &SendKey,
         differs: impl Fn(SendFingerprint) -> Option<&'static str>,
     ) -> Result<Option<EarlierTry>> {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let Some(sent) = state.sends.find(key) else { return Ok(None) };
         if let Some(what) = differs(sent.print) {
             return Err(StoreError::OtherSend { what });
@@ -99,7 +98,7 @@ impl Intake {
         let (reply, synced) = Reply::new(None);
         self.shared.queues[lane.index()].push(Job::Barrier(reply), Urgency::AtOnce);
         synced.await.map_err(|_| StoreError::Closed)??;
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         if let Some(key) = key {
             return Ok(
                 state.sends.is_in_log(&key) && state.sends.find(&key).is_some_and(|s| s.sequence == sequence)
@@ -110,7 +109,7 @@ impl Intake {
     }
 
     fn pending_under(&self, mail: u128, draft: &Draft<'_>) -> PendingUnderKey {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         if let Some(message) = state.queued.last(mail) {
             return match &message.payload {
                 Some(payload) if payload.len() as u64 == draft.len() => {

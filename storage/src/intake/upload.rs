@@ -18,7 +18,6 @@ use crate::core::slices_written::{SlicesWritten, StreamedMessage};
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{
     Arrival, DeliveryIdentity, FromSender, MessageId, PartyId, SendKey, Sending, Sequence, Stored,
 };
@@ -94,12 +93,12 @@ impl StreamUpload {
         let shared = &self.intake.shared;
         let written = self.written.get_or_insert_with(|| {
             let sequence = {
-                let mut state = lock(&shared.state);
+                let mut state = shared.state.lock();
                 state.last_sequence += 1;
                 state.last_sequence
             };
             let written = Arc::new(SlicesWritten::new(sequence));
-            lock(&shared.uploads).push(Arc::downgrade(&written));
+            shared.uploads.lock().push(Arc::downgrade(&written));
             written
         });
         written.clone()

@@ -1,12 +1,12 @@
 //! The files of the log: keeps a bounded number of them open, and reads frames back, verified.
 
-use crate::face::lock::lock;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::log::disk::{Disk, DiskFile, OpenMode, read_exact_at};
 use crate::log::frame::{HEADER_BYTES, Header, NotAFrame, Place};
@@ -82,7 +82,7 @@ impl Log {
     /// A segment's file.
     pub(crate) fn file(&self, lane: Lane, id: u32) -> io::Result<Arc<dyn DiskFile>> {
         {
-            let mut open = lock(&self.open);
+            let mut open = self.open.lock();
             open.clock += 1;
             let now = open.clock;
             if let Some((file, used)) = open.files.get_mut(&id) {
@@ -97,7 +97,7 @@ impl Log {
 
     /// Keeps a file open for reading.
     pub(crate) fn keep(&self, id: u32, file: Arc<dyn DiskFile>) {
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         if open.files.len() >= OPEN_FILES
             && let Some(oldest) = open.files.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
         {
@@ -109,7 +109,7 @@ impl Log {
 
     /// Forgets the file of a segment that is freed.
     pub(crate) fn forget(&self, id: u32) {
-        lock(&self.open).files.remove(&id);
+        self.open.lock().files.remove(&id);
     }
 
     /// Reads the frame at `place`. `frame_len`: its length if that is known, which saves a read.

@@ -4,10 +4,11 @@
 //! a sync into space that was written before is cheaper than one into fresh space.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::face::lock::lock;
+use parking_lot::{Condvar, Mutex};
+
 use crate::log::disk::{DiskFile, OpenMode, is_no_room, passes, write_all_at};
 use crate::log::files::Log;
 use crate::log::segment::{Lane, LogFile, PAGE, SegmentHeader};
@@ -84,7 +85,7 @@ impl SpareSegments {
 
     /// Asks for a segment to be made ready for `lane`.
     pub(crate) fn want(&self, lane: Lane) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         if !inner.wanted[lane.index()] && inner.ready[lane.index()].is_none() {
             inner.wanted[lane.index()] = true;
             self.changed.notify_all();
@@ -93,14 +94,14 @@ impl SpareSegments {
 
     /// Takes the ready segment of `lane`, if it is there.
     pub(crate) fn take_ready(&self, lane: Lane) -> Option<ReadySegment> {
-        lock(&self.inner).ready[lane.index()].take()
+        self.inner.lock().ready[lane.index()].take()
     }
 
     /// Takes the ready segment of `lane`, waiting for it for a while. `None` if none could be made or none became ready in
     /// time.
     pub(crate) fn take(&self, lane: Lane) -> Option<ReadySegment> {
         let deadline = Instant::now() + PATIENCE;
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         loop {
             if let Some(ready) = inner.ready[lane.index()].take() {
                 return Some(ready);
@@ -112,37 +113,33 @@ impl SpareSegments {
             }
             inner.wanted[lane.index()] = true;
             self.changed.notify_all();
-            inner = self
-                .changed
-                .wait_timeout(inner, Duration::from_millis(100))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.changed.wait_for(&mut inner, Duration::from_millis(100));
         }
     }
 
     /// Number of recycled and of ready segments, counted at one moment.
     pub(crate) fn free_and_ready(&self) -> (u64, u64) {
-        let inner = lock(&self.inner);
+        let inner = self.inner.lock();
         (inner.free.len() as u64, inner.ready.iter().flatten().count() as u64)
     }
 
     /// Why the last segment that was tried could not be made; `None` if it could.
     pub(crate) fn trouble(&self) -> Option<SegmentTrouble> {
-        lock(&self.inner).trouble.clone()
+        self.inner.lock().trouble.clone()
     }
 
     /// By lane: whether the last try to make a segment failed.
     pub(crate) fn failed(&self) -> [bool; 2] {
-        lock(&self.inner).failed
+        self.inner.lock().failed
     }
 
     pub(crate) fn free_count(&self) -> usize {
-        lock(&self.inner).free.len()
+        self.inner.lock().free.len()
     }
 
     /// Adds a file named `free-<id>`, which may be used again.
     pub(crate) fn recycle(&self, id: u32) {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         inner.free.push(id);
         inner.failed = [false; 2];
         self.changed.notify_all();
@@ -150,12 +147,12 @@ impl SpareSegments {
 
     /// Takes out a recycled file, to remove it.
     pub(crate) fn take_free(&self) -> Option<u32> {
-        lock(&self.inner).free.pop()
+        self.inner.lock().free.pop()
     }
 
     /// Allows another try: room may have come back.
     pub(crate) fn retry(&self) {
-        lock(&self.inner).failed = [false; 2];
+        self.inner.lock().failed = [false; 2];
         self.changed.notify_all();
     }
 
@@ -164,7 +161,7 @@ impl SpareSegments {
     }
 
     pub(crate) fn stop(&self) {
-        lock(&self.inner).stop = true;
+        self.inner.lock().stop = true;
         self.changed.notify_all();
     }
 
@@ -179,7 +176,7 @@ impl SpareSegments {
         broken: impl Fn(&io::Error),
     ) {
         loop {
-            let mut inner = lock(&self.inner);
+            let mut inner = self.inner.lock();
             let lane = loop {
                 if inner.stop {
                     return;
@@ -189,7 +186,7 @@ impl SpareSegments {
                 });
                 match wanted {
                     Some(lane) => break lane,
-                    None => inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                    None => self.changed.wait(&mut inner),
                 }
             };
             let id = inner.next_id;
@@ -200,7 +197,7 @@ impl SpareSegments {
             if let Ok(ready) = &made {
                 register(lane, ready);
             }
-            let mut inner = lock(&self.inner);
+            let mut inner = self.inner.lock();
             match made {
                 Ok(ready) => {
                     inner.ready[lane.index()] = Some(ready);

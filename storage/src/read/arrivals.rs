@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use crate::core::shared::Shared;
 use crate::face::direction::Class;
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
@@ -92,7 +91,7 @@ pub(crate) fn page(shared: &Shared, which: WhichMessages<'_>, after: u64, most: 
     loop {
         looks += 1;
         let (parties, relocations) = {
-            let state = lock(&shared.state);
+            let state = shared.state.lock();
             (which.parties(&state), state.relocations)
         };
         let mut found = match which {
@@ -102,7 +101,7 @@ pub(crate) fn page(shared: &Shared, which: WhichMessages<'_>, after: u64, most: 
             }
         };
         // Read after memory: what moves to the disk in the meantime is in both, and counts once.
-        let is_on_disk = !lock(&shared.state).is_cold_empty();
+        let is_on_disk = !shared.state.lock().is_cold_empty();
         if let Some(cold) = shared.cold().filter(|_| is_on_disk) {
             let on_disk = match which {
                 WhichMessages::Mail(_) => on_disk(shared, &cold, &parties, after, most),
@@ -121,7 +120,7 @@ pub(crate) fn page(shared: &Shared, which: WhichMessages<'_>, after: u64, most: 
             found = joined(shared, found, &on_disk);
         }
         // A message that moved from disk to memory between the two looks was seen in neither.
-        if looks >= LOOKS || lock(&shared.state).relocations == relocations {
+        if looks >= LOOKS || shared.state.lock().relocations == relocations {
             return Ok(found);
         }
     }
@@ -143,7 +142,7 @@ fn item(key: u128, entry: Entry, id: Option<&str>) -> ListedMessage {
 fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> ListedPage {
     let Some(first) = after.checked_add(1) else { return ListedPage { messages: Vec::new(), next: None } };
     let (found, next) = {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let of = |sender: &u16| {
             let range = state.arrivals.range((*sender, first)..=(*sender, u64::MAX));
             range.map(|((_, sequence), key)| (*sequence, *key))
@@ -158,7 +157,7 @@ fn in_memory(shared: &Shared, senders: &[u16], after: u64, most: usize) -> Liste
 fn there(shared: &Shared, found: &[(u64, u128)]) -> Vec<ListedMessage> {
     let mut messages = Vec::with_capacity(found.len());
     for some in found.chunks(CHUNK) {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         messages.extend(some.iter().filter_map(|(sequence, key)| {
             let entry = *state.live.get(key).filter(|entry| entry.sequence == *sequence)?;
             Some(ListedMessage { key: *key, entry, id: state.names.id(*sequence).and_then(MessageId::kept) })
@@ -175,7 +174,7 @@ fn named_in_memory(
 ) -> ListedPage {
     let (class, parties, prefix) = meant;
     let near = {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let all = if class == Class::Outgoing { &state.pending } else { &state.arrivals };
         let of = |party: &u16| {
             let range = all.range((*party, after.saturating_add(1))..=(*party, u64::MAX));
@@ -190,7 +189,7 @@ fn named_in_memory(
     let search = |search: &mut NameSearch<'_>| {
         let mut at = Some(search.start());
         while let Some(from) = at {
-            at = lock(&shared.state).names.search(search, from, CHUNK);
+            at = shared.state.lock().names.search(search, from, CHUNK);
         }
         Ok::<_, Infallible>(())
     };
@@ -351,7 +350,7 @@ fn joined(shared: &Shared, memory: ListedPage, disk: &ListedPage) -> ListedPage 
     };
     let mut messages = memory.messages;
     for some in disk.messages.chunks(CHUNK) {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         messages.extend(some.iter().filter_map(|item| {
             let entry = match state.live.get(&item.key) {
                 // It moved in the log since memory was examined, and is in memory by now.

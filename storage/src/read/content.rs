@@ -3,16 +3,16 @@
 //! A message may be moved in the log, or end, while it is read: if a slice is not valid, the message is looked up again
 //! before that counts as damage.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::core::shared::{Shared, blocking};
 use crate::core::slices_written::StreamedMessage;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, Sequence};
 use crate::face::payload::{Payload, Pieces};
 use crate::index::entry::Entry;
@@ -182,11 +182,11 @@ impl Pieces for StoredPieces {
         if at >= self.len {
             return Ok(Bytes::new());
         }
-        let located = lock(&self.at).clone();
+        let located = self.at.lock().clone();
         let (id, n) = (self.id.clone(), (at / SLICE_BYTES as u64) as usize);
         let (bytes, moved) = blocking(&self.shared, move |shared| read(shared, &id, &located, n)).await?;
         if let Some(moved) = moved {
-            *lock(&self.at) = moved;
+            *self.at.lock() = moved;
         }
         Ok(bytes.slice((at % SLICE_BYTES as u64) as usize..))
     }

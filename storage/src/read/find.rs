@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::core::shared::Shared;
 use crate::face::direction::Class;
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::{Correspondent, DeadLetter, DeadReason, Incarnation, MessageId, Sequence};
 use crate::index::entry::Entry;
 use crate::read::frames::Reader;
@@ -42,14 +41,14 @@ impl Reader<'_> {
     fn find_one(self, key: u128) -> Result<Option<Entry>> {
         loop {
             let hand_overs = {
-                let state = lock(&self.shared.state);
+                let state = self.shared.state.lock();
                 if let Some(entry) = state.live.get(&key) {
                     return Ok(Some(*entry));
                 }
                 state.hand_overs
             };
             let found = self.shared.ask_cold(|cold| cold.mail(key))?.flatten();
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             // It may have come to memory in between (moved in the log), or been replaced by one that has moved to disk
             // since.
             let found = found.filter(|e| state.is_current_cold(e)).map(|e| state.with_mark(key, e));
@@ -68,10 +67,10 @@ impl Reader<'_> {
         limit: usize,
     ) -> Result<Vec<(u128, Entry)>> {
         loop {
-            let relocations = lock(&self.shared.state).relocations;
+            let relocations = self.shared.state.lock().relocations;
             let entries = self.look_at_pending(party, after, limit)?;
             // A message that moved from disk to memory between the two looks was seen in neither.
-            if lock(&self.shared.state).relocations == relocations {
+            if self.shared.state.lock().relocations == relocations {
                 return Ok(entries);
             }
         }
@@ -79,7 +78,7 @@ impl Reader<'_> {
 
     fn look_at_pending(self, party: u16, after: Sequence, limit: usize) -> Result<Vec<(u128, Entry)>> {
         let (mut entries, on_disk) = {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             let on_disk = state.parties.count(party).cold_pending > 0;
             let range = state.pending.range((party, after.0.saturating_add(1))..=(party, u64::MAX));
             let entries: Vec<_> = range
@@ -107,16 +106,16 @@ impl Reader<'_> {
     }
 
     fn is_pending_on_disk(self, entry: &Entry) -> bool {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         state.is_valid(entry.place) && !state.dead.contains_key(&entry.sequence)
     }
 
     /// One pending message; `None` if it is no longer pending. Blocks if it is on disk.
     pub(crate) fn pending_entry(self, party: u16, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
         loop {
-            let relocations = lock(&self.shared.state).relocations;
+            let relocations = self.shared.state.lock().relocations;
             let entry = self.look_for_pending(party, sequence)?;
-            if entry.is_some() || lock(&self.shared.state).relocations == relocations {
+            if entry.is_some() || self.shared.state.lock().relocations == relocations {
                 return Ok(entry);
             }
         }
@@ -124,7 +123,7 @@ impl Reader<'_> {
 
     fn look_for_pending(self, party: u16, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
         {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             if let Some(key) = state.pending.get(&(party, sequence.0)) {
                 return Ok(state.live.get(key).map(|e| (*key, *e)));
             }
@@ -132,7 +131,7 @@ impl Reader<'_> {
         let found = self.shared.ask_cold(|cold| cold.pending(party, sequence.0))?.flatten();
         let Some((key, entry)) = found.filter(|(_, e)| self.is_pending_on_disk(e)) else { return Ok(None) };
         let newer_in_memory =
-            lock(&self.shared.state).live.get(&key).is_some_and(|e| e.sequence > sequence.0);
+            self.shared.state.lock().live.get(&key).is_some_and(|e| e.sequence > sequence.0);
         let newer_on_disk = self.shared.ask_cold(|cold| cold.latest_pending(key))?.flatten();
         if newer_in_memory
             || newer_on_disk.is_some_and(|e| e.sequence > sequence.0 && self.is_pending_on_disk(&e))
@@ -155,11 +154,11 @@ impl Reader<'_> {
         loop {
             // Read before the list: what is held now may be pending, and so in the list, a moment later.
             let (held, relocations) = {
-                let mut state = lock(&self.shared.state);
+                let mut state = self.shared.state.lock();
                 (state.lowest_held(entry.party, entry.incarnation), state.relocations)
             };
             let oldest = self.pending_entries(entry.party, Sequence(0), 1)?;
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             if state.relocations != relocations {
                 // The oldest may have moved from disk to memory between the two looks.
                 continue;
@@ -182,11 +181,11 @@ impl Reader<'_> {
 
 /// The newest pending message under a key. Blocks.
 pub(crate) fn pending(shared: &Arc<Shared>, key: u128) -> Result<Option<Entry>> {
-    if let Some(entry) = lock(&shared.state).live.get(&key) {
+    if let Some(entry) = shared.state.lock().live.get(&key) {
         return Ok(Some(*entry));
     }
     let found = shared.ask_cold(|cold| cold.latest_pending(key))?.flatten();
-    let state = lock(&shared.state);
+    let state = shared.state.lock();
     // It may have come to memory in between (moved in the log).
     Ok(state.live.get(&key).copied().or(found.filter(|e| state.is_current_cold(e))))
 }

@@ -5,7 +5,6 @@ use bytes::{Bytes, BytesMut};
 use crate::core::shared::Shared;
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError, io_error};
-use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId, PartyId};
 use crate::index::entry::Entry;
 use crate::index::key;
@@ -31,7 +30,7 @@ pub(crate) struct Reader<'a> {
 impl Reader<'_> {
     /// A party's name by its index.
     pub(crate) fn party(self, index: u16) -> Option<PartyId> {
-        lock(&self.shared.state).parties.name(index).cloned()
+        self.shared.state.lock().parties.name(index).cloned()
     }
 
     /// Index keys of the mailbox messages that a request may mean.
@@ -42,7 +41,7 @@ impl Reader<'_> {
             FromSender::Party(party) => vec![of(Class::Incoming, party.as_str())],
             FromSender::Unnamed => vec![of(Class::IncomingUnnamed, "")],
             FromSender::Any => {
-                let state = lock(&self.shared.state);
+                let state = self.shared.state.lock();
                 let is_sender = |i: usize| state.parties.counts.get(i).is_some_and(|c| c.is_sender);
                 let named = state.parties.names().iter().enumerate().filter(|(i, _)| is_sender(i + 1));
                 let mut keys: Vec<_> = named.map(|(_, p)| of(Class::Incoming, p.as_str())).collect();
@@ -56,7 +55,7 @@ impl Reader<'_> {
 
     /// A message's id and payload if they are in the cache. Does not block.
     pub(crate) fn cached(self, entry: &Entry) -> Option<LoadedMessage> {
-        let cached = lock(&self.shared.state).cache.get(entry.sequence)?;
+        let cached = self.shared.state.lock().cache.get(entry.sequence)?;
         Some(LoadedMessage { id: cached.id, payload: cached.payload })
     }
 
@@ -98,7 +97,7 @@ impl Reader<'_> {
     }
 
     pub(crate) fn lane(self, place: Place) -> Lane {
-        lock(&self.shared.state).accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane)
+        self.shared.state.lock().accounts.get(&place.segment).map_or(Lane::Small, |a| a.lane)
     }
 
     pub(crate) fn frame(self, entry: &Entry) -> Result<Frame> {
@@ -114,7 +113,7 @@ impl Reader<'_> {
             Err(wrong) => wrong,
         };
         // It moved in the log, or ended, and its segment was freed: that is not damage.
-        if matches!(wrong, ReadError::Damaged(_)) && !lock(&self.shared.state).is_valid(entry.place) {
+        if matches!(wrong, ReadError::Damaged(_)) && !self.shared.state.lock().is_valid(entry.place) {
             return Err(StoreError::Gone { id: "unknown".into() });
         }
         Err(self.read_error(wrong, lane, entry.place, u64::from(entry.frame_len), "unknown"))

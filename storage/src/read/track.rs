@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::core::shared::Shared;
 use crate::face::engine::Tracked;
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Pending, Sequence};
 use crate::index::entry::DeadEntry;
 use crate::index::memory::recent_ends::MessageEnd;
@@ -14,11 +13,11 @@ use crate::read::frames::Reader;
 
 /// What became of a message that we accepted. Blocks.
 pub(crate) fn sent(shared: &Arc<Shared>, key: u128) -> Result<Tracked> {
-    let queued = lock(&shared.state).queued.newest(key).map(|message| message.entry);
+    let queued = shared.state.lock().queued.newest(key).map(|message| message.entry);
     if let Some(entry) = queued.map_or_else(|| pending(shared, key), |entry| Ok(Some(entry)))? {
         return Ok(Tracked::Pending { sequence: Sequence(entry.sequence), len: entry.len });
     }
-    let past = lock(&shared.state).past.last(key);
+    let past = shared.state.lock().past.last(key);
     let letter = dead_letter(shared, &[key])?;
     Ok(match (past, letter) {
         (past, Some(letter)) if past.is_none_or(|(ended, _)| ended < letter.entry.sequence) => {
@@ -47,7 +46,7 @@ pub(crate) fn received(shared: &Arc<Shared>, keys: &[u128]) -> Result<Tracked> {
     }
     let expired = reader.expired(keys)?;
     let letter = dead_letter(shared, keys)?;
-    let state = lock(&shared.state);
+    let state = shared.state.lock();
     let queued = keys.iter().filter_map(|key| state.queued.newest(*key));
     if let Some(message) = queued.max_by_key(|message| message.entry.sequence) {
         let sequence = Sequence(message.entry.sequence);
@@ -79,12 +78,12 @@ pub(crate) fn with_ids(
     peer: &PartyId,
     list: Vec<Pending>,
 ) -> Vec<(Pending, Option<MessageId>)> {
-    let party = lock(&shared.state).parties.find(peer);
+    let party = shared.state.lock().parties.find(peer);
     let reader = Reader { shared };
     let id_of = |sequence: Sequence| {
         let party = party?;
         {
-            let state = lock(&shared.state);
+            let state = shared.state.lock();
             if let Some(message) = state.queued.get(sequence.0) {
                 return Some(message.id.clone());
             }
@@ -106,16 +105,16 @@ pub(crate) fn with_ids(
 /// The newest dead letter under some keys.
 fn dead_letter(shared: &Arc<Shared>, keys: &[u128]) -> Result<Option<DeadEntry>> {
     let is_meant = |letter: &DeadEntry| keys.contains(&letter.key);
-    let in_memory = || lock(&shared.state).dead.values().rev().find(|letter| is_meant(letter)).cloned();
+    let in_memory = || shared.state.lock().dead.values().rev().find(|letter| is_meant(letter)).cloned();
     let found = in_memory();
-    if found.is_some() || lock(&shared.state).cold_dead == 0 {
+    if found.is_some() || shared.state.lock().cold_dead == 0 {
         // A letter may have come to memory in between.
         return Ok(found.or_else(in_memory));
     }
     let newest = shared.ask_cold(|cold| {
         for item in cold.dead_from_newest() {
             let letter = item?;
-            if is_meant(&letter) && lock(&shared.state).is_valid(letter.death.place) {
+            if is_meant(&letter) && shared.state.lock().is_valid(letter.death.place) {
                 return Ok(Some(letter));
             }
         }

@@ -6,11 +6,10 @@
 //! Invariant: a note that is lost (with the process, with Redis, for lack of room) makes its message live longer, never shorter.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, Sequence};
 
 /// Notes per script call.
@@ -74,29 +73,29 @@ impl NotedReads {
     /// A message was handed to a reader, at this second of service time.
     pub(crate) fn note(&self, id: &MessageId, sequence: Sequence, time: u64) {
         let read = NotedRead { id: id.clone(), sequence: sequence.0, time };
-        if lock(&self.notes).add(read) {
+        if self.notes.lock().add(read) {
             self.wake.notify_one();
         }
     }
 
     /// Messages with an id whose reads are not written yet; the last read is at the end.
     pub(crate) fn of(&self, id: &MessageId) -> Vec<u64> {
-        lock(&self.notes).by_id.get(id).cloned().unwrap_or_default()
+        self.notes.lock().by_id.get(id).cloned().unwrap_or_default()
     }
 
     /// Whether a message has a read that is not written yet.
     pub(crate) fn has(&self, id: &MessageId, sequence: u64) -> bool {
-        lock(&self.notes).by_id.get(id).is_some_and(|all| all.contains(&sequence))
+        self.notes.lock().by_id.get(id).is_some_and(|all| all.contains(&sequence))
     }
 
     /// The oldest notes, as many as one script writes.
     pub(crate) fn first(&self) -> Vec<NotedRead> {
-        lock(&self.notes).waiting.iter().take(BATCH).cloned().collect()
+        self.notes.lock().waiting.iter().take(BATCH).cloned().collect()
     }
 
     /// The oldest notes have been written.
     pub(crate) fn written(&self, count: usize) {
-        lock(&self.notes).written(count);
+        self.notes.lock().written(count);
     }
 }
 
@@ -123,7 +122,7 @@ mod tests {
         reads.written(3);
         assert_eq!((reads.of(&id("a")), reads.of(&id("b"))), (vec![1], vec![]));
         reads.written(9);
-        assert!(waiting(&reads).is_empty() && lock(&reads.notes).by_id.is_empty());
+        assert!(waiting(&reads).is_empty() && reads.notes.lock().by_id.is_empty());
     }
 
     #[test]
@@ -132,7 +131,7 @@ mod tests {
         for sequence in 0..WAITING as u64 + 10 {
             reads.note(&id(&sequence.to_string()), Sequence(sequence), 7);
         }
-        assert_eq!(lock(&reads.notes).waiting.len(), WAITING);
+        assert_eq!(reads.notes.lock().waiting.len(), WAITING);
         assert_eq!(waiting(&reads).len(), BATCH);
     }
 }

@@ -1,9 +1,10 @@
 //! What all parts of the Redis engine share, and how they call Redis.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -13,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use crate::face::direction::Class;
 use crate::face::engine::{Observer, StoreStats};
 use crate::face::error::{OpenError, Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId};
 use crate::index::key;
 use crate::index::memory::recent_ends::RecentEnds;
@@ -123,12 +123,12 @@ impl RedisShared {
 
     /// The settings in force that are the same at all gateways.
     pub(crate) fn rules(&self) -> Rules {
-        *lock(&self.rules)
+        *self.rules.lock()
     }
 
     /// From now on the values kept in Redis count.
     pub(crate) fn follow(&self, kept: &[(String, u64)]) {
-        let mut rules = lock(&self.rules);
+        let mut rules = self.rules.lock();
         let theirs = rules.following(kept);
         for differing in rules.differing(&theirs) {
             let DifferingRule { name, ours, theirs } = differing;
@@ -144,12 +144,12 @@ impl RedisShared {
 
     /// Whether this gateway delivers to a peer at present.
     pub(crate) fn delivers_to(&self, peer: &PartyId) -> bool {
-        lock(&self.leases).has(peer, since_boot())
+        self.leases.lock().has(peer, since_boot())
     }
 
     /// Whether no other gateway delivers to a peer at present.
     pub(crate) fn holds(&self, peer: &PartyId) -> bool {
-        lock(&self.leases).holds(peer, since_boot())
+        self.leases.lock().holds(peer, since_boot())
     }
 
     /// Calls a script that only asks, or whose effect may safely be repeated. It is sent again if the answer is lost.

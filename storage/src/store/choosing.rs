@@ -6,7 +6,6 @@
 
 use crate::core::shared::Shared;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, Sequence};
 use crate::face::payload::{Held, Payload};
 use crate::index::entry::Entry;
@@ -58,7 +57,7 @@ pub(crate) fn held(shared: &Shared, message: QueuedMessage) -> Held {
 impl Reader<'_> {
     /// Chooses, as far as memory can tell; `None` if the index on disk must be asked. Does not block.
     pub(crate) fn choose_in_memory(self, keys: &[u128]) -> Option<Choice<FoundUnderKey>> {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let (now, ttl) = (self.shared.now(), self.shared.message_ttl());
         let mut there = Vec::with_capacity(keys.len());
         for key in keys {
@@ -78,13 +77,13 @@ impl Reader<'_> {
         let mut there = Vec::with_capacity(keys.len());
         for key in keys {
             // The queued message first: it may enter the log between the two looks.
-            let queued = queued(&lock(&self.shared.state), *key);
+            let queued = queued(&self.shared.state.lock(), *key);
             match self.find(&[*key])? {
                 Some((key, entry)) => there.push(FoundUnderKey::Logged(key, entry)),
                 None => there.extend(queued),
             }
         }
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let candidates: Vec<_> = there.into_iter().map(|one| one.candidate(&state)).collect();
         Ok(choose(candidates))
     }

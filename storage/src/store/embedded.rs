@@ -1,11 +1,12 @@
 //! The embedded store: opens, runs its threads, and offers callers the [`Engine`] face.
 
 use crate::log::lane_end::LogEnd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::core::options::{OpenReport, StoreOptions};
@@ -13,7 +14,6 @@ use crate::core::room::Space;
 use crate::core::shared::{Counters, Shared};
 use crate::face::engine::{Engine, Observer, StoreState};
 use crate::face::error::{OpenError, Result, StoreError};
-use crate::face::lock::lock;
 use crate::index::memory::State;
 use crate::index::segment_account::Account;
 use crate::intake::accept::{Intake, PERMIT_BYTES};
@@ -146,7 +146,7 @@ fn start_threads(
             shared.store_id,
             shared.segment_bytes as u32,
             |lane, ready| {
-                lock(&shared.state).add_segment(ready.id, Account::new(lane, ready.size, PAGE as u32));
+                shared.state.lock().add_segment(ready.id, Account::new(lane, ready.size, PAGE as u32));
             },
             |error| shared.poison(&format!("cannot prepare a log segment: {error}")),
         );
@@ -159,13 +159,13 @@ fn start_threads(
 impl Store {
     /// Closes the store. Blocks.
     pub(crate) fn stop_now(&self) -> Result<()> {
-        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        let mut threads = std::mem::take(&mut *self.threads.lock());
         stop(&self.shared, &mut threads)
     }
 
     /// See [`Engine::close`].
     pub(crate) async fn close_now(&self) -> Result<()> {
-        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        let mut threads = std::mem::take(&mut *self.threads.lock());
         let shared = self.shared.clone();
         let stopped = tokio::task::spawn_blocking(move || stop(&shared, &mut threads)).await;
         stopped.map_err(|_| StoreError::Closed)?
@@ -240,17 +240,17 @@ fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
         queue.close();
     }
     {
-        let _guard = lock(&shared.keeper_lock);
+        let _guard = shared.keeper_lock.lock();
         shared.stopping.store(true, Ordering::Release);
         shared.wake_keeper.notify_all();
     }
     shared.spares.stop();
-    *lock(&shared.watch_stop) = true;
+    *shared.watch_stop.lock() = true;
     shared.wake_watch.notify_all();
     for helper in threads.helpers.drain(..) {
         drop(helper.join());
     }
-    lock(&shared.index).take();
+    shared.index.lock().take();
     threads.folder_lock.take();
     let state = shared.status.borrow().clone();
     failed(&state)
@@ -258,7 +258,7 @@ fn stop(shared: &Shared, threads: &mut Threads) -> Result<()> {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let mut threads = std::mem::take(&mut *lock(&self.threads));
+        let mut threads = std::mem::take(&mut *self.threads.lock());
         if !threads.writers.is_empty() {
             // The store was not closed: as after a kill, nothing more is promised, but the threads must end.
             drop(stop(&self.shared, &mut threads));

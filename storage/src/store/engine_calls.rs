@@ -12,7 +12,6 @@ use crate::core::shared::{Shared, blocking};
 use crate::face::direction::Class;
 use crate::face::engine::{Accepting, Engine, NamedPending, StoreState, StoreStats, Tracked};
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{
     Arrival, DeadLetter, DeadReason, DeliveryIdentity, FromSender, MessageId, Outcome, PartyId, Pending,
     SendKey, Sending, Sequence, Stored,
@@ -45,13 +44,13 @@ impl Store {
     }
 
     fn party(&self, party: &PartyId) -> Option<u16> {
-        lock(&self.shared.state).parties.find(party)
+        self.shared.state.lock().parties.find(party)
     }
 
     async fn find_pending(&self, peer: &PartyId, sequence: Sequence) -> Result<Option<(u128, Entry)>> {
         let Some(party) = self.party(peer) else { return Ok(None) };
         {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             if state.unsynced_sends.contains(&sequence.0) {
                 return Ok(None);
             }
@@ -67,7 +66,7 @@ impl Store {
 
     /// A pending message that is on its way into the log. It then counts as given out for delivery.
     fn load_queued(&self, peer: &PartyId, sequence: Sequence) -> Option<((u128, Entry), LoadedMessage)> {
-        let mut state = lock(&self.shared.state);
+        let mut state = self.shared.state.lock();
         let party = state.parties.find(peer)?;
         let message = state.queued.deliverable(party, sequence.0)?;
         let payload = message.payload.clone()?;
@@ -79,7 +78,7 @@ impl Store {
     async fn settle_queued(&self, peer: &PartyId, sequence: Sequence, outcome: &Outcome) -> Result<bool> {
         let Some(party) = self.party(peer) else { return Ok(false) };
         {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             let Some(key) = state.queued.pending(party, sequence.0).map(|m| m.key) else { return Ok(false) };
             if !matches!(outcome, Outcome::Dead(_)) {
                 state.queued.end(sequence.0);
@@ -95,14 +94,14 @@ impl Store {
     }
 
     async fn find_letter(&self, sequence: Sequence) -> Result<Option<(DeadEntry, bool)>> {
-        if let Some(letter) = lock(&self.shared.state).dead.get(&sequence.0).cloned() {
+        if let Some(letter) = self.shared.state.lock().dead.get(&sequence.0).cloned() {
             return Ok(Some((letter, false)));
         }
         self.blocking(move |shared| {
             let Some(found) = shared.ask_cold(|cold| cold.dead(sequence.0))? else {
-                return Ok(lock(&shared.state).dead.get(&sequence.0).cloned().map(|letter| (letter, false)));
+                return Ok(shared.state.lock().dead.get(&sequence.0).cloned().map(|letter| (letter, false)));
             };
-            let valid = |l: &DeadEntry| lock(&shared.state).is_valid(l.death.place);
+            let valid = |l: &DeadEntry| shared.state.lock().is_valid(l.death.place);
             Ok(found.filter(valid).map(|l| (l, true)))
         })
         .await
@@ -179,7 +178,7 @@ impl Engine for Store {
         let from = FromSender::from(found.sender.clone());
         let keys = self.reader().mail_keys(&from, &found.id);
         {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             let queued = state.queued.get(found.sequence.0).filter(|message| message.payload.is_some());
             if let Some(message) = queued {
                 return Ok(Some(choosing::held(&self.shared, message.clone())));
@@ -237,7 +236,7 @@ impl Engine for Store {
     async fn pending(&self, peer: &PartyId, after: Sequence, limit: usize) -> Result<Vec<Pending>> {
         let Some(party) = self.party(peer) else { return Ok(Vec::new()) };
         let (on_disk, queued) = {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             let queued = state.queued.pending_after(party, after.0);
             let queued =
                 queued.filter(|message| !message.waits_for_its_sync()).take(limit).map(|m| (m.key, m.entry));
@@ -283,7 +282,7 @@ impl Engine for Store {
     }
 
     async fn peers_with_pending(&self) -> Result<Vec<PartyId>> {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         let names = state.parties.names().iter().enumerate();
         let pending = |i: usize| state.parties.counts.get(i + 1).is_some_and(|c| c.pending > 0);
         Ok(names.filter(|(i, _)| pending(*i)).map(|(_, p)| p.clone()).collect())
@@ -299,7 +298,7 @@ impl Engine for Store {
                 _ => return Ok(None),
             },
         };
-        let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
+        let on_disk = self.shared.state.lock().parties.count(entry.party).cold_pending > 0;
         let loaded = loaded.map(|loaded| (loaded.id, Payload::Whole(loaded.payload)));
         let (loaded, (incarnation, low_water)) = match loaded {
             Some(loaded) if !on_disk => (Some(loaded), self.reader().identity(&entry)?),
@@ -347,7 +346,7 @@ impl Engine for Store {
             return Ok(true);
         }
         let end = if outcome == Outcome::Dropped { MessageEnd::Dropped } else { MessageEnd::Delivered };
-        let on_disk = lock(&self.shared.state).parties.count(entry.party).cold_pending > 0;
+        let on_disk = self.shared.state.lock().parties.count(entry.party).cold_pending > 0;
         if !on_disk && settle::in_memory(&self.shared, key, sequence.0, end).is_some() {
             return Ok(true);
         }

@@ -15,7 +15,6 @@ use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::engine::StoreState;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::FromSender;
 use crate::index::memory::recent_ends::MessageEnd;
 use crate::intake::accept::Intake;
@@ -33,7 +32,7 @@ impl Intake {
     /// Ends the messages under some keys in the mailbox. Returns true if there was one.
     pub(crate) async fn release(&self, keys: Vec<u128>) -> Result<bool> {
         let is_queued = {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             keys.iter().any(|key| state.queued.newest(*key).is_some())
         };
         if is_queued {
@@ -62,7 +61,7 @@ impl Intake {
     /// Ends the messages of a topic; returns how many there were.
     pub(crate) async fn release_topic(&self, from: FromSender, prefix: String) -> Result<u64> {
         let is_queued = {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             state
                 .queued
                 .shown()

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::core::shared::{Shared, blocking};
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::{DeliveryIdentity, Incarnation, MessageId, PartyId, Sequence};
 use crate::face::payload::{Outgoing, Payload};
 use crate::index::entry::Entry;
@@ -44,7 +43,7 @@ pub(crate) async fn load(
     sequences: &[Sequence],
 ) -> Vec<Result<Option<Outgoing>>> {
     let mut loading = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let Some(party) = state.parties.find(peer) else {
             return sequences.iter().map(|_| Ok(None)).collect();
         };
@@ -126,7 +125,7 @@ impl MessagesToLoad {
 /// See [`Engine::settle_delivered`](crate::Engine::settle_delivered).
 pub(crate) async fn settle(shared: &Arc<Shared>, peer: &PartyId, sequences: &[Sequence]) -> Result<()> {
     let (party, ended, others) = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let Some(party) = state.parties.find(peer) else { return Ok(()) };
         let (ended, others) = end_in_memory(&mut state, party, sequences);
         (party, ended, others)

@@ -6,7 +6,6 @@ use crate::core::shared::Shared;
 use crate::face::direction::Class;
 use crate::face::engine::NamedPending;
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Pending, Sequence};
 use crate::index::entry::Entry;
 use crate::read::arrivals::{self, ListedMessage, NEAR, NEAR_AGAIN, WhichMessages};
@@ -38,7 +37,7 @@ pub(crate) fn pending(
     }
     let party = match peer {
         None => None,
-        Some(peer) => match lock(&shared.state).parties.find(peer) {
+        Some(peer) => match shared.state.lock().parties.find(peer) {
             None => return Ok(Some(NamedPending::default())),
             party => party,
         },
@@ -46,7 +45,7 @@ pub(crate) fn pending(
     let mut found: BTreeMap<u64, (u128, Entry, MessageId)> = BTreeMap::new();
     // What is on its way into the log is already pending; it may enter the log between the two looks.
     let queued: Vec<(u128, Entry, MessageId)> = {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let of_prefix = state.queued.shown().filter(|m| {
             let Entry { class, party: of, sequence, .. } = m.entry;
             class == Class::Outgoing

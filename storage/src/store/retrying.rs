@@ -4,7 +4,6 @@ use crate::core::shared::blocking;
 use crate::face::direction::Class;
 use crate::face::engine::Engine;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{Correspondent, MessageId, PartyId, Sequence, Stored};
 use crate::face::payload::Upload;
 use crate::intake::accept::Intake;
@@ -54,7 +53,7 @@ impl Intake {
     /// Whether a message is in the mailbox under a draft's key.
     pub(crate) async fn has_mail(&self, draft: &Draft<'_>) -> Result<bool> {
         let key = self.key(draft.class, draft.party.map_or("", PartyId::as_str), draft.id);
-        let is_queued = lock(&self.shared.state).queued.has(key);
+        let is_queued = self.shared.state.lock().queued.has(key);
         Ok(is_queued
             || blocking(&self.shared, move |shared| Ok(Reader { shared }.find(&[key])?.is_some())).await?)
     }

@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::core::shared::Shared;
 use crate::face::engine::{PeerPending, StoreStats};
-use crate::face::lock::lock;
 
 /// The current gauges, and the counters since the start. Holds the lock of the index for as long as it takes to look at each
 /// party and segment.
 pub(crate) fn stats(shared: &Shared) -> StoreStats {
     let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
-    let state = lock(&shared.state);
+    let state = shared.state.lock();
     let names = state.parties.names().iter().enumerate();
     let pending = names.filter_map(|(i, peer)| {
         let c = state.parties.counts.get(i + 1)?;

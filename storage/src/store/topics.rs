@@ -10,7 +10,6 @@ use crate::core::shared::Shared;
 use crate::core::write_queue::{Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId, Sequence};
 use crate::face::payload::{Found, Held};
 use crate::index::entry::Entry;
@@ -48,7 +47,7 @@ impl TopicSearch<'_> {
 
     /// The id of a message; `None` if it cannot be read: the damage is reported to its reader.
     fn id(&self, key: u128, entry: &Entry) -> Result<Option<MessageId>> {
-        let cached = lock(&self.shared.state).cache.id(entry.sequence);
+        let cached = self.shared.state.lock().cache.id(entry.sequence);
         if cached.is_some() {
             return Ok(cached);
         }
@@ -123,7 +122,7 @@ impl TopicSearch<'_> {
 
 fn topic<'a>(shared: &'a Arc<Shared>, from: &'a FromSender, prefix: &'a str) -> TopicSearch<'a> {
     let party = match from {
-        FromSender::Party(party) => lock(&shared.state).parties.find(party),
+        FromSender::Party(party) => shared.state.lock().parties.find(party),
         FromSender::Any | FromSender::Unnamed => None,
     };
     TopicSearch { shared, prefix, party, from }
@@ -134,7 +133,7 @@ pub(crate) fn of_id(shared: &Arc<Shared>, keys: &[u128], id: &MessageId) -> Resu
     let reader = Reader { shared };
     let mut found = Vec::new();
     for key in keys {
-        let queued = lock(&shared.state).queued.newest(*key).map(|message| message.entry);
+        let queued = shared.state.lock().queued.newest(*key).map(|message| message.entry);
         let entry = match queued {
             Some(entry) => Some(entry),
             None => reader.find(&[*key])?.map(|(_, entry)| entry),
@@ -191,7 +190,7 @@ pub(crate) fn find(
     let topic = topic(shared, from, prefix);
     // What is on its way into the log already exists for readers.
     let queued: Vec<(Entry, MessageId)> = {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let of_topic = |entry: &Entry, id: &MessageId| topic.admits(entry) && id.as_str().starts_with(prefix);
         state.queued.shown().filter(|m| of_topic(&m.entry, &m.id)).map(|m| (m.entry, m.id.clone())).collect()
     };

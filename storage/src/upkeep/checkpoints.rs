@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::core::shared::{BEGUN, Shared};
-use crate::face::lock::lock;
 use crate::index::checkpoint::Checkpoint;
 use crate::index::memory::State;
 use crate::log::segment::{Lane, LogFile};
@@ -50,7 +49,7 @@ impl Checkpoints {
         let is_asked_for = asked > *shared.checkpoints_written.borrow();
         // Time in which nothing happened counts as service, too.
         let time_went_on = stopping && shared.now() > self.known_seconds;
-        due && lock(&shared.state).dirty || is_asked_for || time_went_on || since >= IDLE_CHECKPOINT
+        due && shared.state.lock().dirty || is_asked_for || time_went_on || since >= IDLE_CHECKPOINT
     }
 
     /// Writes a checkpoint, then frees the segments that two of them found empty. Returns false if that is not possible yet,
@@ -68,7 +67,7 @@ impl Checkpoints {
         // Before the state is captured: a caller that asked before this finds in it what it waits for.
         let asked = shared.checkpoints_asked.load(Ordering::Acquire);
         let checkpoint = {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             state.dirty = false;
             self.capture(shared, &state, now)
         };
@@ -82,12 +81,12 @@ impl Checkpoints {
         {
             shared.index_failed(cold, &e).map_err(|e| io::Error::other(e.to_string()))?;
             // It was given up: the next round takes a checkpoint that knows that.
-            lock(&shared.state).dirty = true;
+            shared.state.lock().dirty = true;
             return Ok(false);
         }
         let written = checkpoint.write(&*shared.options.disk, &shared.options.data_dir, shared.store_id);
         if let Err(e) = written {
-            lock(&shared.state).dirty = true;
+            shared.state.lock().dirty = true;
             return Err(e);
         }
         (self.generation, self.known_seconds) = (checkpoint.generation, now);
@@ -138,7 +137,7 @@ impl Checkpoints {
     fn give_back(&mut self, shared: &Shared, checkpoint: &Checkpoint, kept: usize) -> io::Result<()> {
         let mut free = Vec::new();
         {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             for (id, captured) in &checkpoint.segments {
                 let Some(account) = state.accounts.get_mut(id) else { continue };
                 if !captured.was_empty {
@@ -157,7 +156,7 @@ impl Checkpoints {
         }
         for (id, lane) in free {
             let size = {
-                let mut state = lock(&shared.state);
+                let mut state = shared.state.lock();
                 state.dirty = true;
                 state.accounts.remove(&id).map_or(0, |a| u64::from(a.size))
             };
@@ -183,7 +182,7 @@ impl Checkpoints {
         }
         if shared.spares.free_count() > 1 {
             // Another checkpoint checks whether they are still worth keeping.
-            lock(&shared.state).dirty = true;
+            shared.state.lock().dirty = true;
         }
         Ok(())
     }
@@ -194,7 +193,7 @@ impl Checkpoints {
 /// keep theirs.
 fn rest(shared: &Shared) {
     let resting: Vec<u32> = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let bulk = state.accounts.iter_mut().filter(|(_, account)| account.lane == Lane::Bulk);
         bulk.filter_map(|(id, account)| account.comes_to_rest().then_some(*id)).collect()
     };

@@ -4,7 +4,6 @@ use crate::core::reply::Reply;
 use crate::core::shared::Shared;
 use crate::core::write_queue::{Append, Effect, Job, LargeMessage, Urgency};
 use crate::face::error::{StoreError, io_error};
-use crate::face::lock::lock;
 use crate::index::entry::Entry;
 use crate::index::key;
 use crate::index::memory::State;
@@ -24,13 +23,13 @@ const CHUNK: usize = 256;
 
 /// Empties one segment if that is worth it.
 pub(crate) fn compact(shared: &Shared) {
-    let Some((lane, id)) = candidate(&lock(&shared.state)) else { return };
+    let Some((lane, id)) = candidate(&shared.state.lock()) else { return };
     match empty(shared, lane, id) {
         Ok(moved) => tracing::debug!(segment = id, moved, "moved live messages of an old segment forward"),
         Err(error) => tracing::debug!(segment = id, %error, "an old segment keeps its place"),
     }
     // Only one try: what still pins it cannot be moved.
-    if let Some(account) = lock(&shared.state).accounts.get_mut(&id) {
+    if let Some(account) = shared.state.lock().accounts.get_mut(&id) {
         account.pinned = true;
     }
 }
@@ -113,7 +112,7 @@ fn empty(shared: &Shared, lane: Lane, id: u32) -> Result<usize, StoreError> {
 /// The index entry of a live message at `place`. Dead letters stay where they are.
 fn indexed(shared: &Shared, key: u128, place: Place, sequence: u64) -> Option<Entry> {
     {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         if !state.is_valid(place) || state.dead.contains_key(&sequence) {
             return None;
         }
@@ -124,7 +123,7 @@ fn indexed(shared: &Shared, key: u128, place: Place, sequence: u64) -> Option<En
     let cold = shared.cold()?;
     let found = [cold.mail(key).ok()?, cold.latest_pending(key).ok()?];
     let found = found.into_iter().flatten().find(|e| e.place == place)?;
-    Some(lock(&shared.state).with_mark(key, found))
+    Some(shared.state.lock().with_mark(key, found))
 }
 
 fn queue(

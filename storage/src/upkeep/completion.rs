@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::core::shared::Shared;
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::index::entry::Entry;
 use crate::index::on_disk::{IdUnreadableNow, NamesCompletion};
 use crate::read::frames::Reader;
@@ -37,7 +36,7 @@ impl Completion {
     pub(crate) fn ages(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let (Some(from), Some(cold)) = (self.ages, shared.cold_for_removal()) else { return Ok(()) };
         self.ages = None;
-        if lock(&shared.state).cold_mail > 0 {
+        if shared.state.lock().cold_mail > 0 {
             shared.cold_dirty.store(true, Ordering::Relaxed);
             match cold.complete_ages(from, AGES) {
                 Ok(next) => self.ages = next,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::core::shared::Shared;
 use crate::face::clock::{is_over, latest_over};
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::face::message::{DeadReason, Sequence};
 use crate::index::entry::Entry;
 use crate::index::memory::State;
@@ -42,7 +41,7 @@ impl Expiry {
         let Some(until) = latest_over(ttl, now) else { return };
         let started = Instant::now();
         while started.elapsed() < ROUND {
-            let mut over = unread_in_memory(&lock(&shared.state), now, ttl);
+            let mut over = unread_in_memory(&shared.state.lock(), now, ttl);
             match self.aged_on_disk(shared, false, until, UNREAD_BATCH) {
                 Ok(on_disk) => over.extend(on_disk.into_iter().filter(|(_, e)| e.is_unread())),
                 // The store is poisoned.
@@ -67,7 +66,7 @@ impl Expiry {
         let (now, Some(ttl)) = (shared.now(), shared.message_ttl()) else { return Ok(()) };
         let Some(until) = latest_over(ttl, now) else { return Ok(()) };
         loop {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             let over = state.read_until(until, MAIL_BATCH);
             for (key, sequence) in &over {
                 state.expire(*key, *sequence);
@@ -82,7 +81,7 @@ impl Expiry {
             let Some(cold) = shared.cold().filter(|_| !over.is_empty()) else { break };
             for (key, entry) in over {
                 {
-                    let mut state = lock(&shared.state);
+                    let mut state = shared.state.lock();
                     if cold.is_lost() {
                         return Ok(());
                     }
@@ -102,7 +101,7 @@ impl Expiry {
         until: u32,
         most: usize,
     ) -> Result<Vec<(u128, Entry)>, StoreError> {
-        let Some(cold) = shared.cold().filter(|_| lock(&shared.state).cold_mail > 0) else {
+        let Some(cold) = shared.cold().filter(|_| shared.state.lock().cold_mail > 0) else {
             return Ok(Vec::new());
         };
         match self.aged(shared, &cold, read, until, most) {
@@ -132,7 +131,7 @@ impl Expiry {
             let (at, key) = item?;
             let entry = cold.mail(key)?.filter(|entry| age(entry) == at);
             let current = entry.and_then(|entry| {
-                let state = lock(&shared.state);
+                let state = shared.state.lock();
                 let current = !state.live.contains_key(&key) && state.is_current_cold(&entry);
                 current.then(|| state.with_mark(key, entry))
             });
@@ -157,7 +156,7 @@ pub(crate) fn expire_pending(shared: &Shared) {
     let Some(ttl) = shared.send_ttl() else { return };
     let now = shared.now();
     let parties: Vec<_> = {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let names = state.parties.names();
         let pending = |i: usize| state.parties.counts.get(i + 1).is_some_and(|c| c.pending > 0);
         names.iter().enumerate().filter(|(i, _)| pending(*i)).map(|(i, _)| (i + 1) as u16).collect()

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::core::shared::Shared;
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::index::on_disk::{Cold, ColdError};
 use crate::log::spare_segments::SegmentTrouble;
 
@@ -49,7 +48,7 @@ impl IndexCare {
             Ok(cold) => {
                 tracing::info!("the index on disk is there again");
                 shared.cold_dirty.store(true, Ordering::Relaxed);
-                *lock(&shared.index) = Some(Arc::new(cold));
+                *shared.index.lock() = Some(Arc::new(cold));
             }
             Err(error) => {
                 tracing::debug!(%error, "still no index on disk");
@@ -69,15 +68,15 @@ impl IndexCare {
         let Some(cold) = shared.cold().filter(|cold| is_large(cold)) else { return };
         drop(cold);
         // Only this thread enters anything.
-        if !lock(&shared.state).is_cold_empty() {
+        if !shared.state.lock().is_cold_empty() {
             return;
         }
-        let Some(mut cold) = lock(&shared.index).take() else { return };
+        let Some(mut cold) = shared.index.lock().take() else { return };
         let patience = Instant::now() + PATIENCE;
         while let Err(in_use) = Arc::try_unwrap(cold).map(drop) {
             cold = in_use;
             if Instant::now() > patience {
-                *lock(&shared.index) = Some(cold);
+                *shared.index.lock() = Some(cold);
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 
 use crate::core::shared::Shared;
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::log::disk::passes;
 use crate::upkeep::checkpoints::Checkpoints;
 use crate::upkeep::compact::compact;
@@ -78,10 +77,10 @@ impl Housekeeper {
             if stopping {
                 return;
             }
-            let guard = lock(&self.shared.keeper_lock);
+            let mut guard = self.shared.keeper_lock.lock();
             if !self.shared.stopping.load(Ordering::Acquire) {
                 let pause = self.shared.options.housekeeping_every;
-                drop(self.shared.wake_keeper.wait_timeout(guard, pause));
+                self.shared.wake_keeper.wait_for(&mut guard, pause);
             }
         }
     }

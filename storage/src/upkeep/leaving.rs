@@ -7,7 +7,6 @@
 
 use crate::core::shared::Shared;
 use crate::core::write_queue::{Job, Urgency};
-use crate::face::lock::lock;
 use crate::log::segment::{LANES, Lane, PAGE};
 
 /// If no recent message tells how much is needed, a segment is worth leaving if one part in this many of it is used.
@@ -17,7 +16,7 @@ const WORTH: u64 = 8;
 pub(crate) fn leave_what_is_empty(shared: &Shared) {
     let Some((lane, least)) = lacking(shared) else { return };
     let leaves = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         if state.accounts.values().any(|account| account.sealed && account.is_empty()) {
             // Two checkpoints will free it. None would be taken in a store in which nothing happens because everything is
             // refused.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::core::shared::{LONG_IDS, Shared};
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::index::entry::{DeadEntry, Entry};
 use crate::index::memory::aging::{current, drop_stale, give_memory_back};
 use crate::index::on_disk::{Cold, ColdError};
@@ -75,7 +74,7 @@ impl Spill {
         let lags = if rested == Duration::MAX { rested } else { rested.min(LAGGING_FOR) };
         let [rested, lags] = [rested, lags].map(|after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX));
         drop_all_stale(shared);
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let state = &mut *state;
         let most = shared.options.index_memory_entries;
         let long_ids = shared.counters.long_ids.load(Ordering::Relaxed);
@@ -117,7 +116,7 @@ impl Spill {
         let mut gone = Vec::new();
         let mut gone_dead = Vec::new();
         {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             if cold.is_lost() {
                 return Err(given_up());
             }
@@ -170,7 +169,7 @@ impl Spill {
             of_letters.extend(cold.older(letter.key, &letter.entry)?.map(|old| (letter.key, old)));
         }
         {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             if cold.is_lost() {
                 return Err(given_up());
             }
@@ -187,8 +186,8 @@ impl Spill {
 
 /// Takes what stands for nothing off the front of the lists, some at a time; tables that have become too large shrink.
 pub(crate) fn drop_all_stale(shared: &Shared) {
-    while drop_stale(&mut lock(&shared.state), STALE) == STALE {}
-    give_memory_back(&mut lock(&shared.state));
+    while drop_stale(&mut shared.state.lock(), STALE) == STALE {}
+    give_memory_back(&mut shared.state.lock());
 }
 
 /// How many items of each lane's list move, and the messages and dead letters among them.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::core::shared::Shared;
 use crate::face::engine::StoreState;
-use crate::face::lock::lock;
 
 /// A sync that runs longer than this is stuck.
 pub(crate) const STUCK: Duration = Duration::from_secs(5);
@@ -14,13 +13,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs until the store stops.
 pub(crate) fn run(shared: &Shared) {
-    let mut stopping = lock(&shared.watch_stop);
+    let mut stopping = shared.watch_stop.lock();
     while !*stopping {
-        stopping = shared
-            .wake_watch
-            .wait_timeout(stopping, LOOK)
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .0;
+        shared.wake_watch.wait_for(&mut stopping, LOOK);
         look(shared);
     }
 }

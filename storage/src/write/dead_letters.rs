@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::core::shared::Shared;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{DeadLetter, DeadReason, MessageId, PartyId, Sequence};
 use crate::face::payload::Payload;
 use crate::index::entry::DeadEntry;
@@ -26,7 +25,7 @@ pub(crate) fn drop_letter(shared: &Shared, letter: &DeadEntry) -> Result<bool> {
     let sequence = letter.entry.sequence;
     // Find out where it is now: it may have moved to the index on disk since.
     let in_memory = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let in_memory = state.dead.contains_key(&sequence);
         if !in_memory && !state.is_valid(letter.death.place) {
             return Ok(false);
@@ -44,7 +43,7 @@ pub(crate) fn drop_letter(shared: &Shared, letter: &DeadEntry) -> Result<bool> {
 /// The oldest dead letters after a sequence, merged from memory and the index on disk. Blocks.
 pub(crate) fn oldest(shared: &Shared, after: u64, limit: usize) -> Result<Vec<DeadEntry>> {
     let in_memory = || -> Vec<DeadEntry> {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         state.dead.range(after.saturating_add(1)..).take(limit).map(|(_, l)| l.clone()).collect()
     };
     let mut found = in_memory();
@@ -67,7 +66,7 @@ fn oldest_of(shared: &Shared, party: u16, after: u64, limit: usize) -> Result<Ve
         let (mut letters, mut from) = (Vec::new(), Some(after));
         while let Some(after) = from.filter(|_| letters.len() < limit) {
             let (some, next) = cold.dead_of(party, after, limit - letters.len())?;
-            let state = lock(&shared.state);
+            let state = shared.state.lock();
             letters.extend(some.into_iter().filter(|letter| state.is_valid(letter.death.place)));
             from = next;
         }
@@ -86,7 +85,7 @@ fn oldest_of(shared: &Shared, party: u16, after: u64, limit: usize) -> Result<Ve
 fn in_memory_of(shared: &Shared, party: u16, after: u64, limit: usize) -> Vec<DeadEntry> {
     let (mut found, mut from) = (Vec::new(), Some(after));
     while let Some(after) = from.take().filter(|_| found.len() < limit) {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let some = state.dead.range(after.saturating_add(1)..).take(CHUNK);
         for (n, (sequence, letter)) in some.enumerate() {
             found.extend(Some(letter).filter(|letter| letter.entry.party == party).cloned());
@@ -107,7 +106,7 @@ pub(crate) fn list_of(
     if !knows_names(shared) {
         return Ok(None);
     }
-    let Some(party) = lock(&shared.state).parties.find(peer) else { return Ok(Some(Vec::new())) };
+    let Some(party) = shared.state.lock().parties.find(peer) else { return Ok(Some(Vec::new())) };
     let found = oldest_of(shared, party, after.0, limit)?;
     found.iter().filter_map(|letter| shown(shared, letter).transpose()).collect::<Result<_>>().map(Some)
 }
@@ -119,7 +118,7 @@ fn valid_ones(
     limit: usize,
 ) -> std::result::Result<Vec<DeadEntry>, ColdError> {
     let counts = |letter: &std::result::Result<DeadEntry, _>| {
-        letter.as_ref().map_or(true, |letter| lock(&shared.state).is_valid(letter.death.place))
+        letter.as_ref().map_or(true, |letter| shared.state.lock().is_valid(letter.death.place))
     };
     letters.filter(counts).take(limit).collect()
 }
@@ -133,7 +132,7 @@ pub(crate) fn list(shared: &Shared, after: Sequence, limit: usize) -> Result<Vec
 /// What the operator is shown of the newest dead letters, newest first. Blocks.
 pub(crate) fn newest(shared: &Shared, limit: usize) -> Result<Vec<DeadLetter>> {
     let in_memory =
-        || -> Vec<DeadEntry> { lock(&shared.state).dead.values().rev().take(limit).cloned().collect() };
+        || -> Vec<DeadEntry> { shared.state.lock().dead.values().rev().take(limit).cloned().collect() };
     let mut found = in_memory();
     let on_disk = shared.ask_cold(|cold| valid_ones(shared, cold.dead_from_newest(), limit))?;
     match on_disk {
@@ -182,14 +181,14 @@ pub(crate) fn open(shared: &Arc<Shared>, letter: &DeadEntry) -> Result<Option<(D
 /// Drops dead letters until the rest fits its room (see [`dead_room`](crate::index::memory::dead_room)). Each drop is
 /// logged: nothing is removed silently.
 pub(crate) fn keep_within_bound(shared: &Shared) -> Result<()> {
-    let followed = lock(&shared.state).dead_room.followed();
+    let followed = shared.state.lock().dead_room.followed();
     for sequence in followed {
         let found = oldest(shared, sequence.saturating_sub(1), 1)?;
         for letter in found.iter().filter(|letter| letter.entry.sequence == sequence) {
             let_go(shared, letter)?;
         }
     }
-    let is_over = || lock(&shared.state).dead_room.is_over();
+    let is_over = || shared.state.lock().dead_room.is_over();
     let mut after = 0;
     while is_over() {
         let letters = oldest(shared, after, BATCH)?;
@@ -199,7 +198,7 @@ pub(crate) fn keep_within_bound(shared: &Shared) -> Result<()> {
             if !is_over() {
                 return Ok(());
             }
-            if lock(&shared.state).dead_room.may_go(letter.entry.sequence) {
+            if shared.state.lock().dead_room.may_go(letter.entry.sequence) {
                 let_go(shared, &letter)?;
             }
         }

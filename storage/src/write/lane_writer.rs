@@ -15,7 +15,6 @@ use crate::core::reply::Reply;
 use crate::core::shared::{BEGUN, Shared};
 use crate::core::write_queue::{Append, Effect, Job, LargeMessage, WaitForJobs};
 use crate::face::error::{StoreError, io_error};
-use crate::face::lock::lock;
 use crate::index::segment_account::Account;
 use crate::log::batch::{BATCH_BYTES, Batch};
 use crate::log::frame::{
@@ -182,7 +181,7 @@ impl LaneWriter {
         // Segments are only added here: a message whose end is in this batch is unfinished until the batch is entered.
         if self.lane == Lane::Bulk {
             let unfinished = self.unfinished();
-            lock(&self.shared.unfinished).extend(unfinished);
+            self.shared.unfinished.lock().extend(unfinished);
         }
     }
 
@@ -203,7 +202,7 @@ impl LaneWriter {
 
     fn note_unfinished(&self) {
         if self.lane == Lane::Bulk {
-            *lock(&self.shared.unfinished) = self.unfinished();
+            *self.shared.unfinished.lock() = self.unfinished();
         }
     }
 
@@ -363,7 +362,7 @@ impl LaneWriter {
     /// and stays.
     fn leave(&mut self) {
         let is_empty = {
-            let state = lock(&self.shared.state);
+            let state = self.shared.state.lock();
             state.accounts.get(&self.at.segment).is_some_and(Account::is_empty)
         };
         if !is_empty {
@@ -386,7 +385,7 @@ impl LaneWriter {
 
     fn go_on_in(&mut self, ready: ReadySegment) {
         {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.shared.state.lock();
             if let Some(old) = state.accounts.get_mut(&self.at.segment) {
                 old.sealed = true;
             }
@@ -452,7 +451,7 @@ impl LaneWriter {
     /// record of an end or of reads, which nobody waits for, should not be lost. Anything else is withdrawn.
     fn must_keep(&self, append: &Append) -> bool {
         match append.effect {
-            Effect::Message => !lock(&self.shared.state).refuse(append.sequence),
+            Effect::Message => !self.shared.state.lock().refuse(append.sequence),
             _ => matches!(append.kind, Kind::Settle | Kind::Read) && self.backlog.len() < MAX_KEPT,
         }
     }
@@ -460,7 +459,7 @@ impl LaneWriter {
     fn fail(&self, append: Append, error: &StoreError) {
         self.shared.space.leave(self.lane, append.cost);
         if matches!(append.effect, Effect::Message) {
-            lock(&self.shared.state).withdraw(append.sequence);
+            self.shared.state.lock().withdraw(append.sequence);
         }
         append.reply.send(Err(error.clone()));
     }

@@ -9,7 +9,6 @@ use crate::core::shared::Shared;
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::direction::Class;
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::payload::Handed;
 use crate::index::entry::Entry;
 use crate::index::key;
@@ -31,7 +30,7 @@ pub(crate) fn note(shared: &Shared, messages: &[Handed]) {
     };
     let keyed: Vec<_> = messages.iter().map(key).collect();
     let now = shared.now();
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock();
     let several = state.parties.senders() > 1;
     for ((key, sequence), handed) in keyed.into_iter().zip(messages) {
         let is_first = several && state.live.get(&key).is_none_or(Entry::is_unread);
@@ -57,7 +56,7 @@ fn last_of_others(shared: &Shared, state: &State, key: u128, handed: &Handed) ->
 /// Queues the records of notes about messages in memory. They ride on the next write of their lane. `noting` must be held: a
 /// closing store comes either before notes are taken or after they are queued.
 fn write(shared: &Shared) {
-    let unwritten = lock(&shared.state).reads.take_unwritten();
+    let unwritten = shared.state.lock().reads.take_unwritten();
     for (lane, notes) in LANES.into_iter().zip(unwritten) {
         queue(shared, lane, &notes);
     }
@@ -66,9 +65,9 @@ fn write(shared: &Shared) {
 /// Queues all notes before the store closes, including those still to be entered into the index on disk, which may lose
 /// them.
 pub(crate) fn write_all(shared: &Shared) {
-    let _noting = lock(&shared.noting);
+    let _noting = shared.noting.lock();
     write(shared);
-    let notes = lock(&shared.state).reads.for_disk(usize::MAX);
+    let notes = shared.state.lock().reads.for_disk(usize::MAX);
     // The records come after their messages whichever lane they are in, because the messages are in the index on disk.
     queue(shared, Lane::Small, &notes);
 }
@@ -95,9 +94,9 @@ fn queue(shared: &Shared, lane: Lane, notes: &[ReadNote]) {
 /// Writes what was noted since the last round. For a message in the index on disk, the index is marked first: the record may
 /// be before the place from which a start reads.
 pub(crate) fn write_some(shared: &Shared) -> Result<()> {
-    let _noting = lock(&shared.noting);
+    let _noting = shared.noting.lock();
     write(shared);
-    let notes = lock(&shared.state).reads.for_disk(MARKED);
+    let notes = shared.state.lock().reads.for_disk(MARKED);
     if notes.is_empty() {
         return Ok(());
     }
@@ -125,11 +124,11 @@ fn mark(
     let mut marked: [Vec<ReadNote>; 2] = Default::default();
     for note in notes {
         if let Some(entry) = cold.mark_read(note)? {
-            let lane = lock(&shared.state).lane_of(entry.place);
+            let lane = shared.state.lock().lane_of(entry.place);
             marked[lane.index()].push(*note);
         }
     }
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock();
     if !cold.is_lost() {
         for note in notes {
             state.reads.told_disk(note);

@@ -10,7 +10,6 @@ use crate::core::reply::Reply;
 use crate::core::shared::Shared;
 use crate::core::write_queue::{Append, Effect};
 use crate::face::direction::Class;
-use crate::face::lock::lock;
 use crate::face::message::Sequence;
 use crate::face::payload::{Held, Payload};
 use crate::index::entry::{DeadEntry, EndedNumber, Entry};
@@ -55,7 +54,7 @@ impl AfterSync {
     /// Lets go of what waited for the sync: numbers, and sends with keys.
     pub(crate) fn let_go(shared: &Shared, ended: &[EndedNumber], sends: Vec<News>) {
         if !ended.is_empty() || !sends.is_empty() {
-            let mut state = lock(&shared.state);
+            let mut state = shared.state.lock();
             state.let_go(ended);
             for send in &sends {
                 if let News::Pending(_, sequence, _) = send {
@@ -83,7 +82,7 @@ pub(crate) fn publish(
     let mut ended;
     shared.counters.appends.fetch_add(written.len() as u64, Ordering::Relaxed);
     {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         if let Some(account) = state.accounts.get_mut(&tail.segment) {
             account.tail = tail.offset;
         }

@@ -9,7 +9,6 @@ use crate::core::reply::Reply;
 use crate::core::shared::Shared;
 use crate::core::write_queue::{Append, Effect, Job, Urgency};
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{DeadReason, Sequence};
 use crate::index::entry::{DeadEntry, Death, Entry};
 use crate::index::memory::State;
@@ -24,7 +23,7 @@ pub(crate) const MAX_REASON_BYTES: usize = 1000;
 
 /// Queues the record that a message is settled. It rides on the next write after the message's own sync.
 pub(crate) fn record(shared: &Shared, key: u128, sequence: u64, place: Place, dead_letter: bool) {
-    record_under(&lock(&shared.state), shared, (key, sequence, place), dead_letter);
+    record_under(&shared.state.lock(), shared, (key, sequence, place), dead_letter);
 }
 
 /// Queues the record that a message is settled, under the lock under which it ended: a caller that finds it ended and waits
@@ -68,7 +67,7 @@ pub(crate) fn push(shared: &Shared, record: Append) {
 
 /// Ends a message that is indexed in memory. `None` if it is not.
 pub(crate) fn in_memory(shared: &Shared, key: u128, sequence: u64, end: MessageEnd) -> Option<Entry> {
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock();
     let entry = state.remove(key, sequence)?;
     state.past.note(key, sequence, end);
     record_under(&state, shared, (key, sequence, entry.place), false);
@@ -81,7 +80,7 @@ pub(crate) fn older_in_cold(shared: &Shared, key: u128, entry: &Entry) -> Result
         in_cold(shared, key, &old)?;
     }
     // It may have come to memory, where the newer one no longer is.
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock();
     let older = state.live.get(&key).map(|held| held.sequence).filter(|held| *held < entry.sequence);
     if let Some(older) = older.and_then(|sequence| state.remove(key, sequence)) {
         record_under(&state, shared, (key, older.sequence, older.place), false);
@@ -92,7 +91,7 @@ pub(crate) fn older_in_cold(shared: &Shared, key: u128, entry: &Entry) -> Result
 /// Ends a message that is in the index on disk. Blocks. False if it had already ended.
 pub(crate) fn in_cold(shared: &Shared, key: u128, entry: &Entry) -> Result<bool> {
     let valid = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         if state
             .live
             .get(&key)
@@ -194,7 +193,7 @@ fn finish(shared: &Shared, key: u128, entry: Entry, reason: DeadReason) -> Resul
 pub(crate) fn end_mail(shared: &Shared, key: u128, mut at: Entry, end: MessageEnd) -> Result<bool> {
     while in_memory(shared, key, at.sequence, end).is_none() {
         if in_cold(shared, key, &at)? {
-            lock(&shared.state).past.note(key, at.sequence, end);
+            shared.state.lock().past.note(key, at.sequence, end);
             break;
         }
         match (Reader { shared }).find(&[key])? {
@@ -214,7 +213,7 @@ pub(crate) fn end_pending(shared: &Shared, key: u128, entry: Entry, end: Message
             return Ok(true);
         }
         if in_cold(shared, key, &at)? {
-            lock(&shared.state).past.note(key, entry.sequence, end);
+            shared.state.lock().past.note(key, entry.sequence, end);
             return Ok(true);
         }
         match (Reader { shared }).pending_entry(entry.party, Sequence(entry.sequence))? {

@@ -6,10 +6,10 @@
 //! * everything received is byte for byte one of the attempts.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::cli::local::world::content;
@@ -79,7 +79,7 @@ pub(crate) struct Ledger(Mutex<LedgerState>);
 
 impl Ledger {
     fn inner(&self) -> MutexGuard<'_, LedgerState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Enters an attempt before it is sent; returns its number and bytes.

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
-use crate::face::lock::lock;
+use parking_lot::Mutex;
+
 use crate::log::disk::{Disk, DiskFile, OpenMode, RealDisk, Room};
 
 /// Changes are kept in pages of this many bytes.
@@ -57,7 +58,7 @@ impl Disk for Overlay {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed?,
         };
-        let names = lock(&self.names);
+        let names = self.names.lock();
         let mut all: Vec<_> = below.into_iter().filter(|n| !names.contains_key(&dir.join(n))).collect();
         let ours = names.iter().filter(|(path, file)| path.parent() == Some(dir) && file.is_some());
         all.extend(ours.filter_map(|(path, _)| Some(path.file_name()?.to_string_lossy().into_owned())));
@@ -72,7 +73,7 @@ impl Disk for Overlay {
         if self.is_real(path) {
             return RealDisk.open(path, mode);
         }
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         match names.get(path) {
             Some(Some(file)) => return Ok(file.clone()),
             None => match self.below.open(path, OpenMode::Read) {
@@ -101,7 +102,7 @@ impl Disk for Overlay {
         }
         // This enters it into the names.
         self.open(from, OpenMode::Existing)?;
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         let file = names.insert(from.into(), None).flatten();
         names.insert(to.into(), file);
         Ok(())
@@ -112,7 +113,7 @@ impl Disk for Overlay {
             return RealDisk.remove(path);
         }
         self.open(path, OpenMode::Existing)?;
-        lock(&self.names).insert(path.into(), None);
+        self.names.lock().insert(path.into(), None);
         Ok(())
     }
 
@@ -193,7 +194,7 @@ fn pages_of(offset: u64, len: usize) -> std::ops::Range<u64> {
 
 impl DiskFile for OverlayFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let changed = lock(&self.changed);
+        let changed = self.changed.lock();
         let len = (buf.len() as u64).min(changed.len.saturating_sub(offset)) as usize;
         self.read_below(&mut buf[..len], offset, changed.shown);
         if !changed.pages.is_empty() {
@@ -209,7 +210,7 @@ impl DiskFile for OverlayFile {
 
     fn write_at(&self, bufs: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
-        let mut changed = lock(&self.changed);
+        let mut changed = self.changed.lock();
         let shown = changed.shown;
         for number in pages_of(offset, bytes.len()) {
             let page = changed.pages.entry(number).or_insert_with(|| {
@@ -225,13 +226,13 @@ impl DiskFile for OverlayFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let mut changed = lock(&self.changed);
+        let mut changed = self.changed.lock();
         changed.len = changed.len.max(len);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut changed = lock(&self.changed);
+        let mut changed = self.changed.lock();
         changed.len = len;
         changed.shown = changed.shown.min(len);
         changed.pages.retain(|number, _| number * (PAGE as u64) < len);
@@ -242,7 +243,7 @@ impl DiskFile for OverlayFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.changed).len)
+        Ok(self.changed.lock().len)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -18,7 +18,6 @@ use crate::core::options::StoreOptions;
 use crate::core::shared::Shared;
 use crate::face::engine::NoObserver;
 use crate::face::error::OpenError;
-use crate::face::lock::lock;
 use crate::index::checkpoint::{CheckpointSlot, FILES, PREFIX_BYTES};
 use crate::log::data_folder::{self, FolderLock, open_io};
 use crate::log::disk::{Disk, DiskFile, OpenMode, read_exact_at, write_all_at};
@@ -151,7 +150,7 @@ fn make_index(
 /// Settles a message, so that neither it nor an older one with its key returns.
 fn end(shared: &Shared, key: u128, sequence: u64) {
     let ended = {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         if let Some(letter) = state.dead.get(&sequence).cloned() {
             state.remove_dead(&letter, false);
             Some((letter.entry.place, true))

@@ -16,7 +16,6 @@ use crate::core::slices_written::StreamedMessage;
 use crate::core::write_queue::Urgency;
 use crate::face::direction::Class;
 use crate::face::error::StoreError;
-use crate::face::lock::lock;
 use crate::face::message::{DeadReason, Incarnation, PartyId, Sequence};
 use crate::face::payload::Payload;
 use crate::index::entry::Entry;
@@ -64,7 +63,7 @@ impl Filling {
                 // The record of the read may not have been written with the message.
                 let shared = &self.store.shared;
                 let at = u64::from(shared.now()).saturating_sub(read) as u32;
-                lock(&shared.state).note_read(key, message.sequence.0, at);
+                shared.state.lock().note_read(key, message.sequence.0, at);
             }
             let (letter, reason) = match &message.fate {
                 Fate::Dead(reason) => {
@@ -90,7 +89,7 @@ impl Filling {
                 let reader = Reader { shared };
                 let found = match letter {
                     FutureLetter::Pending(receiver, sequence) => {
-                        let party = lock(&shared.state).parties.find(&receiver);
+                        let party = shared.state.lock().parties.find(&receiver);
                         party.map(|party| reader.pending_entry(party, sequence)).transpose()?.flatten()
                     }
                     FutureLetter::Mail(sequence) => {
@@ -181,7 +180,7 @@ impl Intake {
         let shared = &self.shared;
         let lane = draft.lane();
         let (reply, synced) = Reply::new(Some(permit));
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let read = message.read.map(|ago| u64::from(shared.now()).saturating_sub(ago) as u32);
         let (entry, fields) = entry_and_fields(&mut state, draft, message, (time, read));
         state.last_sequence = state.last_sequence.max(entry.sequence);

@@ -18,7 +18,6 @@ use crate::core::shared::{Shared, blocking};
 use crate::face::clock::ManualClock;
 use crate::face::engine::{IdReuse, NoObserver};
 use crate::face::error::{OpenError, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::Sequence;
 use crate::index::on_disk::Cold;
 use crate::log::data_folder::{FolderLock, lock_folder, open_io};
@@ -90,7 +89,7 @@ impl Target for FolderTarget {
 
     async fn remember(&self, memory: Vec<Remembered>) -> Result<()> {
         let phase = self.phase.lock().await;
-        let mut state = lock(&phase.filling()?.store.shared.state);
+        let mut state = phase.filling()?.store.shared.state.lock();
         for Remembered { sender, incarnation, low_water, ranges } in memory {
             let sender = sender.map_or(0, |sender| state.parties.intern(&sender));
             state.delivered.remember(sender, incarnation, low_water, &ranges);
@@ -235,7 +234,7 @@ fn claim(disk: &dyn Disk, dir: &Path, source: &Summary) -> Result<bool> {
 /// Sequences of all messages in the store. Blocks.
 fn held(shared: &Shared) -> Result<Vec<u64>> {
     let in_memory = || -> Vec<u64> {
-        let state = lock(&shared.state);
+        let state = shared.state.lock();
         let live = state.live.values().map(|entry| entry.sequence);
         live.chain(state.dead.keys().copied()).collect()
     };
@@ -254,13 +253,13 @@ fn held_on_disk(
     let mut sequences = Vec::new();
     for item in cold.all_mail().chain(cold.all_pending()) {
         let (_, entry) = item?;
-        if lock(&shared.state).is_current_cold(&entry) {
+        if shared.state.lock().is_current_cold(&entry) {
             sequences.push(entry.sequence);
         }
     }
     for item in cold.dead_after(0) {
         let letter = item?;
-        if lock(&shared.state).is_valid(letter.death.place) {
+        if shared.state.lock().is_valid(letter.death.place) {
             sequences.push(letter.entry.sequence);
         }
     }

@@ -11,7 +11,6 @@ use tokio::sync::{oneshot, watch};
 use crate::face::direction::Class;
 use crate::face::engine::{Accepting, Engine, IdReuse, Pauses, StoreState, StoreStats, Tracked};
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{
     Arrival, DeadLetter, DeliveryIdentity, FromSender, MessageId, Outcome, PartyId, Pending, SendKey,
     Sending, Sequence, Stored,
@@ -467,7 +466,7 @@ impl Engine for RedisStore {
 
     fn stats(&self) -> StoreStats {
         let repeated = self.inner.repeated.load(Ordering::Relaxed);
-        StoreStats { repeated, ..lock(&self.inner.stats).clone() }
+        StoreStats { repeated, ..self.inner.stats.lock().clone() }
     }
 
     fn state(&self) -> watch::Receiver<StoreState> {

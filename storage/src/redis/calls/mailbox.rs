@@ -5,7 +5,6 @@ use redis::{FromRedisValue, Value};
 use crate::face::direction::Class;
 use crate::face::engine::Tracked;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{FromSender, MessageId, PartyId, Sequence};
 use crate::face::payload::{Found, Held};
 use crate::redis::calls::store::RedisStore;
@@ -196,7 +195,7 @@ impl RedisStore {
             }
         };
         let class = |name: &str| if name.is_empty() { Class::IncomingUnnamed } else { Class::Incoming };
-        let past = lock(&self.inner.past);
+        let past = self.inner.past.lock();
         let ends = names.iter().filter_map(|name| past.last(self.inner.key(class(name), name, id)));
         let past = ends.max_by_key(|(sequence, _)| *sequence);
         Ok(tracked_end(past, letter))

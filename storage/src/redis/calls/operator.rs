@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use crate::face::error::Result;
-use crate::face::lock::lock;
 use crate::face::message::PartyId;
 use crate::redis::calls::store::RedisStore;
 use crate::redis::connection::scripts::SCRIPTS;
@@ -15,7 +14,7 @@ use crate::redis::shared::RedisShared;
 impl RedisShared {
     /// Peers that this gateway is to give up and that have nothing under way: another gateway can take them.
     pub(crate) fn quietly_given_up(&self) -> Vec<PartyId> {
-        let mut all = lock(&self.leases).given_up();
+        let mut all = self.leases.lock().given_up();
         all.retain(|peer| !self.observer.0.is_delivering(peer));
         all
     }

@@ -3,7 +3,6 @@
 use crate::face::direction::Class;
 use crate::face::engine::Tracked;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{DeadReason, DeliveryIdentity, MessageId, PartyId, Pending, Sequence};
 use crate::face::payload::Outgoing;
 use crate::redis::calls::store::RedisStore;
@@ -25,7 +24,7 @@ impl RedisStore {
     async fn has(&self, peer: &PartyId) -> bool {
         // The first agreement may have begun before the peer had messages.
         for _ in 0..2 {
-            if self.inner.delivers_to(peer) || lock(&self.inner.leases).is_owned(peer) {
+            if self.inner.delivers_to(peer) || self.inner.leases.lock().is_owned(peer) {
                 break;
             }
             self.agree().await;
@@ -186,7 +185,7 @@ impl RedisStore {
             return Ok(Tracked::Pending { sequence: Sequence(sequence), len });
         }
         let letter = self.letter_to(receiver, id).await?;
-        let past = lock(&self.inner.past).last(self.inner.key(Class::Outgoing, receiver.as_str(), id));
+        let past = self.inner.past.lock().last(self.inner.key(Class::Outgoing, receiver.as_str(), id));
         Ok(tracked_end(past, letter))
     }
 }

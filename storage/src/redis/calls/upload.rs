@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 use tokio::task::JoinHandle;
 
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::face::message::{Arrival, DeliveryIdentity, MessageId, PartyId, SendKey, Sequence, Stored};
 use crate::face::payload::Upload;
 use crate::redis::calls::sends;
@@ -72,7 +71,7 @@ impl ChunkToken {
     fn new(inner: &Arc<RedisShared>) -> Self {
         let number = inner.tokens.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{number:016x}", inner.name);
-        lock(&inner.uploads).insert(name.clone());
+        inner.uploads.lock().insert(name.clone());
         Self { inner: inner.clone(), name, is_kept: false, on_their_way: Vec::new() }
     }
 
@@ -84,7 +83,7 @@ impl ChunkToken {
 
 impl Drop for ChunkToken {
     fn drop(&mut self) {
-        lock(&self.inner.uploads).remove(&self.name);
+        self.inner.uploads.lock().remove(&self.name);
         if self.is_kept {
             return;
         }
@@ -130,7 +129,7 @@ impl ChunkUpload {
         let more = bytes.saturating_sub(self.reserved);
         let inner = &self.store.inner;
         let coming = inner.upload_bytes.load(Ordering::Relaxed);
-        let (used, limit) = (lock(&inner.stats).used_bytes, inner.rules().max_bytes());
+        let (used, limit) = (inner.stats.lock().used_bytes, inner.rules().max_bytes());
         if limit > 0 && used.saturating_add(coming).saturating_add(more) > limit {
             return Err(StoreError::Full { used, limit, remedy: FULL });
         }

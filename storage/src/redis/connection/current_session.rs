@@ -2,15 +2,15 @@
 //!
 //! Invariant: the store counts as serving only while there is a session, Redis accepts writes, and there is room.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::face::engine::StoreState;
 use crate::face::error::{Result, StoreError};
-use crate::face::lock::lock;
 use crate::redis::connection::session::Session;
 use crate::redis::room::{self, LackOfRoom};
 
@@ -79,7 +79,7 @@ impl Sessions {
 
     /// Redis refuses writes, or no longer does.
     pub(crate) fn set_refusing(&self, why: Option<&Arc<str>>) {
-        let mut refusing = lock(&self.refusing);
+        let mut refusing = self.refusing.lock();
         // The first word is the kind of refusal; the rest may depend on the command that was refused. A lack of memory is
         // reported in several ways.
         let kind = |why: &Arc<str>| {
@@ -101,7 +101,7 @@ impl Sessions {
 
     /// The quota has no room for some messages, or has room for all again.
     pub(crate) fn set_lacking(&self, lack: Option<LackOfRoom>) {
-        let mut lacking = lock(&self.lacking);
+        let mut lacking = self.lacking.lock();
         // The figures are those from when it began.
         if lacking.as_ref().map(|lack| lack.what) == lack.as_ref().map(|lack| lack.what) {
             return;
@@ -117,11 +117,11 @@ impl Sessions {
     }
 
     pub(crate) fn is_refusing(&self) -> bool {
-        lock(&self.refusing).is_some()
+        self.refusing.lock().is_some()
     }
 
     fn tell(&self) {
-        let state = match (&*self.current.borrow(), &*lock(&self.refusing), &*lock(&self.lacking)) {
+        let state = match (&*self.current.borrow(), &*self.refusing.lock(), &*self.lacking.lock()) {
             (CurrentSession::Closed, ..) => StoreState::Closed,
             (CurrentSession::Down(why, _), ..) => StoreState::Unavailable(why.clone()),
             // Existing messages can still be read and delivered, and can end.

@@ -5,11 +5,12 @@
 //! Redis's own counts. No message lives longer than it should by the pause between two heartbeats, whether or not one is under
 //! way.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::face::clock::Clock;
-use crate::face::lock::lock;
 
 /// The service time of this gateway.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl ServiceClock {
 
     /// Current service time; close to 0 before the first heartbeat.
     pub(crate) fn now(&self) -> u64 {
-        let known = lock(&self.known);
+        let known = self.known.lock();
         known.time + self.clock.elapsed().saturating_sub(known.at).as_secs()
     }
 
@@ -43,7 +44,7 @@ impl ServiceClock {
     /// report is lost, so are they: nothing expires early.
     pub(crate) fn report(&self) -> (u64, Duration) {
         let now = self.clock.elapsed();
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         let seconds = now.saturating_sub(known.reported).as_secs();
         known.reported += Duration::from_secs(seconds);
         (seconds, known.reported)
@@ -51,14 +52,14 @@ impl ServiceClock {
 
     /// What Redis has after that report.
     pub(crate) fn agreed(&self, time: u64, at: Duration) {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         (known.time, known.at) = (time, at);
     }
 
     /// Time that has not been reported by now was no service: nobody could read.
     pub(crate) fn skip(&self) {
         let now = self.clock.elapsed();
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         let missed = now.saturating_sub(known.reported);
         known.at += missed;
         known.reported = now;

@@ -6,14 +6,14 @@
 //! the one it began with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, RedisResult};
 use tokio::time::{Instant, timeout};
 
-use crate::face::lock::lock;
 use crate::log::data_folder::random_u64;
 use crate::redis::connection::confirming::Confirming;
 use crate::redis::connection::connect::{Connector, NoSession, Pushes, no_session};
@@ -217,7 +217,7 @@ impl Session {
 
     /// Whether news can still arrive.
     pub(crate) async fn hears(&self) -> bool {
-        let mut ear = lock(&self.ear).clone();
+        let mut ear = self.ear.lock().clone();
         matches!(timeout(self.timeout, redis::cmd("PING").query_async::<()>(&mut ear)).await, Ok(Ok(())))
     }
 
@@ -233,7 +233,7 @@ impl Session {
             self.life.lose(&why);
             return Err(NoSession::Passing(why));
         }
-        *lock(&self.ear) = ear;
+        *self.ear.lock() = ear;
         Ok(())
     }
 }

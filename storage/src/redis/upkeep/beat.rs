@@ -7,7 +7,6 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value};
 
 use crate::face::engine::PeerPending;
-use crate::face::lock::lock;
 use crate::face::message::{Correspondent, DeadLetter, DeadReason, PartyId, Sequence};
 use crate::redis::content::letters::{GoneLetter, id_of_letter, tell_gone};
 use crate::redis::content::record::FIRST_SECOND;
@@ -128,7 +127,7 @@ impl RedisShared {
     pub(crate) fn take_beat(&self, asked: Duration, beat: &Beat) {
         let owners: HashMap<PartyId, String> =
             beat.peers.iter().map(|p| (p.id.clone(), p.owner.clone())).collect();
-        let new = lock(&self.leases).agreed(asked, since_boot(), &self.name, &owners);
+        let new = self.leases.lock().agreed(asked, since_boot(), &self.name, &owners);
         for peer in new {
             tracing::debug!(%peer, "this gateway delivers to it now");
             self.hint(&peer);
@@ -147,7 +146,7 @@ impl RedisShared {
             changed
         });
         self.tell_early();
-        let mut stats = lock(&self.stats);
+        let mut stats = self.stats.lock();
         let pending = |p: &Peer| PeerPending { peer: p.id.clone(), messages: p.messages, bytes: p.bytes };
         stats.pending = beat.peers.iter().filter(|p| p.messages > 0).map(pending).collect();
         stats.mailbox_messages = beat.mailbox;

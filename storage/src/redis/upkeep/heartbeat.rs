@@ -12,7 +12,6 @@ use redis::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::face::lock::lock;
 use crate::face::message::PartyId;
 use crate::log::data_folder::random_u64;
 use crate::redis::calls::write_lane::{WriteLane, WriteRequest};
@@ -264,7 +263,7 @@ impl SessionKeeper {
 
     /// Chunks of messages that are still being uploaded must not be taken for left-overs.
     async fn keep_chunks(&self, session: &Session) {
-        let tokens: Vec<String> = lock(&self.inner.uploads).iter().cloned().collect();
+        let tokens: Vec<String> = self.inner.uploads.lock().iter().cloned().collect();
         for token in tokens {
             let kept = session.script::<i64>(Way::Bulk, &SCRIPTS.chunks_kept, |call| {
                 call.arg(&token).arg(CHUNKS_KEPT.as_secs());

@@ -17,7 +17,6 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
 use crate::face::direction::Class;
-use crate::face::lock::lock;
 use crate::face::message::{MessageId, PartyId, Sequence};
 use crate::face::payload::Held;
 use crate::index::memory::recent_ends::MessageEnd;
@@ -125,9 +124,9 @@ impl RedisShared {
                 let Some(peer) = party else { return };
                 if self.delivers_to(&peer) {
                     self.observer.0.pending(&peer, Sequence(sequence), len);
-                } else if !lock(&self.leases).is_owned(&peer) {
+                } else if !self.leases.lock().is_owned(&peer) {
                     // Nobody delivers to it yet.
-                    let mut early = lock(&self.early);
+                    let mut early = self.early.lock();
                     if early.len() < WAITING {
                         early.push((peer, sequence, len));
                     }
@@ -148,13 +147,13 @@ impl RedisShared {
             _ => return,
         };
         let key = self.key(class, party.as_ref().map_or("", PartyId::as_str), &id);
-        lock(&self.past).note(key, sequence, end);
+        self.past.lock().note(key, sequence, end);
     }
 
     /// Passes on the news that came before it was agreed who delivers to their peers.
     pub(crate) fn tell_early(&self) {
         let agreed: Vec<_> = {
-            let (leases, mut early) = (lock(&self.leases), lock(&self.early));
+            let (leases, mut early) = (self.leases.lock(), self.early.lock());
             early.extract_if(.., |(peer, ..)| leases.is_owned(peer)).collect()
         };
         for (peer, sequence, len) in agreed {
@@ -166,7 +165,7 @@ impl RedisShared {
 
     /// Hints that everything pending for our peers should be looked at.
     pub(crate) fn look_at_pending(&self) {
-        let mine = lock(&self.leases).mine();
+        let mine = self.leases.lock().mine();
         for peer in mine {
             self.hint(&peer);
         }

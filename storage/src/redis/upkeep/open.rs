@@ -9,7 +9,6 @@ use tokio::time::{Instant, timeout};
 
 use crate::face::engine::{Engine, Observer};
 use crate::face::error::OpenError;
-use crate::face::lock::lock;
 use crate::redis::calls::store::{RedisStore, StoreLife};
 use crate::redis::calls::write_lane::{WriteLane, WriteRequest};
 use crate::redis::connection::connect::NoSession;
@@ -104,7 +103,7 @@ impl RedisStore {
             }
             session.life.end("closed");
         }
-        lock(&inner.leases).clear();
+        inner.leases.lock().clear();
         inner.sessions.close();
     }
 }
