@@ -2,8 +2,8 @@
 //!
 //! A small server of its own beside the gRPC server, so that it still answers when that one is full, and so that it can be
 //! restricted to the machine while that one faces the network. Invariant: it only reads. No request changes anything in the
-//! gateway, and no client can make it hold more connections, or hold them for longer, than [`server::HttpBounds`] allows, not
-//! even at shutdown.
+//! gateway, and no client can make it hold more connections, or hold them for longer, than [`server::HttpBounds`]
+//! allows, not even at shutdown.
 
 mod answers;
 #[cfg(test)]

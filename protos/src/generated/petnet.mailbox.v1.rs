@@ -25,7 +25,8 @@ pub struct Accepted {
 pub struct ReceiveRequest {
     #[prost(string, tag = "1")]
     pub message_id: ::prost::alloc::string::String,
-    /// Only what this party sent; empty: the newest, whoever sent it.
+    /// Only what this party sent: its newest. Empty: what nobody has read, refused where several senders have such; else what
+    /// was read last.
     #[prost(string, tag = "2")]
     pub sender_id: ::prost::alloc::string::String,
     /// How long to wait for it in milliseconds; 0: not at all.

@@ -6,13 +6,14 @@
 //!   a look or announced as news.
 //! * Nothing waits for the next event: a look that is due is returned as soon as none is under way and everything that the
 //!   last one found was taken, whatever became of the subscriptions before it.
-//! * News waits within [`SubscriberBounds`]. What comes while its subscription is behind is left to the next look, which finds it.
+//! * News waits within [`SubscriberBounds`]. What comes while its subscription is behind is left to the next look,
+//!   which finds it.
 //! * Of a subscription that was taken back nothing is kept, except that a look is under way, and at most as many tickets as
 //!   there are others.
 //!
 //! What it relies on: a message can be found before it is announced; what is announced late was found at most
-//! [`SubscriberBounds::newest`] messages ago; where news can be lost, it comes in the order of the sequences, and `missed` comes
-//! before the news behind the gap.
+//! [`SubscriberBounds::newest`] messages ago; where news can be lost, it comes in the order of the sequences, and
+//! `missed` comes before the news behind the gap.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 

@@ -1,9 +1,9 @@
 //! The HTTP server: few connections, each for one request and for a short time.
 //!
-//! Connections that say nothing make room for new ones. Invariant: a connection ends within [`HttpBounds::connection_time`] of
-//! its beginning whatever its client does, and all of them end within [`HttpBounds::stop_time`] of [`Http::stop`]. There is no
-//! keep-alive: a scrape or a refresh every few seconds gains nothing by it, and without it there are no idle connections to
-//! look after.
+//! Connections that say nothing make room for new ones. Invariant: a connection ends within
+//! [`HttpBounds::connection_time`] of its beginning whatever its client does, and all of them end within
+//! [`HttpBounds::stop_time`] of [`Http::stop`]. There is no keep-alive: a scrape or a refresh every
+//! few seconds gains nothing by it, and without it there are no idle connections to look after.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -163,6 +163,13 @@ pub struct DeliveryIdentity {
     pub low_water: u64,
 }
 
+impl DeliveryIdentity {
+    /// Whether it can be remembered: numbers count from 1 (0 stands for none in the log), and the last one has no successor.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.number > 0 && self.number < u64::MAX
+    }
+}
+
 /// Place of a message in the store's own order of acceptance; rises across all restarts, and is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Sequence(pub u64);

@@ -115,8 +115,7 @@ impl Intake {
     /// See [`Engine::store`](crate::Engine::store).
     pub(crate) async fn store(&self, arrival: Arrival) -> Result<Stored> {
         let Arrival { sender, id, payload, identity } = arrival;
-        // Numbers count from 1; 0 stands for no number in the log, and the last number has no successor.
-        let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
+        let identity = identity.filter(DeliveryIdentity::is_numbered);
         let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
         let draft = Draft::new(class, sender.as_ref(), &id, payload).await?;
         self.take_arrival(draft, identity).await
@@ -130,7 +129,7 @@ impl Intake {
         streamed: StreamedMessage,
         identity: Option<DeliveryIdentity>,
     ) -> Result<Stored> {
-        let identity = identity.filter(|i| i.number > 0 && i.number < u64::MAX);
+        let identity = identity.filter(DeliveryIdentity::is_numbered);
         let class = if sender.is_some() { Class::Incoming } else { Class::IncomingUnnamed };
         self.take_arrival(Draft::streamed(class, sender, id, streamed), identity).await
     }

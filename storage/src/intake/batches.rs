@@ -167,9 +167,8 @@ impl Intake {
             let Arrival { sender: Some(sender), id, payload, identity: Some(identity) } = arrival else {
                 continue;
             };
-            let is_plain =
-                identity.number > 0 && identity.number < u64::MAX && payload.len() < BULK_FROM_BYTES;
-            if is_plain
+            if identity.is_numbered()
+                && payload.len() < BULK_FROM_BYTES
                 && let Ok(draft) = Draft::new(Class::Incoming, Some(sender), id, payload.clone()).await
                 && let cost = cost(draft.bytes(), id.as_str().len())
                 && self.shared.space.try_admit(Lane::Small, cost).is_ok()

@@ -196,8 +196,7 @@ type WriteAnswer = oneshot::Receiver<Result<WriteOutcome>>;
 
 /// Incarnation, number, the next number and low-water mark, as the scripts compare them; empty if there is no identity.
 fn identity_text(identity: Option<DeliveryIdentity>) -> String {
-    // Numbers count from 1, and the last one has no successor.
-    let Some(i) = identity.filter(|i| i.number > 0 && i.number < u64::MAX) else { return String::new() };
+    let Some(i) = identity.filter(DeliveryIdentity::is_numbered) else { return String::new() };
     format!("{}{:016x}{:016x}{:016x}", i.incarnation, i.number, i.number + 1, i.low_water)
 }
 
