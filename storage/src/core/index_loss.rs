@@ -168,20 +168,8 @@ impl Shared {
         };
         let incarnation =
             if f.class == Class::Outgoing { state.incarnation_index(f.incarnation) } else { f.ordinal };
-        let entry = Entry {
-            sequence: header.sequence,
-            len: f.len,
-            number: f.number,
-            place,
-            frame_len: HEADER_BYTES as u32 + header.body_len,
-            first_segment: f.first_segment,
-            time: header.time,
-            first_read: 0,
-            incarnation,
-            party,
-            class: f.class,
-        };
-        Ok((key::key(self.key_secret, f.class, f.party, f.id), entry))
+        let key = key::key(self.key_secret, f.class, f.party, f.id);
+        Ok((key, Entry::of_frame(place, header, &f, party, incarnation)))
     }
 
     /// The dead letter of a frame; `None` if its message is not there, which means that the letter ended.

@@ -49,7 +49,7 @@ struct SpaceState {
     refused: Option<RefusedMessage>,
     /// Bytes that messages may take: what they took when room was last counted, plus what still found room then.
     limit: u64,
-    /// Bytes that messages may take when everything that is there has ended and its room was given back.
+    /// Bytes that messages may take once everything that is there has ended and is free again.
     most: u64,
 }
 

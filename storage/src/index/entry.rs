@@ -3,7 +3,7 @@
 use crate::face::clock;
 use crate::face::direction::Class;
 use crate::face::message::DeadReason;
-use crate::log::frame::Place;
+use crate::log::frame::{HEADER_BYTES, Header, MessageFields, Place};
 
 /// An index entry. Kept small, because there are many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,42 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The entry of a message of `len` payload bytes that has no number and no place in the log yet, and that nobody has read.
+    pub(crate) fn new(class: Class, party: u16, len: u64, time: u32) -> Self {
+        Self {
+            sequence: 0,
+            len,
+            number: 0,
+            place: Place::default(),
+            frame_len: 0,
+            first_segment: 0,
+            time,
+            first_read: 0,
+            incarnation: 0,
+            party,
+            class,
+        }
+    }
+
+    /// The entry of a message or commit frame of the log, whose party and incarnation have these indexes.
+    pub(crate) fn of_frame(
+        place: Place,
+        header: &Header,
+        fields: &MessageFields<'_>,
+        party: u16,
+        incarnation: u32,
+    ) -> Self {
+        Self {
+            sequence: header.sequence,
+            number: fields.number,
+            place,
+            frame_len: HEADER_BYTES as u32 + header.body_len,
+            first_segment: fields.first_segment,
+            incarnation,
+            ..Self::new(fields.class, party, fields.len, header.time)
+        }
+    }
+
     /// Seconds of service time left at `now`; `None` if it never expires. 0 means that it expires within a second or has
     /// expired.
     pub(crate) fn expires_in(&self, now: u32, ttl: Option<u32>) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use crate::core::shared::{LONG_IDS, Shared, blocking};
 use crate::intake::draft::{Draft, EarlierTry};
-use crate::intake::numbering::{QueueOutcome, admit_delivery, new_entry, number_outgoing, waiting};
+use crate::intake::numbering::{QueueOutcome, admit_delivery, number_outgoing, waiting};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -352,7 +352,7 @@ impl Intake {
             return Err(QueueOutcome::SameKey);
         }
         let party = draft.party.map_or(0, |p| state.parties.intern(p));
-        let mut entry = new_entry(draft, party, shared.now());
+        let mut entry = Entry::new(draft.class, party, draft.len(), shared.now());
         if draft.only_if_free {
             // Catches what came or moved since the lookup.
             let here = state.live.get(&key).is_some_and(|e| !e.is_over(entry.time, shared.message_ttl()));

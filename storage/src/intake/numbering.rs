@@ -6,7 +6,6 @@ use crate::index::entry::Entry;
 use crate::index::memory::State;
 use crate::index::memory::unwritten::QueuedMessage;
 use crate::intake::draft::Draft;
-use crate::log::frame::Place;
 use tokio::sync::oneshot;
 /// The outcome of queueing.
 pub(crate) enum QueueOutcome {
@@ -20,23 +19,6 @@ pub(crate) enum QueueOutcome {
     SameKey,
     /// A message that may be newer has moved since the lookup.
     LookAgain,
-}
-
-/// The entry of a message that has no number and no place in the log yet.
-pub(crate) fn new_entry(draft: &Draft<'_>, party: u16, now: u32) -> Entry {
-    Entry {
-        sequence: 0,
-        len: draft.len(),
-        number: 0,
-        place: Place::default(),
-        frame_len: 0,
-        first_segment: 0,
-        time: now,
-        first_read: 0,
-        incarnation: 0,
-        party,
-        class: draft.class,
-    }
 }
 
 /// A message that waits for its place in the log.

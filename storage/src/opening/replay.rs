@@ -306,19 +306,6 @@ impl Replay<'_> {
             }
             f.ordinal
         };
-        let entry = Entry {
-            sequence: header.sequence,
-            len: f.len,
-            number: f.number,
-            place,
-            frame_len: HEADER_BYTES as u32 + header.body_len,
-            first_segment: f.first_segment,
-            time: header.time,
-            first_read: 0,
-            incarnation,
-            party,
-            class: f.class,
-        };
-        Ok((key, entry))
+        Ok((key, Entry::of_frame(place, header, &f, party, incarnation)))
     }
 }

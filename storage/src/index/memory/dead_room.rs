@@ -89,19 +89,7 @@ mod tests {
 
     /// `at`: position of its record in the log.
     fn letter(sequence: u64, len: u64, at: u32) -> DeadEntry {
-        let entry = Entry {
-            sequence,
-            len,
-            number: 0,
-            place: Place::default(),
-            frame_len: 0,
-            first_segment: 0,
-            time: 0,
-            first_read: 0,
-            incarnation: 0,
-            party: 1,
-            class: Class::Outgoing,
-        };
+        let entry = Entry { sequence, ..Entry::new(Class::Outgoing, 1, len, 0) };
         let place = Place { segment: 1, offset: at };
         let death = Death { reason: 1, text: "".into(), place, frame_len: 0, time: Some(at / 8) };
         DeadEntry { key: sequence.into(), entry, death }

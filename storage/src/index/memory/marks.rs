@@ -120,16 +120,9 @@ mod tests {
     fn entry(sequence: u64) -> Entry {
         Entry {
             sequence,
-            len: 5,
-            number: 0,
             place: Place { segment: 1, offset: 4096 + sequence as u32 * 64 },
             frame_len: 80,
-            first_segment: 0,
-            time: 3,
-            first_read: 0,
-            incarnation: 0,
-            party: 0,
-            class: Class::Incoming,
+            ..Entry::new(Class::Incoming, 0, 5, 3)
         }
     }
 

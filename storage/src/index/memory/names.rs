@@ -324,16 +324,9 @@ mod tests {
     fn entry(sequence: u64, party: u16, class: Class) -> Entry {
         Entry {
             sequence,
-            len: 5,
-            number: 0,
             place: Place { segment: 1, offset: 4096 },
             frame_len: 80,
-            first_segment: 0,
-            time: 0,
-            first_read: 0,
-            incarnation: 0,
-            party,
-            class,
+            ..Entry::new(class, party, 5, 0)
         }
     }
 

@@ -156,22 +156,9 @@ impl UnwrittenMessages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::frame::Place;
 
     fn message(key: u128, sequence: u64, class: Class) -> QueuedMessage {
-        let entry = Entry {
-            sequence,
-            len: 1,
-            number: sequence,
-            place: Place::default(),
-            frame_len: 0,
-            first_segment: 0,
-            time: 0,
-            first_read: 0,
-            incarnation: 0,
-            party: 3,
-            class,
-        };
+        let entry = Entry { sequence, number: sequence, ..Entry::new(class, 3, 1, 0) };
         let id = MessageId::new("m").expect("valid");
         let payload = Some(Bytes::from_static(b"x"));
         QueuedMessage {

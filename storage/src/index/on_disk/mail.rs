@@ -137,16 +137,9 @@ mod tests {
     fn entry(sequence: u64, time: u32) -> Entry {
         Entry {
             sequence,
-            len: 5,
-            number: 0,
             place: Place { segment: 1, offset: 4096 },
             frame_len: 80,
-            first_segment: 0,
-            time,
-            first_read: 0,
-            incarnation: 0,
-            party: 2,
-            class: Class::Incoming,
+            ..Entry::new(Class::Incoming, 2, 5, time)
         }
     }
 

@@ -296,16 +296,10 @@ mod tests {
     fn entry(sequence: u64, class: Class) -> Entry {
         Entry {
             sequence,
-            len: 5,
             number: sequence,
             place: Place { segment: 1, offset: 4096 },
             frame_len: 80,
-            first_segment: 0,
-            time: 0,
-            first_read: 0,
-            incarnation: 0,
-            party: 2,
-            class,
+            ..Entry::new(class, 2, 5, 0)
         }
     }
 

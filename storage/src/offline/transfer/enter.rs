@@ -24,7 +24,7 @@ use crate::index::memory::unwritten::QueuedMessage;
 use crate::intake::accept::Intake;
 use crate::intake::draft::Draft;
 use crate::intake::upload::StreamUpload;
-use crate::log::frame::{MessageFields, Place};
+use crate::log::frame::MessageFields;
 use crate::read::frames::Reader;
 use crate::write::settle;
 
@@ -222,16 +222,10 @@ fn entry_and_fields(
     };
     let entry = Entry {
         sequence: message.sequence.0,
-        len: draft.len(),
         number,
-        place: Place::default(),
-        frame_len: 0,
-        first_segment: 0,
-        time,
         first_read: read.map_or(0, |read| read.saturating_add(1)),
         incarnation: known_as,
-        party,
-        class: draft.class,
+        ..Entry::new(draft.class, party, draft.len(), time)
     };
     let mut fields = Vec::with_capacity(128 + draft.id.as_str().len());
     MessageFields {
