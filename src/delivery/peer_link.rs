@@ -3,8 +3,8 @@
 //! Messages go over one stream of `petnet.peer.v1` (`stream`), if the peer knows it; large ones go in parts (`large`).
 //! Messages that failed before each get a stream of their own: a message that breaks a stream must not keep taking others
 //! down with it. A peer that does not know the stream gets calls of `ServerSimpleSend`. Connects when first needed and
-//! after a break. Invariants: an attempt ends when nothing has moved on its connection for `LINK_STALL`, never before
-//! (`moving`); a reply is at most [`REPLY_LIMIT`]; only a success is `Delivered`; no trouble of the stream is a refusal.
+//! after a break. Invariants: an attempt is given up when nothing moved for `LINK_STALL`, and never while something moves
+//! (`moving`); a reply is at most [`REPLY_LIMIT`]; only a success is `Delivered`; trouble of the stream is no refusal.
 
 mod answer;
 mod connect;

@@ -90,17 +90,16 @@ struct DeadShow {
 /// Send dead letters again, or put them back into the mailbox; the letters are gone then.
 ///
 /// One that arrived and was not read is back in the mailbox, as if it arrived now; not while a newer one of its sender is
-/// there under its id. One for a peer becomes
-/// pending as if it were sent now, with a whole `SEND_TTL` before it. One under an id that was sent again since
-/// then replaces the newer message, pending or at its receiver: look first. With `--all` such a letter stays, as far as the
-/// gateway remembers the newer message.
+/// there under its id. One for a peer becomes pending as if it were sent now, with a whole `SEND_TTL` before it. One under
+/// an id that was sent again since then replaces the newer message, pending or at its receiver: look first. With `--all`
+/// such a letter stays, as far as the gateway remembers the newer message.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   petnet dead retry 17 18
   petnet dead retry --all --peer party_b
 
-Exit codes: 0 all begun anew, 1 some stay, it failed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
+Exit codes: 0 all retried, 1 some stay, it failed, or no gateway runs there, 2 wrong arguments, 5 no such letter, or none at
 all")]
 struct DeadRetry {
     #[command(flatten)]
